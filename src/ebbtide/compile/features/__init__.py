@@ -1,0 +1,1 @@
+"""One room per feature: all that it puts into any table of any compute is in its file."""

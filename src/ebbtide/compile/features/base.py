@@ -1,0 +1,50 @@
+"""What every compute holds whatever it serves: table misses and the meters of punts.
+
+A miss without a flow is a drop (OpenFlow 1.3, 5.4), so only misses that go on are written.
+"""
+
+from __future__ import annotations
+
+from ebbtide.compile import ledger
+from ebbtide.compile.flow import Flow, Meter, Resubmit, match
+from ebbtide.compile.fragment import Fragment
+from ebbtide.compile.ledger import Feature, Kind, Priority, T
+
+_COOKIE = ledger.cookie(Kind.BASE, Feature.PIPELINE)
+
+
+def _miss(table: T, goto: T) -> Flow:
+    return Flow(table, Priority.MISS, (), goto=goto, cookie=_COOKIE)
+
+
+BASE = Fragment(
+    flows=(
+        _miss(T.ARP_CHECK, T.L2_BASE),
+        Flow(
+            T.ARP_CHECK,
+            Priority.ARP_REQUEST,
+            match(eth_type=0x0806, arp_op=1),
+            goto=T.ARP_RESPONDER,
+            cookie=_COOKIE,
+        ),
+        Flow(T.ARP_RESPONDER, Priority.MISS, (), actions=(Resubmit(T.L2_BASE),), cookie=_COOKIE),
+        _miss(T.L2_BASE, T.L2_DMAC),
+        _miss(T.L2_DMAC, T.L2_UNKNOWN),
+        _miss(T.L2_FILTER, T.EGRESS),
+    ),
+    meters=(
+        Meter(ledger.PUNT_METER, ledger.PUNTS_PER_SECOND, burst=ledger.PUNTS_PER_SECOND),
+        Meter(ledger.EVIDENCE_METER, ledger.PUNTS_PER_SECOND, burst=ledger.PUNTS_PER_SECOND),
+    ),
+)
+
+QUARANTINE = Fragment(
+    flows=(
+        Flow(
+            T.CLASSIFIER,
+            Priority.QUARANTINE,
+            (),
+            cookie=ledger.cookie(Kind.QUARANTINE, Feature.QUARANTINE),
+        ),
+    )
+)

@@ -1,0 +1,203 @@
+"""L2 networks: from a port or a VNI to a network, from a MAC to a port and a compute, and flooding.
+
+Everything above the classifier and the egress table is the same on every compute of the footprint (docs/decisions.md,
+section 4). A frame that came out of a tunnel carries the split-horizon bit and enters no tunnel again, except towards the new
+place of a port that is leaving: one compute at most has such a row for a port, so no loop can form.
+"""
+
+from __future__ import annotations
+
+from ebbtide.compile import ledger
+from ebbtide.compile.flow import (
+    Action,
+    Bucket,
+    Flow,
+    Group,
+    GroupType,
+    Load,
+    Move,
+    Output,
+    Resubmit,
+    SetField,
+    ToController,
+    ToGroup,
+    match,
+)
+from ebbtide.compile.fragment import Fragment
+from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
+from ebbtide.model.facts import Binding, BindingPhase, Network, Port
+
+
+def _record_input() -> tuple[Action, ...]:
+    # Afterwards an output to the port of entry is not the silent drop of OpenFlow 1.3 section 5.10 any more.
+    return (Move("in_port", ledger.INPUT_REG, 16), Load("in_port", 0, 16, 0))
+
+
+def network(net: Network, footprint: list[int]) -> Fragment:
+    """Shared by the footprint: binding to the L2 service, VNI, and flooding to every compute in it."""
+    cookie = ledger.cookie(Kind.NETWORK, Feature.L2, net.tag)
+    elan = ledger.metadata_network(net.tag)
+    flood, local = ledger.flood_group(net.tag), ledger.local_group(net.tag)
+    flows = (
+        Flow(T.DISPATCHER, Priority.SERVICE, match(metadata=elan), goto=T.ARP_CHECK, cookie=cookie),
+        Flow(
+            T.TUNNEL_TERMINATION,
+            Priority.VNI,
+            match(tun_id=net.vni),
+            actions=(SetField(ledger.NETWORK_REG, net.tag),),
+            metadata=elan,
+            goto=T.L2_DMAC,
+            cookie=cookie,
+        ),
+        Flow(
+            T.L2_UNKNOWN,
+            Priority.FLOOD,
+            match(metadata=ledger.metadata_flood(net.tag, from_tunnel=False)),
+            actions=(SetField("tun_id", net.vni), ToGroup(flood), ToGroup(local)),
+            cookie=cookie,
+        ),
+        Flow(
+            T.L2_UNKNOWN,
+            Priority.FLOOD,
+            match(metadata=ledger.metadata_flood(net.tag, from_tunnel=True)),
+            actions=(ToGroup(local),),
+            cookie=cookie,
+        ),
+    )
+    return Fragment(flows, _flood_groups(net.tag, footprint))
+
+
+def _flood_groups(tag: int, computes: list[int]) -> tuple[Group, ...]:
+    buckets = [Bucket((SetField(ledger.TO_COMPUTE_REG, n), Resubmit(T.EGRESS))) for n in sorted(computes)]
+    if len(buckets) <= ledger.MAX_BUCKETS:
+        return (Group(ledger.flood_group(tag), GroupType.ALL, tuple(buckets)),)
+    parts = [buckets[i : i + ledger.MAX_BUCKETS] for i in range(0, len(buckets), ledger.MAX_BUCKETS)]
+    groups = [Group(ledger.flood_part(tag, i), GroupType.ALL, tuple(part)) for i, part in enumerate(parts)]
+    top = tuple(Bucket((ToGroup(group.group_id),)) for group in groups)
+    return (*groups, Group(ledger.flood_group(tag), GroupType.ALL, top))
+
+
+def local_delivery(net: Network, here: list[Port]) -> Fragment:
+    """One compute's: deliver a flooded frame to each of its ports. `here`: ports bound here, not those leaving."""
+    buckets = tuple(
+        Bucket(
+            (
+                SetField(ledger.TO_LPORT_REG, port.lport),
+                SetField(ledger.TO_COMPUTE_REG, 0),
+                Resubmit(T.L2_FILTER),
+            )
+        )
+        for port in sorted(here, key=lambda p: p.lport)
+    )
+    parts = [buckets[i : i + ledger.MAX_BUCKETS] for i in range(0, len(buckets), ledger.MAX_BUCKETS)]
+    # A compute with more than 500 ports on one network is beyond what one host runs; the bound is kept all the same.
+    assert len(parts) <= 1, f"{len(buckets)} ports of {net.id} on one compute"
+    return Fragment(groups=(Group(ledger.local_group(net.tag), GroupType.ALL, buckets),))
+
+
+def known_mac(net: Network, port: Port, active: Binding) -> Fragment:
+    """Shared by the footprint: where the port's MAC is."""
+    flow = Flow(
+        T.L2_DMAC,
+        Priority.KNOWN_MAC,
+        match(metadata=ledger.metadata_network(net.tag), eth_dst=port.mac),
+        actions=(
+            SetField(ledger.TO_LPORT_REG, port.lport),
+            SetField(ledger.TO_COMPUTE_REG, active.compute),
+            SetField("tun_id", net.vni),
+        ),
+        goto=T.L2_FILTER,
+        cookie=ledger.cookie(Kind.PORT, Feature.L2, port.lport),
+    )
+    return Fragment((flow,))
+
+
+def plugged(net: Network, port: Port, binding: Binding, ofport: int, copy_to: int) -> Fragment:
+    """One compute's: a port bound here as pending or active.
+
+    `ofport`: its OpenFlow port. `copy_to`: the tunnel's OpenFlow port to the compute where the port is pending (0: none);
+    what is delivered to the port is copied there, so that a guest misses nothing at the instant it wakes at the other end.
+    """
+    cookie = ledger.cookie(Kind.PORT, Feature.L2, port.lport)
+    pending = binding.phase is BindingPhase.PENDING
+    evidence: tuple[Action, ...] = ()
+    if pending:
+        data = ledger.userdata(Punt.EVIDENCE, port.lport)
+        evidence = (ToController(max_len=64, userdata=data, meter_id=ledger.EVIDENCE_METER),)
+    lport, elan = ledger.metadata_lport(port.lport), ledger.metadata_network(net.tag)
+    here = {"reg6": port.lport}
+    flows = [
+        Flow(
+            T.CLASSIFIER,
+            Priority.VM_UNTAGGED,
+            match(in_port=ofport),
+            actions=(*evidence, *_record_input(), SetField(ledger.NETWORK_REG, net.tag)),
+            metadata=(lport[0] | elan[0], lport[1] | elan[1]),
+            goto=T.DISPATCHER,
+            cookie=cookie,
+        ),
+        Flow(T.L2_FILTER, Priority.REFLECTION, match(metadata=lport, reg6=port.lport), cookie=cookie),
+        Flow(
+            T.EGRESS,
+            Priority.TO_LOCAL,
+            match(**here, reg5=0),
+            actions=(Output(ofport),),
+            cookie=cookie,
+        ),
+    ]
+    if pending:
+        # Only what comes from elsewhere: this compute's own VMs still send to where the port is active.
+        flows.append(
+            Flow(
+                T.EGRESS,
+                Priority.TO_LOCAL,
+                match(**here, metadata=(ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON)),
+                actions=(Output(ofport),),
+                cookie=cookie,
+            )
+        )
+    else:
+        copy: tuple[Action, ...] = (Output(copy_to),) if copy_to else ()
+        flows.append(
+            Flow(
+                T.EGRESS,
+                Priority.TO_LOCAL,
+                match(**here, reg5=binding.compute),
+                actions=(Output(ofport), *copy),
+                cookie=cookie,
+            )
+        )
+    return Fragment(tuple(flows))
+
+
+def leaving(net: Network, port: Port, ofport: int, forward_to: int) -> Fragment:
+    """One compute's: a port that has moved away. What still arrives for it goes on to its new place.
+
+    `ofport` 0: its interface is gone already. `forward_to`: the tunnel's OpenFlow port towards the new place (0: none yet).
+    """
+    cookie = ledger.cookie(Kind.PORT, Feature.L2, port.lport)
+    flows = []
+    if forward_to:
+        flows.append(
+            Flow(
+                T.EGRESS,
+                Priority.FORWARD,
+                match(reg6=port.lport, metadata=(ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON)),
+                actions=(Output(forward_to),),
+                cookie=cookie,
+            )
+        )
+    if ofport:
+        lport, elan = ledger.metadata_lport(port.lport), ledger.metadata_network(net.tag)
+        flows.append(
+            Flow(
+                T.CLASSIFIER,
+                Priority.VM_UNTAGGED,
+                match(in_port=ofport),
+                actions=(*_record_input(), SetField(ledger.NETWORK_REG, net.tag)),
+                metadata=(lport[0] | elan[0], lport[1] | elan[1]),
+                goto=T.DISPATCHER,
+                cookie=cookie,
+            )
+        )
+    return Fragment(tuple(flows))

@@ -1,0 +1,72 @@
+"""Tunnels: one compute's port to one peer, both ways, and the probes that show it open.
+
+All of a peer's flows here are solely about that peer (cookie kind COMPUTE, its number): they leave by one masked delete.
+Rows: see `rows`. RFC 7348 for VXLAN.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2s
+
+from ebbtide.compile import ledger
+from ebbtide.compile.flow import Flow, Load, Move, Output, ToController, match
+from ebbtide.compile.fragment import Fragment, TunnelRow
+from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
+from ebbtide.model.facts import Compute
+from ebbtide.model.state import State
+
+
+def towards(peer: int, ofport: int) -> Fragment:
+    """One compute's: what comes from the peer, what goes to it, and its probes."""
+    cookie = ledger.cookie(Kind.COMPUTE, Feature.TUNNEL, peer)
+    return Fragment(
+        (
+            Flow(
+                T.CLASSIFIER,
+                Priority.TUNNEL,
+                match(in_port=ofport),
+                actions=(Move("in_port", ledger.INPUT_REG, 16), Load("in_port", 0, 16, 0)),
+                metadata=(ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON),
+                goto=T.TUNNEL_TERMINATION,
+                cookie=cookie,
+            ),
+            Flow(
+                T.CLASSIFIER,
+                Priority.PROBE,
+                match(in_port=ofport, tun_id=ledger.PROBE_VNI, eth_type=ledger.PROBE_ETHERTYPE),
+                actions=(
+                    ToController(max_len=64, userdata=ledger.userdata(Punt.PROBE, peer), meter_id=ledger.PUNT_METER),
+                ),
+                cookie=cookie,
+            ),
+            Flow(
+                T.EGRESS,
+                Priority.TO_COMPUTE,
+                match(reg5=peer, metadata=(0, ledger.SPLIT_HORIZON)),
+                actions=(Output(ofport),),
+                cookie=cookie,
+            ),
+        )
+    )
+
+
+def name(owner: Compute, peer: Compute) -> str:
+    """Name of the tunnel port: "tun" and 11 hex digits (as NetVirt's), of both ends' number and address.
+
+    The number is in it, so that a new compute with a removed one's address never inherits its port.
+    """
+    text = f"{owner.number} {owner.tep} {peer.number} {peer.tep} vxlan"
+    return "tun" + blake2s(text.encode(), digest_size=8).hexdigest()[:11]
+
+
+def rows(state: State, number: int) -> dict[int, TunnelRow]:
+    """The tunnel ports that a compute should have, by the peer's number."""
+    owner = state.computes[number]
+    if not owner.tep:
+        return {}
+    watched = state.relation_peers(number)
+    found = {}
+    for peer in state.peers(number):
+        far = state.computes[peer]
+        found[peer] = TunnelRow(peer, name(owner, far), owner.tep, far.tep, bfd=peer in watched)
+    return found

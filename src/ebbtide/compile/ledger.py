@@ -1,0 +1,251 @@
+"""The ledger: every table, priority, register bit, metadata field, cookie, group id, meter and reserved VNI is born here.
+
+docs/pipeline.md is checked against this file by a test. Tables keep NetVirt's numbers and names where the job is the same.
+No other file may write such a number.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+# --- tables ---
+
+
+class T(IntEnum):
+    """Tables. Those marked reserved hold no flow yet; their numbers and jobs are NetVirt's."""
+
+    CLASSIFIER = 0
+    DISPATCHER = 17
+    GATEWAY_MAC = 19  # reserved: routers
+    FIB = 21  # reserved
+    SUBNET_ROUTE = 22  # reserved
+    PRE_DNAT = 25  # reserved
+    PRE_SNAT = 26  # reserved
+    DNAT = 27  # reserved
+    SNAT = 28  # reserved
+    TUNNEL_TERMINATION = 36
+    ARP_CHECK = 43
+    NAPT_IN = 44  # reserved
+    IPV6_ND = 45  # reserved
+    NAPT_OUT = 46  # reserved
+    NAPT_FIB = 47  # reserved
+    L2_BASE = 48
+    L2_SMAC_LEARNED = 49  # reserved
+    L2_SMAC = 50  # reserved
+    L2_DMAC = 51
+    L2_UNKNOWN = 52
+    L2_FILTER = 55
+    DHCP = 60  # reserved
+    ARP_RESPONDER = 81
+    NAT_EXPORT = 90  # reserved: rows of a NAT move (NetVirt's QoS table is not used)
+    NAT_NEW = 92  # reserved: coupling and import rows (T12 and T22 of the recipe are 92 and 93)
+    NAT_REPLY = 93  # reserved
+    SECURITY_OUT = 210  # reserved: 210-217, what a VM sends
+    EGRESS = 220
+    SECURITY_IN = 240  # reserved: 240-247, what a VM receives
+
+
+TABLE_JOBS: dict[T, str] = {
+    T.CLASSIFIER: "input port to logical port or tunnel; records the port, frees IN_PORT",
+    T.DISPATCHER: "logical port to the services bound to its network",
+    T.TUNNEL_TERMINATION: "VNI to network, for what comes out of a tunnel",
+    T.ARP_CHECK: "ARP requests to the responder, all else to L2",
+    T.L2_BASE: "start of L2 forwarding",
+    T.L2_DMAC: "network and destination MAC to logical port and compute",
+    T.L2_UNKNOWN: "flood: broadcast, multicast, unknown unicast",
+    T.L2_FILTER: "never back to the sender's own port",
+    T.ARP_RESPONDER: "answers for known addresses",
+    T.EGRESS: "logical port or compute to an output",
+}
+
+# --- priorities ---
+
+
+class Priority:
+    """Priority bands, by table. The same number may serve in two tables."""
+
+    MISS = 0
+    # table 0
+    VM_UNTAGGED = 4
+    TUNNEL = 5
+    PROBE = 100
+    QUARANTINE = 65535
+    # table 17
+    SERVICE = 10
+    # table 36
+    VNI = 5
+    # table 43
+    ARP_REQUEST = 100
+    # table 81
+    ARP_ANSWER = 100
+    ARP_OWN = 101
+    # table 51
+    KNOWN_MAC = 20
+    # table 52
+    FLOOD = 5
+    # table 55
+    REFLECTION = 12
+    # table 220
+    TO_COMPUTE = 10
+    TO_LOCAL = 20
+    FORWARD = 30
+
+
+# --- metadata (NetVirt's layout) ---
+
+LPORT_SHIFT, LPORT_BITS = 40, 20
+NETWORK_SHIFT, NETWORK_BITS = 24, 16
+VRF_SHIFT, VRF_BITS = 1, 23
+LPORT_MASK = (1 << LPORT_BITS) - 1 << LPORT_SHIFT
+NETWORK_MASK = (1 << NETWORK_BITS) - 1 << NETWORK_SHIFT
+VRF_MASK = (1 << VRF_BITS) - 1 << VRF_SHIFT
+SPLIT_HORIZON = 1
+
+
+def metadata_lport(lport: int) -> tuple[int, int]:
+    """Match on the sender's logical port."""
+    return lport << LPORT_SHIFT, LPORT_MASK
+
+
+def metadata_network(tag: int) -> tuple[int, int]:
+    """Match on the network."""
+    return tag << NETWORK_SHIFT, NETWORK_MASK
+
+
+def metadata_flood(tag: int, from_tunnel: bool) -> tuple[int, int]:
+    """Match on the network and on whether the packet came out of a tunnel."""
+    return tag << NETWORK_SHIFT | int(from_tunnel), NETWORK_MASK | SPLIT_HORIZON
+
+
+# --- registers ---
+
+REGISTERS: dict[str, str] = {
+    "reg0": "scratch; NAT export: address",
+    "reg1": "scratch; NAT export: port",
+    "reg2": "security: verdict and ct flags",
+    "reg3": "VRF (router, VPN) id",
+    "reg4": "bits of where the packet stands (reserved)",
+    "reg5": "destination compute number; 0: this one",
+    "reg6": "destination logical port tag",
+    "reg7": "network tag",
+    "reg8": "NAT: bit 0, entered while export was on",
+    "reg9": "NAT: 0 from compute or wire, 1 asked, 2 answered",
+    "reg10": "input port, low 16 bits",
+    "reg11": "conntrack zone of the source port",
+    "reg12": "conntrack zone of the destination port",
+    "reg13": "conntrack zone of the router",
+    "reg14": "reserved (IPv6 scratch)",
+    "reg15": "reserved (IPv6 scratch)",
+}
+
+TO_COMPUTE_REG = "reg5"
+TO_LPORT_REG = "reg6"
+NETWORK_REG = "reg7"
+INPUT_REG = "reg10"
+
+# --- cookies ---
+
+
+class Kind(IntEnum):
+    """Upper 4 bits of a cookie: what its owner field names."""
+
+    BASE = 1
+    COMPUTE = 2
+    NETWORK = 3
+    PORT = 4
+    ROUTER = 5  # reserved
+    RELATION = 6
+    QUARANTINE = 14
+    VOLATILE = 15
+
+
+class Feature(IntEnum):
+    """Next 8 bits: which room wrote the flow."""
+
+    PIPELINE = 1
+    L2 = 2
+    ARP = 3
+    TUNNEL = 4
+    RELATION = 5
+    QUARANTINE = 6
+
+
+OWNER_BITS = 20
+HASH_BITS = 32
+KIND_SHIFT, FEATURE_SHIFT, OWNER_SHIFT = 60, 52, 32
+#: Matches all cookies with the same kind and owner, whatever the feature and the content.
+OWNER_COOKIE_MASK = (0xF << KIND_SHIFT) | ((1 << OWNER_BITS) - 1 << OWNER_SHIFT)
+
+
+def cookie(kind: Kind, feature: Feature, owner: int = 0) -> int:
+    """The upper half of a cookie; the lower is the hash of the encoded flow."""
+    assert 0 <= owner < 1 << OWNER_BITS, owner
+    return kind << KIND_SHIFT | feature << FEATURE_SHIFT | owner << OWNER_SHIFT
+
+
+def read_cookie(value: int) -> tuple[int, int, int]:
+    """(kind, feature, owner) of a 64-bit cookie; the first two as plain numbers, since a switch may hold anything."""
+    return value >> KIND_SHIFT, value >> FEATURE_SHIFT & 0xFF, value >> OWNER_SHIFT & (1 << OWNER_BITS) - 1
+
+
+def is_ours(value: int) -> bool:
+    """Whether a cookie can have been written by this ledger."""
+    kind, feature, _ = read_cookie(value)
+    return kind in Kind._value2member_map_ and feature in Feature._value2member_map_
+
+
+# --- groups, meters, VNIs ---
+
+MAX_BUCKETS = 500
+_LOCAL_GROUPS, _FLOOD_GROUPS, _FLOOD_PARTS = 0x0010_0000, 0x0020_0000, 0x1000_0000
+
+
+def local_group(tag: int) -> int:
+    """Group that delivers to a network's ports on this compute."""
+    return _LOCAL_GROUPS + tag
+
+
+def flood_group(tag: int) -> int:
+    """Group that sends to every compute of a network's footprint."""
+    return _FLOOD_GROUPS + tag
+
+
+def flood_part(tag: int, part: int) -> int:
+    """Sub-group `part` (0..4095) of a flood group with more than MAX_BUCKETS computes."""
+    assert 0 <= part < 4096
+    return _FLOOD_PARTS + (tag << 12) + part
+
+
+PUNT_METER = 1
+EVIDENCE_METER = 2
+PUNTS_PER_SECOND = 200
+
+MAX_COMPUTE = 65279
+MAX_LPORT = (1 << LPORT_BITS) - 1
+MAX_TAG = (1 << NETWORK_BITS) - 1
+FIRST_VNI, LAST_VNI = 10_000, 14_999_999
+RELATION_VNI = 15_000_000
+PROBE_VNI = 16_777_215
+
+# --- punts ---
+
+PROBE_ETHERTYPE = 0x88B5
+
+
+class Punt(IntEnum):
+    """First byte of a punt's userdata: why the packet was sent up. The rest is an owner id, 4 bytes, big-endian."""
+
+    PROBE = 1
+    EVIDENCE = 2
+
+
+def userdata(punt: Punt, owner: int) -> bytes:
+    """Userdata of a controller action."""
+    return bytes([punt]) + owner.to_bytes(4, "big")
+
+
+def read_userdata(data: bytes) -> tuple[Punt, int] | None:
+    """Punt and owner, or None if it is not ours."""
+    if len(data) != 5 or data[0] not in Punt._value2member_map_:
+        return None
+    return Punt(data[0]), int.from_bytes(data[1:], "big")

@@ -1,0 +1,95 @@
+"""Where a port is: from plugs and evidence to bindings (docs/decisions.md, section 6).
+
+`judge` looks at one port: where its iface-id is plugged, where its frames have been seen, what has been applied. It gives the
+next edits, or none. It is asked again after every change, so it needs no memory: everything it knows is State and observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+
+import msgspec
+
+from ebbtide.model.facts import Binding, BindingPhase, Edit, Membership
+from ebbtide.model.state import State
+
+
+class Sight(msgspec.Struct, frozen=True):
+    """What is seen of one port.
+
+    `plugged`: compute -> True (its interface is there and realised), False (its OVSDB is heard and says it is not). A compute
+    that is not heard is absent, and that changes nothing. `frames`: computes where a frame of the port's MAC came in by its
+    interface. `applied`: computes that have applied everything up to the revision of their binding of this port.
+    `flipped`: whether every compute of the footprint has applied the flip and is settled.
+    """
+
+    plugged: Mapping[int, bool]
+    frames: Set[int] = frozenset()
+    applied: Set[int] = frozenset()
+    flipped: bool = False
+
+
+def judge(state: State, port: str, sight: Sight) -> list[Edit]:
+    """The next edits for one port; the revision they are stored with becomes their `since` (0 here: the store fills it in)."""
+    if port not in state.ports:
+        return []
+    bindings = state.bindings.get(port, ())
+    active = state.active(port)
+    if active is None:
+        return _without_active(state, port, bindings, sight)
+    gone = [b for b in bindings if b.phase is BindingPhase.PENDING and sight.plugged.get(b.compute) is False]
+    if gone:
+        return [Edit(b, None) for b in gone]
+    pending = next((b for b in bindings if b.phase is BindingPhase.PENDING), None)
+    left = sight.plugged.get(active.compute) is False
+    if pending is not None:
+        if (left or pending.compute in sight.frames) and pending.compute in sight.applied:
+            return _flip(active, pending)
+        return []
+    for old in bindings:
+        if old.phase is BindingPhase.LEAVING and _back(old, left, sight):
+            # Pending first, and flipped only when that is applied: two computes never forward to each other.
+            return [Edit(old, Binding(port, old.compute, BindingPhase.PENDING))]
+    fresh = _fresh(state, port, sight, {b.compute for b in bindings})
+    if fresh is not None:
+        return [Edit(None, Binding(port, fresh, BindingPhase.PENDING))]
+    if left:
+        return [Edit(b, None) for b in bindings]
+    if sight.flipped:
+        return [
+            Edit(b, None) for b in bindings if b.phase is BindingPhase.LEAVING and sight.plugged.get(b.compute) is False
+        ]
+    return []
+
+
+def _back(old: Binding, left: bool, sight: Sight) -> bool:
+    """Whether the guest is at the place it had left: the new one is gone, or it speaks there again."""
+    return bool(sight.plugged.get(old.compute)) and (left or (sight.flipped and old.compute in sight.frames))
+
+
+def _without_active(state: State, port: str, bindings: tuple[Binding, ...], sight: Sight) -> list[Edit]:
+    candidates = sorted(b.compute for b in bindings if sight.plugged.get(b.compute))
+    if candidates:
+        chosen = state.binding(port, candidates[0])
+        return [Edit(chosen, Binding(port, candidates[0], BindingPhase.ACTIVE))]
+    dead = [Edit(b, None) for b in bindings if sight.plugged.get(b.compute) is False]
+    fresh = _fresh(state, port, sight, {b.compute for b in bindings})
+    if fresh is not None:
+        return [*dead, Edit(None, Binding(port, fresh, BindingPhase.ACTIVE))]
+    return dead
+
+
+def _fresh(state: State, port: str, sight: Sight, known: Set[int]) -> int | None:
+    """A member where the port is plugged and not bound. Tombstoned ones serve ports in full (design, section 6)."""
+    for compute, there in sorted(sight.plugged.items()):
+        member = state.computes.get(compute)
+        if there and compute not in known and member is not None and member.membership is Membership.MEMBER:
+            return compute
+    return None
+
+
+def _flip(old: Binding, new: Binding) -> list[Edit]:
+    return [
+        Edit(old, Binding(old.port, old.compute, BindingPhase.LEAVING)),
+        Edit(new, Binding(new.port, new.compute, BindingPhase.ACTIVE)),
+    ]

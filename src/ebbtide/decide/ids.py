@@ -1,0 +1,50 @@
+"""The one allocator of ids: State in, free ids out, in the transaction that needs them.
+
+An id is looked for after the last one given out (`Cursor`), so that it is re-used as late as its range allows. A removed
+compute's number is never re-used while the compute is remembered as removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ebbtide.compile import ledger
+from ebbtide.errors import Refused
+from ebbtide.model.facts import Cursor, Edit
+from ebbtide.model.state import State
+
+_RANGES: dict[str, tuple[int, int, Callable[[State, int], bool]]] = {
+    "compute": (1, ledger.MAX_COMPUTE, lambda s, n: n in s.computes or n in s.removed),
+    "network": (1, ledger.MAX_TAG, lambda s, n: n in s.by_tag),
+    "lport": (1, ledger.MAX_LPORT, lambda s, n: n in s.by_lport),
+    "vni": (ledger.FIRST_VNI, ledger.LAST_VNI, lambda s, n: n in s.by_vni),
+}
+
+
+class Allocator:
+    """Hands out ids for one transaction, and the edits that record them."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._last: dict[str, int] = {}
+
+    def take(self, kind: str) -> int:
+        """A free id of this kind.
+
+        Raises:
+            Refused: the range is exhausted.
+        """
+        low, high, used = _RANGES[kind]
+        stored = self._state.cursors.get(kind)
+        last = self._last.get(kind, stored.last if stored else low - 1)
+        candidate = last
+        for _ in range(high - low + 1):
+            candidate = candidate + 1 if candidate < high else low
+            if not used(self._state, candidate):
+                self._last[kind] = candidate
+                return candidate
+        raise Refused(f"no free {kind} id is left between {low} and {high}: delete something that is not needed")
+
+    def edits(self) -> list[Edit]:
+        """The cursors to store with the transaction."""
+        return [Edit(self._state.cursors.get(kind), Cursor(kind, last)) for kind, last in self._last.items()]

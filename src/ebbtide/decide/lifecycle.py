@@ -1,0 +1,249 @@
+"""Identity: who claims to be which compute, and what becomes of the claim.
+
+A compute is known by name, system-id, DPN id and TEP. A claim is what a connecting Open vSwitch says of itself; the holder is
+the compute that has that identity in State. The table (docs/decisions.md, "Identity"):
+
+    claim                      | holder alive          | holder silent           | holder tombstoned | holder removed
+    all the same, own session  | it                    | it                      | it, mark stays    | quarantined
+    same system-id, same name  | refused: a clone      | it (rows of a new uuid) | it, mark stays    | quarantined
+    same name, rest new        | refused: duplicate    | replaces it (re-image)  | replaces, marked  | quarantined
+    same system-id, rest new   | refused: cloned image | waits for approval      | waits             | quarantined
+    same TEP, rest new         | refused: address used | waits for approval      | waits             | admission
+    same DPN id, rest new      | gets another DPN id   | gets another            | gets another      | gets another
+    nothing known              | admission             |                         |                   |
+
+A live holder is never displaced. "Alive" means that a session of it is up, or that a peer sees it by BFD, or that this
+leadership is too young to know (a holder counts as silent only after a minute's silence). A host that is renamed while its
+system-id and TEP stay is the same compute under its new name; the old name stays an alias in `past`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from enum import StrEnum
+
+import msgspec
+
+from ebbtide.decide.ids import Allocator
+from ebbtide.model.facts import Compute, Edit, Membership
+from ebbtide.model.state import State
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What a connecting Open vSwitch says of itself. `dpid` 0: it has no br-int yet."""
+
+    name: str
+    system_id: str
+    ovs_uuid: str
+    hostname: str = ""
+    teps: tuple[str, ...] = ()
+    dpid: int = 0
+    zone: str = "default-transport-zone"
+    provider_mappings: tuple[tuple[str, str], ...] = ()
+    gateway: bool = False
+
+
+class Outcome(StrEnum):
+    """What becomes of a claim."""
+
+    ACCEPTED = "accepted"
+    WAITING = "waiting"
+    REFUSED = "refused"
+    QUARANTINED = "quarantined"
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`number` is the compute that the session speaks for (0: none); `edits` is what to store."""
+
+    outcome: Outcome
+    number: int = 0
+    reason: str = ""
+    edits: tuple[Edit, ...] = ()
+
+
+def _past(old: Compute, new: Compute) -> tuple[str, ...]:
+    return tuple(sorted(old.identities() - (new.identities() - set(new.past))))
+
+
+def _replaced(old: Compute, claim: Claim, dpid: int) -> Compute:
+    new = msgspec.structs.replace(
+        old,
+        name=claim.name,
+        system_id=claim.system_id,
+        ovs_uuid=claim.ovs_uuid,
+        hostname=claim.hostname,
+        teps=claim.teps or old.teps,
+        dpid=dpid,
+        zone=claim.zone,
+        provider_mappings=claim.provider_mappings,
+        gateway=claim.gateway,
+    )
+    return msgspec.structs.replace(new, past=_past(old, new))
+
+
+def _free_dpid(state: State, wanted: int, number: int, own: int = 0) -> int:
+    """The DPN id asked for, unless another compute has it or had it: then one made of the compute's number."""
+    taken = {c.dpid for c in state.removed.values()} | set(state.by_dpid)
+    taken.discard(own)
+    if wanted and wanted not in taken:
+        return wanted
+    candidate = 0x00EB_0000_0000_0000 | number
+    while candidate in taken:
+        candidate += 1 << 16
+    return candidate
+
+
+def judge(state: State, claim: Claim, alive: Set[int], *, session_of: int = 0, open_admission: bool = False) -> Verdict:
+    """Decide a claim.
+
+    `alive`: numbers of computes that are alive by another session than the one that claims. `session_of`: the compute that this
+    very session was accepted as before (0: it is new); an accepted session may change its TEP or name.
+    """
+    if len(claim.teps) > 1:
+        return Verdict(
+            Outcome.REFUSED,
+            reason=f"{claim.name} announces {len(claim.teps)} tunnel addresses; one is supported: set one local_ip",
+        )
+    gone = _removed_holder(state, claim)
+    holders = _holders(state, claim)
+    by_tep = holders["tep"]
+    known = holders["session"] if session_of == 0 else state.computes.get(session_of)
+    if known is None and session_of == 0:
+        known = holders["system-id"] if _same_host(holders["system-id"], claim) else None
+    if known is not None:
+        return _returns(state, claim, known, by_tep, alive)
+    if gone is not None:
+        return Verdict(
+            Outcome.QUARANTINED,
+            gone.number,
+            f"{gone.name} was removed at revision {gone.removed_at}: `ebbtide compute readmit {gone.name}` takes it back",
+        )
+    refused = _against_live(claim, holders, alive)
+    if refused:
+        return Verdict(Outcome.REFUSED, reason=refused)
+    if holders["name"] is not None:
+        return _reimaged(state, claim, holders["name"], by_tep)
+    if holders["system-id"] is not None or by_tep is not None:
+        other = holders["system-id"] or by_tep
+        assert other is not None
+        what = "system-id" if holders["system-id"] else f"tunnel address {claim.teps[0]}"
+        return _join(
+            state,
+            msgspec.structs.replace(claim, teps=() if by_tep else claim.teps),
+            approved=False,
+            reason=f"its {what} is that of {other.name}, which is silent: approve it if {other.name} is gone",
+        )
+    return _join(state, claim, approved=open_admission, reason="a new compute: `ebbtide compute approve` admits it")
+
+
+def _holders(state: State, claim: Claim) -> dict[str, Compute | None]:
+    found: dict[str, Compute | None] = dict.fromkeys(("name", "system-id", "tep", "session"))
+    number = state.by_name.get(claim.name)
+    found["name"] = state.computes[number] if number else None
+    for compute in state.computes.values():
+        if compute.system_id and compute.system_id == claim.system_id:
+            found["system-id"] = compute
+        if claim.teps and claim.teps[0] in compute.teps:
+            found["tep"] = compute
+        if compute.ovs_uuid == claim.ovs_uuid and compute.system_id == claim.system_id and compute.name == claim.name:
+            found["session"] = compute
+    return found
+
+
+def _same_host(holder: Compute | None, claim: Claim) -> bool:
+    """Same system-id, and the name or the TEP as well: a host that came back with a new database row, name or address."""
+    return holder is not None and (holder.name == claim.name or (bool(claim.teps) and claim.teps == holder.teps))
+
+
+def _removed_holder(state: State, claim: Claim) -> Compute | None:
+    """A removed compute with this name or system-id. Its TEP or DPN id alone may be another host's by now."""
+    for compute in state.removed.values():
+        known = compute.identities()
+        if f"name:{claim.name}" in known or (claim.system_id and f"system-id:{claim.system_id}" in known):
+            return compute
+    return None
+
+
+def _against_live(claim: Claim, holders: dict[str, Compute | None], alive: Set[int]) -> str:
+    why = {
+        "name": "two hosts must not have one name: set other_config:dp-desc or the host name",
+        "system-id": "a cloned image keeps its system-id: give this host its own external_ids:system-id",
+        "tep": "two hosts must not have one tunnel address: set other_config:local_ip",
+    }
+    for what, remedy in why.items():
+        holder = holders[what]
+        if holder is not None and holder.number in alive:
+            return f"{claim.name} claims the {what} of {holder.name}, which is alive; {remedy}"
+    return ""
+
+
+def _returns(state: State, claim: Claim, known: Compute, by_tep: Compute | None, alive: Set[int]) -> Verdict:
+    if known.number in alive:
+        return Verdict(
+            Outcome.REFUSED,
+            reason=f"{known.name} is connected already by another session: a cloned host, or a session not yet closed",
+        )
+    reason = ""
+    if by_tep is not None and by_tep.number != known.number:
+        reason = f"its new tunnel address {claim.teps[0]} is that of {by_tep.name}; it keeps {known.tep or 'none'}"
+        claim = msgspec.structs.replace(claim, teps=known.teps)
+    other = state.by_name.get(claim.name)
+    if other is not None and other != known.number:
+        reason = f"its new name {claim.name} is another compute's; it stays {known.name}"
+        claim = msgspec.structs.replace(claim, name=known.name)
+    new = _replaced(known, claim, known.dpid)
+    outcome = Outcome.WAITING if known.membership is Membership.WAITING else Outcome.ACCEPTED
+    edits = (Edit(known, new),) if new != known else ()
+    return Verdict(outcome, known.number, reason, edits)
+
+
+def _reimaged(state: State, claim: Claim, holder: Compute, by_tep: Compute | None) -> Verdict:
+    """A new host under a silent compute's name: it takes its place, its ports and its mark."""
+    if by_tep is not None and by_tep.number != holder.number:
+        claim = msgspec.structs.replace(claim, teps=holder.teps)
+    new = _replaced(holder, claim, holder.dpid)
+    outcome = Outcome.WAITING if holder.membership is Membership.WAITING else Outcome.ACCEPTED
+    return Verdict(outcome, holder.number, f"takes the place of the silent {holder.name}", (Edit(holder, new),))
+
+
+def _join(state: State, claim: Claim, *, approved: bool, reason: str) -> Verdict:
+    ids = Allocator(state)
+    number = ids.take("compute")
+    new = Compute(
+        claim.name,
+        number,
+        _free_dpid(state, claim.dpid, number),
+        system_id=claim.system_id,
+        ovs_uuid=claim.ovs_uuid,
+        hostname=claim.hostname,
+        teps=claim.teps,
+        zone=claim.zone,
+        provider_mappings=claim.provider_mappings,
+        gateway=claim.gateway,
+        membership=Membership.MEMBER if approved else Membership.WAITING,
+    )
+    outcome = Outcome.ACCEPTED if approved else Outcome.WAITING
+    return Verdict(outcome, number, "" if approved else reason, (Edit(None, new), *ids.edits()))
+
+
+def resolve(state: State, text: str) -> tuple[Compute | None, str]:
+    """The one compute that an id names: host name, system-id, DPN id in decimal, openflow:<dpn>, or bridge node id.
+
+    Returns the compute and "", or None and the reason (unknown, ambiguous). Removed computes are found too.
+    """
+    matchers: list[Callable[[Compute], bool]] = [
+        lambda c: text in (c.name, c.system_id, c.node_id, c.bridge_node_id, c.ovsdb_node_id),
+        lambda c: text == str(c.dpid),
+        lambda c: bool(c.hostname) and text == c.hostname,
+        lambda c: f"name:{text}" in c.past or f"system-id:{text}" in c.past,
+    ]
+    for pool in (state.computes.values(), state.removed.values()):
+        everyone = list(pool)
+        found = {c.number: c for m in matchers[:3] for c in everyone if m(c)}
+        found = found or {c.number: c for c in everyone if matchers[3](c)}
+        if len(found) == 1:
+            return next(iter(found.values())), ""
+        if found:
+            names = ", ".join(sorted(c.name for c in found.values()))
+            return None, f"{text!r} is ambiguous: {names}; use one's DPN id"
+    return None, f"no compute is known as {text!r}; `ebbtide compute list` shows those there are"

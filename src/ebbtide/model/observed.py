@@ -1,0 +1,56 @@
+"""What the wires say now, per compute. Never stored, never guessed: a compute that is silent keeps its last value and is
+marked unreachable; nothing is taken away because somebody could not be heard.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+from immutables import Map
+
+
+class Phase(StrEnum):
+    """Life of a compute as an operator sees it (design, section 6)."""
+
+    WAITING = "waiting"
+    FOREIGN = "foreign"
+    CONNECTED = "connected"
+    RECONCILED = "reconciled"
+    READY = "ready"
+    BRAKED = "braked"
+    QUARANTINED = "quarantined"
+
+
+class Interface(msgspec.Struct, frozen=True):
+    """A port of br-int. `ofport` 0: the switch has not realised it (or failed to: `error`)."""
+
+    name: str
+    ofport: int
+    iface_id: str = ""
+    mac: str = ""
+    error: str = ""
+    type: str = ""
+
+
+class View(msgspec.Struct, frozen=True):
+    """One compute as its OVSDB shows it.
+
+    `ports`: iface-id -> interface; `tunnels`: far end's number -> interface of the tunnel made for it.
+    `live` tells whether the OVSDB session is up; a view outlives its session.
+    """
+
+    live: bool = False
+    ports: Map[str, Interface] = Map()
+    tunnels: Map[int, Interface] = Map()
+
+
+class Observed(msgspec.Struct, frozen=True):
+    """All views, by compute number."""
+
+    views: Map[int, View] = Map()
+
+    def view(self, compute: int) -> View:
+        """The compute's view (empty if it was never seen)."""
+        found: View = self.views.get(compute, View())
+        return found
