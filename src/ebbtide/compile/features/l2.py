@@ -1,8 +1,9 @@
 """L2 networks: from a port or a VNI to a network, from a MAC to a port and a compute, and flooding.
 
 Everything above the classifier and the egress table is the same on every compute of the footprint (docs/decisions.md,
-section 4). A frame that came out of a tunnel carries the split-horizon bit and enters no tunnel again, except towards the new
-place of a port that is leaving: one compute at most has such a row for a port, so no loop can form.
+section 4). A frame that came out of a tunnel carries the split-horizon bit and enters no tunnel again. The two exceptions, a copy to
+where a port is pending and what is forwarded to where it has gone, travel under a VNI of the port's own, which the far end delivers
+to that port or drops: no loop can form, and a copied frame is never flooded again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,17 @@ from ebbtide.model.facts import Binding, BindingPhase, Network, Port
 def _record_input() -> tuple[Action, ...]:
     # Afterwards an output to the port of entry is not the silent drop of OpenFlow 1.3 section 5.10 any more.
     return (Move("in_port", ledger.INPUT_REG, 16), Load("in_port", 0, 16, 0))
+
+
+def _evidence(port: Port) -> tuple[Action, ...]:
+    """A copy of each frame to the controller: that is how it learns where the guest runs."""
+    data = ledger.userdata(Punt.EVIDENCE, port.lport)
+    return (ToController(max_len=64, userdata=data, meter_id=ledger.EVIDENCE_METER),)
+
+
+def _deliver(port: Port, tunnel: int) -> tuple[Action, ...]:
+    """Through a tunnel, for this port there and for nothing else: the far end never floods it and never sends it on."""
+    return (SetField("tun_id", ledger.DELIVER_VNI | port.lport), Output(tunnel))
 
 
 def network(net: Network, footprint: list[int]) -> Fragment:
@@ -120,10 +132,7 @@ def plugged(net: Network, port: Port, binding: Binding, ofport: int, copy_to: in
     """
     cookie = ledger.cookie(Kind.PORT, Feature.L2, port.lport)
     pending = binding.phase is BindingPhase.PENDING
-    evidence: tuple[Action, ...] = ()
-    if pending:
-        data = ledger.userdata(Punt.EVIDENCE, port.lport)
-        evidence = (ToController(max_len=64, userdata=data, meter_id=ledger.EVIDENCE_METER),)
+    evidence = _evidence(port) if pending else ()
     lport, elan = ledger.metadata_lport(port.lport), ledger.metadata_network(net.tag)
     here = {"reg6": port.lport}
     flows = [
@@ -137,6 +146,14 @@ def plugged(net: Network, port: Port, binding: Binding, ofport: int, copy_to: in
             cookie=cookie,
         ),
         Flow(T.L2_FILTER, Priority.REFLECTION, match(metadata=lport, reg6=port.lport), cookie=cookie),
+        Flow(
+            T.TUNNEL_TERMINATION,
+            Priority.VNI,
+            match(tun_id=ledger.DELIVER_VNI | port.lport),
+            actions=(SetField(ledger.TO_LPORT_REG, port.lport), SetField(ledger.TO_COMPUTE_REG, 0)),
+            goto=T.EGRESS,
+            cookie=cookie,
+        ),
         Flow(
             T.EGRESS,
             Priority.TO_LOCAL,
@@ -157,7 +174,7 @@ def plugged(net: Network, port: Port, binding: Binding, ofport: int, copy_to: in
             )
         )
     else:
-        copy: tuple[Action, ...] = (Output(copy_to),) if copy_to else ()
+        copy = _deliver(port, copy_to) if copy_to else ()
         flows.append(
             Flow(
                 T.EGRESS,
@@ -183,7 +200,7 @@ def leaving(net: Network, port: Port, ofport: int, forward_to: int) -> Fragment:
                 T.EGRESS,
                 Priority.FORWARD,
                 match(reg6=port.lport, metadata=(ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON)),
-                actions=(Output(forward_to),),
+                actions=_deliver(port, forward_to),
                 cookie=cookie,
             )
         )
@@ -194,7 +211,7 @@ def leaving(net: Network, port: Port, ofport: int, forward_to: int) -> Fragment:
                 T.CLASSIFIER,
                 Priority.VM_UNTAGGED,
                 match(in_port=ofport),
-                actions=(*_record_input(), SetField(ledger.NETWORK_REG, net.tag)),
+                actions=(*_evidence(port), *_record_input(), SetField(ledger.NETWORK_REG, net.tag)),
                 metadata=(lport[0] | elan[0], lport[1] | elan[1]),
                 goto=T.DISPATCHER,
                 cookie=cookie,

@@ -12,7 +12,6 @@ from ebbtide.compile import ledger
 from ebbtide.compile.flow import Flow, Load, Move, Output, ToController, match
 from ebbtide.compile.fragment import Fragment, TunnelRow
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
-from ebbtide.model.facts import Compute
 from ebbtide.model.state import State
 
 
@@ -50,13 +49,13 @@ def towards(peer: int, ofport: int) -> Fragment:
     )
 
 
-def name(owner: Compute, peer: Compute) -> str:
-    """Name of the tunnel port: "tun" and 11 hex digits (as NetVirt's), of both ends' number and address.
+def name(local: str, remote: str) -> str:
+    """Name of the tunnel port: "tun" and 11 hex digits (as NetVirt's) of both addresses.
 
-    The number is in it, so that a new compute with a removed one's address never inherits its port.
+    Of the addresses only: two rows with one remote_ip cannot live side by side, not even for the length of a transaction (the new
+    one gets ofport -1 and stays so), so whoever has an address next inherits the row and is written into it.
     """
-    text = f"{owner.number} {owner.tep} {peer.number} {peer.tep} vxlan"
-    return "tun" + blake2s(text.encode(), digest_size=8).hexdigest()[:11]
+    return "tun" + blake2s(f"{local} {remote} vxlan".encode(), digest_size=8).hexdigest()[:11]
 
 
 def rows(state: State, number: int) -> dict[int, TunnelRow]:
@@ -68,5 +67,5 @@ def rows(state: State, number: int) -> dict[int, TunnelRow]:
     found = {}
     for peer in state.peers(number):
         far = state.computes[peer]
-        found[peer] = TunnelRow(peer, name(owner, far), owner.tep, far.tep, bfd=peer in watched)
+        found[peer] = TunnelRow(peer, name(owner.tep, far.tep), owner.tep, far.tep, bfd=peer in watched)
     return found

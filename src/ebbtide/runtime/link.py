@@ -1,0 +1,151 @@
+"""One OVSDB connection under asyncio: bytes between a socket and a `ovsdb.Session`, one future per request.
+
+The owner gets every event that answers no request by `on_event`, in order, before the next bytes are read. A link ends when
+the peer closes, breaks the protocol, or stops answering echoes; then every request still open fails with `LinkLost`, which
+means "nobody knows whether it was done".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ebbtide.errors import NotReady, ProtocolError
+from ebbtide.ovsdb import events as ev
+from ebbtide.ovsdb.replica import Replica
+from ebbtide.ovsdb.schema import DatabaseSchema
+from ebbtide.ovsdb.session import Session, State
+from ebbtide.ovsdb.transaction import Outcome, Transaction
+
+READ_BYTES = 1 << 20
+
+
+class LinkLost(NotReady):
+    """The connection is gone."""
+
+
+class OvsdbLink:
+    """A session and its socket. `run` owns the reading; requests may be made from any task of the same loop."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_event: Callable[[ev.Event], None],
+        probe: float = 5.0,
+    ) -> None:
+        self.session = Session()
+        self.peer = writer.get_extra_info("peername")
+        self.local = writer.get_extra_info("sockname")
+        self.lost = asyncio.Event()
+        self.reason = ""
+        self._reader = reader
+        self._writer = writer
+        self._on_event = on_event
+        self._waiting: dict[int, asyncio.Future[ev.Event]] = {}
+        self._probe = probe
+        self._heard = True
+
+    async def run(self) -> None:
+        """Read until the connection ends; says why in `reason`."""
+        prober = asyncio.create_task(self._probing())
+        try:
+            while data := await self._reader.read(READ_BYTES):
+                self._heard = True
+                for event in self.session.receive(data):
+                    self._deliver(event)
+                self._flush()
+                await self._writer.drain()
+            self.reason = self.reason or "closed by the peer"
+        except (ProtocolError, OSError) as error:
+            self.reason = self.reason or str(error) or type(error).__name__
+        finally:
+            prober.cancel()
+            self._end()
+
+    def close(self, reason: str) -> None:
+        """End the connection from our side."""
+        self.reason = self.reason or reason
+        self._writer.close()
+
+    def _end(self) -> None:
+        if self.session.state is State.OPEN:
+            self.session.receive_eof()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(LinkLost(f"connection lost: {self.reason or 'closed'}"))
+                future.exception()  # it may have been abandoned; that is no news
+        self._waiting.clear()
+        self.lost.set()
+        self._writer.close()
+
+    async def _probing(self) -> None:
+        while True:
+            await asyncio.sleep(self._probe)
+            if not self._heard:
+                self.close(f"no answer for {2 * self._probe:.0f} s")
+                return
+            self._heard = False
+            if self.session.state is State.OPEN:
+                self.session.echo()
+                self._flush()
+
+    def _deliver(self, event: ev.Event) -> None:
+        if isinstance(event, ev.Synced):
+            self._on_event(event)
+        if isinstance(event, ev.Answer):
+            future = self._waiting.pop(event.request, None)
+            if future is not None and not future.done():
+                future.set_result(event)
+        elif isinstance(event, ev.Broken):
+            raise event.error
+        else:
+            self._on_event(event)
+
+    def _flush(self) -> None:
+        data = self.session.data_to_send()
+        if data and not self._writer.is_closing():
+            self._writer.write(data)
+
+    async def _ask(self, request: int) -> ev.Event:
+        future: asyncio.Future[ev.Event] = asyncio.get_running_loop().create_future()
+        self._waiting[request] = future
+        self._flush()
+        return await future
+
+    def _open(self) -> Session:
+        if self.session.state is not State.OPEN or self.lost.is_set():
+            raise LinkLost(f"connection lost: {self.reason or 'closed'}")
+        return self.session
+
+    async def schema(self, database: str) -> DatabaseSchema:
+        """The schema of a database.
+
+        Raises:
+            LinkLost: the connection is gone, or the server does not serve this database.
+        """
+        answer = await self._ask(self._open().get_schema(database))
+        if isinstance(answer, ev.SchemaReceived):
+            return answer.schema
+        raise LinkLost(f"the server has no database {database}: {answer}")
+
+    async def monitor(self, replica: Replica) -> None:
+        """Keep the replica in step; its first changes have been given to `on_event` when this returns."""
+        answer = await self._ask(self._open().monitor(replica))
+        if not isinstance(answer, ev.Synced):
+            raise LinkLost(f"monitor refused: {answer}")
+
+    async def transact(self, transaction: Transaction) -> Outcome:
+        """Carry out a transaction. Its updates have been given to `on_event` when this returns.
+
+        Raises:
+            LinkLost: the outcome is unknown.
+        """
+        answer = await self._ask(self._open().transact(transaction))
+        assert isinstance(answer, ev.Transacted), answer
+        return answer.outcome
+
+    async def lock(self, name: str) -> bool:
+        """Ask for a lock; whether it is ours at once."""
+        answer = await self._ask(self._open().lock(name))
+        return isinstance(answer, ev.LockAnswered) and answer.held

@@ -1,0 +1,103 @@
+"""The private store: an ovsdb-server on a local file, started and looked after by the controller.
+
+The server is a daemon of its own: it outlives a controller that is killed, and the next one finds it by its socket. It ends with a
+controller that stops properly. Nothing here touches a server that was not started in this directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import structlog
+
+from ebbtide.errors import NotReady
+from ebbtide.runtime import records
+
+log = structlog.get_logger("store")
+
+
+class PrivateStore:
+    """ovsdb-server with `directory/ebbtide.db`, listening on `directory/store.sock`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.database = directory / "ebbtide.db"
+        self.socket = directory / "store.sock"
+        self._control = directory / "store.ctl"
+        self._pidfile = directory / "store.pid"
+
+    @property
+    def remote(self) -> str:
+        """Where to connect."""
+        return f"unix:{self.socket}"
+
+    async def ensure(self) -> None:
+        """Create the database if there is none, and start the server if none answers.
+
+        Raises:
+            NotReady: the tools are missing or the server does not start.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.database.exists():
+            schema = self.directory / "ebbtide.ovsschema"
+            schema.write_text(json.dumps(records.schema(), indent=1))
+            await self._tool("ovsdb-tool", "create", str(self.database), str(schema))
+        if await self._answers():
+            return
+        for stale in (self.socket, self._control):
+            stale.unlink(missing_ok=True)
+        await self._tool(
+            "ovsdb-server",
+            "--detach",
+            "--no-chdir",
+            f"--pidfile={self._pidfile}",
+            f"--log-file={self.directory / 'store.log'}",
+            "-vconsole:off",
+            f"--unixctl={self._control}",
+            f"--remote=punix:{self.socket}",
+            str(self.database),
+        )
+        log.info("store_started", directory=str(self.directory))
+
+    async def watch(self) -> None:
+        """Start it again whenever it has died."""
+        while True:
+            await asyncio.sleep(0.5)
+            if not await self._answers():
+                log.warning("store_died", directory=str(self.directory))
+                try:
+                    await self.ensure()
+                except NotReady as error:
+                    log.error("store_does_not_start", reason=str(error))
+
+    async def stop(self) -> None:
+        """End the server."""
+        if self._control.exists():
+            await self._tool("ovs-appctl", "-t", str(self._control), "exit")
+
+    async def _answers(self) -> bool:
+        try:
+            _, writer = await asyncio.open_unix_connection(str(self.socket))
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def _tool(self, *words: str) -> None:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *words,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, "OVS_RUNDIR": str(self.directory)},
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise NotReady(f"{words[0]} is not installed: apt-get install openvswitch-switch") from None
+        _, errors = await process.communicate()
+        if process.returncode:
+            raise NotReady(f"{words[0]} failed: {errors.decode(errors='replace').strip()}")

@@ -1,0 +1,271 @@
+"""The store: the one truth, in `ovsdb-server` with our schema; State is its replica.
+
+`commit(decide)` is the only way to write: `decide(state)` is asked for edits on the newest State, they are stored in one durable
+transaction that waits on the revision and the term that the decision was made on, and State has moved on when it returns. A
+decision that was overtaken is made again. Two leaders can therefore never both write, whatever their locks say (the locks of a
+clustered ovsdb-server are kept per server).
+
+A store that cannot be reached raises StoreUnreachable from `commit`; State stays as it was last known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from ebbtide.errors import StoreUnreachable, Unexpected
+from ebbtide.model.facts import Binding, Compute, Edit, Fact, Operation
+from ebbtide.model.state import State, apply, in_order
+from ebbtide.ovsdb import events as ev
+from ebbtide.ovsdb.conditions import add, eq
+from ebbtide.ovsdb.replica import Replica, RowChange
+from ebbtide.ovsdb.transaction import Transaction
+from ebbtide.runtime import records
+from ebbtide.runtime.link import LinkLost, OvsdbLink
+
+LOCK = "ebbtide"
+log = structlog.get_logger("store")
+T = TypeVar("T")
+
+
+async def open_remote(remote: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to "unix:PATH" or "tcp:HOST:PORT"."""
+    kind, _, rest = remote.partition(":")
+    if kind == "unix":
+        return await asyncio.open_unix_connection(rest, limit=1 << 24)
+    if kind == "tcp":
+        host, _, port = rest.rpartition(":")
+        return await asyncio.open_connection(host.strip("[]"), int(port), limit=1 << 24)
+    raise Unexpected(f"{remote}: a store is unix:PATH or tcp:HOST:PORT")
+
+
+class Store:
+    """A connection to one of the remotes, the State, and leadership.
+
+    `on_change(edits, before, after)` is called for each revision, synchronously, in order.
+    """
+
+    def __init__(
+        self, remotes: Sequence[str], on_change: Callable[[list[Edit], State, State], None], *, new_store_id: str
+    ) -> None:
+        self.state = State()
+        self.hold = ""
+        self.leading = asyncio.Event()
+        self.reachable = False
+        self.reason = "not connected yet"
+        self._remotes = list(remotes)
+        self._on_change = on_change
+        self._new_store_id = new_store_id
+        self._replica: Replica | None = None
+        self._link: OvsdbLink | None = None
+        self._writing = asyncio.Lock()
+        self._locked = asyncio.Event()
+        self._term = 0
+
+    # --- connection ---
+
+    async def run(self) -> None:
+        """Keep connected, one remote after the other, and lead when the lock is ours."""
+        wait, turn = 0.1, 0
+        while True:
+            remote = self._remotes[turn % len(self._remotes)]
+            turn += 1
+            try:
+                await self._session(remote)
+                wait = 0.1
+            except (OSError, LinkLost) as error:
+                self.reason = f"{remote}: {error}"
+                wait = min(wait * 2, 2.0)
+            self._lost()
+            await asyncio.sleep(wait)
+
+    def _lost(self) -> None:
+        if self.reachable:
+            log.warning("store_unreachable", reason=self.reason)
+        self.reachable = False
+        self._link = None
+        self._locked.clear()
+        self.leading.clear()
+
+    async def _session(self, remote: str) -> None:
+        reader, writer = await open_remote(remote)
+        link = OvsdbLink(reader, writer, self._event)
+        task = asyncio.create_task(link.run())
+        try:
+            schema = await link.schema(records.DATABASE)
+            if schema.version.split(".")[0] != records.SCHEMA_VERSION.split(".")[0]:
+                raise LinkLost(
+                    f"the store has schema {schema.version}, this is a controller for {records.SCHEMA_VERSION}"
+                )
+            if self._replica is None:
+                self._replica = Replica(schema)
+            else:
+                self._replica.adopt(schema)
+            await link.monitor(self._replica)
+            self._link = link
+            self.reachable = True
+            if await link.lock(LOCK):
+                self._locked.set()
+            while not link.lost.is_set():
+                waits = [asyncio.create_task(self._locked.wait()), asyncio.create_task(link.lost.wait())]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for waiter in waits:
+                    waiter.cancel()
+                if self._locked.is_set() and not self.leading.is_set() and not link.lost.is_set():
+                    await self._lead(schema)
+                if self.leading.is_set():
+                    await link.lost.wait()
+            self.reason = f"{remote}: {link.reason}"
+        finally:
+            link.close("")
+            task.cancel()
+
+    async def _lead(self, schema: Any) -> None:
+        """A new leadership: one more term, in a transaction that only succeeds for one."""
+        assert self._link is not None
+        assert self._replica is not None
+        transaction = Transaction(schema)
+        transaction.assert_lock(LOCK)
+        term = self.state.term + 1
+        if self._replica.rows("Global"):
+            self._wait(transaction)
+            transaction.update("Global", (), {"term": term, "revision": self.state.revision + 1})
+        else:
+            transaction.wait("Global", (), [], columns=["store_id"])
+            row = {"store_id": self._new_store_id, "revision": 1, "term": term, "hold": ""}
+            transaction.insert("Global", row)
+        transaction.commit(durable=True)
+        outcome = await self._link.transact(transaction)
+        if outcome.ok:
+            self._term = term
+            self.leading.set()
+            log.info("leading", term=term, revision=self.state.revision, store=self.state.store_id)
+        else:
+            log.warning("leadership_lost", reason=str(outcome.error))
+            await asyncio.sleep(0.2)
+
+    def _wait(self, transaction: Transaction) -> None:
+        found = {"revision": self.state.revision, "term": self.state.term}
+        transaction.wait("Global", (), [found])
+
+    # --- replica ---
+
+    def _event(self, event: ev.Event) -> None:
+        match event:
+            case ev.Updated(changes=changes) | ev.Synced(changes=changes):
+                self._follow(changes)
+            case ev.Locked():
+                self._locked.set()
+            case ev.Stolen():
+                self._locked.clear()
+                self.leading.clear()
+            case ev.MonitorCanceled() if self._link is not None:
+                self._link.close("the store's schema changed")
+            case _:
+                log.debug("store_event", seen=repr(event))
+
+    def _follow(self, changes: Iterable[RowChange]) -> None:
+        edits: list[Edit] = []
+        before = self.state
+        revision, store_id, term = before.revision, before.store_id, before.term
+        for change in changes:
+            if change.table == "Global":
+                if change.new is not None:
+                    revision, store_id, term = change.new["revision"], change.new["store_id"], change.new["term"]
+                    self.hold = change.new["hold"]
+                continue
+            old = records.fact_of(change.table, change.old) if change.old is not None else None
+            new = records.fact_of(change.table, change.new) if change.new is not None else None
+            edits.append(Edit(old, new))
+        if self.leading.is_set() and term > self._term:
+            self.leading.clear()
+        self.state = apply(before, edits, revision, store_id=store_id, term=term)
+        self._on_change(edits, before, self.state)
+
+    # --- writing ---
+
+    async def commit(self, decide: Callable[[State], tuple[list[Edit], T]]) -> T:
+        """Decide on the newest State and store the edits as its next revision; gives what `decide` gave with them.
+
+        A Binding's and an Operation's revision field is filled in with the revision they are stored at.
+
+        Raises:
+            StoreUnreachable: nothing is known to be written. After a connection that broke in the middle, the same decision
+                made again on the State that the store then shows is right, whichever way it went.
+        """
+        async with self._writing:
+            for _ in range(20):
+                if self._link is None or not self.leading.is_set():
+                    raise StoreUnreachable(
+                        f"the store cannot be written now ({self.reason if not self.reachable else 'another controller leads'}); "
+                        "nothing was changed, try again"
+                    )
+                edits, answer = decide(self.state)
+                if not edits:
+                    return answer
+                revision = self.state.revision
+                try:
+                    outcome = await self._link.transact(self._transaction(edits))
+                except LinkLost as error:
+                    raise StoreUnreachable(
+                        f"the store went away in the middle: {error}; ask what became of it"
+                    ) from None
+                if outcome.ok:
+                    return answer
+                if self.state.revision == revision:
+                    raise Unexpected(f"the store refused a transaction: {outcome.error}")
+        raise StoreUnreachable("the store is changed by somebody else faster than a decision can be made")
+
+    def _transaction(self, edits: Iterable[Edit]) -> Transaction:
+        assert self._replica is not None
+        transaction = Transaction(self._replica.schema)
+        transaction.assert_lock(LOCK)
+        self._wait(transaction)
+        revision = self.state.revision + 1
+        for old, new in in_order(list(edits)):
+            if new is None:
+                assert old is not None
+                transaction.delete(records.table_of(old), [eq(k, v) for k, v in records.key_of(old)])
+                continue
+            row = records.row_of(_dated(new, old, revision))
+            if old is None:
+                transaction.insert(records.table_of(new), row)
+            else:
+                was = records.row_of(old)
+                changed = {k: v for k, v in row.items() if was[k] != v}
+                transaction.update(records.table_of(old), [eq(k, v) for k, v in records.key_of(old)], changed)
+        transaction.mutate("Global", (), [add("revision", 1)])
+        transaction.commit(durable=True)
+        return transaction
+
+    async def set_hold(self, reason: str) -> None:
+        """Record (or clear, with "") that this store is not trusted: it outlives the controller."""
+        if self._link is None or self._replica is None or not self.leading.is_set():
+            raise StoreUnreachable("the store cannot be written now")
+        transaction = Transaction(self._replica.schema)
+        transaction.update("Global", (), {"hold": reason})
+        await self._link.transact(transaction)
+
+    async def raise_to(self, revision: int, term: int) -> None:
+        """Lift revision and term above what a switch has seen, after an operator has approved this store."""
+        if self._link is None or self._replica is None or not self.leading.is_set():
+            raise StoreUnreachable("the store cannot be written now")
+        transaction = Transaction(self._replica.schema)
+        target = {"revision": max(revision, self.state.revision) + 1, "term": max(term, self.state.term)}
+        transaction.update("Global", (), target)
+        self._term = target["term"]
+        await self._link.transact(transaction)
+
+
+def _dated(new: Fact, old: Fact | None, revision: int) -> Fact:
+    if isinstance(new, Binding) and (not isinstance(old, Binding) or old.phase != new.phase):
+        return msgspec.structs.replace(new, since=revision)
+    if isinstance(new, Operation) and not new.revision:
+        return msgspec.structs.replace(new, revision=revision)
+    if isinstance(new, Compute) and new.removed_at and isinstance(old, Compute) and not old.removed_at:
+        return msgspec.structs.replace(new, removed_at=revision)
+    return new
