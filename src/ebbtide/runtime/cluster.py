@@ -1,0 +1,549 @@
+"""The cluster: State on one side, one Member a compute on the other, and the decisions between them.
+
+Every change of State or of what a compute shows comes through `_state_changed` or `_view_changed`; both name the fragments that may
+differ, mark the members concerned, and queue the ports whose bindings must be looked at again. Nothing else starts work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from ebbtide.compile import compiler, ledger
+from ebbtide.compile.fragment import Key
+from ebbtide.decide import bindings, brake, lifecycle
+from ebbtide.decide.lifecycle import Outcome
+from ebbtide.errors import EbbtideError
+from ebbtide.model.facts import Binding, BindingPhase, Compute, Edit, Membership, Port, Relation
+from ebbtide.model.observed import Phase, View
+from ebbtide.model.state import State
+from ebbtide.openflow import messages as m
+from ebbtide.ovsdb import events as ev
+from ebbtide.ovsdb.replica import Replica
+from ebbtide.reconcile.compiled import Compiled
+from ebbtide.runtime import probes, vswitch
+from ebbtide.runtime.link import LinkLost, OvsdbLink
+from ebbtide.runtime.member import Member
+from ebbtide.runtime.pulse import Pulse
+from ebbtide.runtime.store import Store
+from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
+
+log = structlog.get_logger("cluster")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What an operator may set. Times in seconds, `bfd_interval` in milliseconds.
+
+    `lag`: how long cached datapath flows may follow their tables. `silence`: after which a holder counts as silent.
+    `unreachable_grace`: after which an unreachable compute no longer holds back the end of a move.
+    """
+
+    open_admission: bool = False
+    lag: float = 1.0
+    silence: float = 60.0
+    unreachable_grace: float = 300.0
+    bfd_interval: int = 100
+    realise_timeout: float = 20.0
+    stamp_interval: float = 1.0
+    audit_wait: float = 30.0
+    openflow_port: int = 6653
+
+
+class Cluster:
+    """All computes, as far as this controller leads."""
+
+    def __init__(
+        self, remotes: Sequence[str], settings: Settings, clock: Callable[[], float], new_store_id: str
+    ) -> None:
+        self.settings = settings
+        self.now = clock
+        self.store = Store(remotes, self._state_changed, new_store_id=new_store_id)
+        self.compiled = Compiled()
+        self.members: dict[int, Member] = {}
+        self.refused: dict[str, str] = {}
+        self.probes = probes.Probes(self)
+        self.probing = asyncio.Event()
+        self.full_frame = 1450 + 14
+        self.changed = Pulse()
+        self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
+        self._led_since: float | None = None
+        self._seen: dict[str, set[int]] = {}
+        self._frames: dict[str, set[int]] = {}
+        self._judge: set[str] = set()
+        self._unsettled: set[str] = set()
+        self._judging = asyncio.Event()
+        self._sessions: set[OvsdbLink | SwitchLink] = set()
+        self._stamps: dict[int, brake.Stamp] = {}
+
+    @property
+    def state(self) -> State:
+        """The newest State."""
+        return self.store.state
+
+    # --- life ---
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.store.run())
+            group.create_task(self._lead())
+            group.create_task(self._judge_bindings())
+            group.create_task(self._probe())
+
+    async def _lead(self) -> None:
+        while True:
+            await self.store.leading.wait()
+            self._led_since = self.now()
+            for number in [*self.state.computes, *self.state.removed]:
+                self._member(number)
+            self._look_at(self.state.ports)
+            await self.changed.until(lambda: not self.store.leading.is_set(), float("inf"))
+            for session in list(self._sessions):
+                session.close("this controller does not lead")
+            log.warning("not_leading")
+
+    async def shut(self) -> None:
+        """Close every session; nothing is changed anywhere."""
+        for session in list(self._sessions):
+            session.close("the controller stops")
+        await asyncio.gather(*(member.stop() for member in self.members.values()))
+
+    def _member(self, number: int) -> Member:
+        member = self.members.get(number)
+        if member is None:
+            member = self.members[number] = Member(self, number)
+            member.start()
+        return member
+
+    # --- sessions ---
+
+    async def ovsdb_session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One compute's OVSDB has connected."""
+        if not self.store.leading.is_set():
+            writer.close()
+            return
+        holder: list[Member] = []
+        link = OvsdbLink(reader, writer, lambda event: self._ovsdb_event(link, holder, event))
+        self._sessions.add(link)
+        task = asyncio.create_task(link.run())
+        number = 0
+        try:
+            schema = await link.schema(vswitch.DATABASE)
+            tables = vswitch.replica(schema)
+            await link.monitor(tables)
+            while not link.lost.is_set():
+                number = await self._admit(link, tables, number)
+                if number and not holder:
+                    holder.append(self._member(number))
+                    self._view_changed(holder[0], vswitch.view(tables, live=True))
+                    holder[0].attach_link(link, tables)
+                await self._claim_changed(link, tables)
+        except LinkLost as error:
+            log.info("ovsdb_session_lost", peer=str(link.peer), reason=str(error))
+        finally:
+            link.close("session over")
+            await asyncio.gather(task, return_exceptions=True)
+            self._sessions.discard(link)
+            self.refused.pop(str(link.peer), None)
+            for member in holder:
+                member.detach_link(link)
+                self._view_changed(member, member.view)
+                self._notify("compute", name=member.name)
+
+    async def _admit(self, link: OvsdbLink, tables: Replica, number: int) -> int:
+        """Ask the identity table about what the session says of itself."""
+        claim = vswitch.claim(tables)
+        if claim is None:
+            return number
+
+        def decide(state: State) -> tuple[list[Edit], lifecycle.Verdict]:
+            verdict = lifecycle.judge(
+                state,
+                claim,
+                self._alive(number),
+                session_of=number,
+                open_admission=self.settings.open_admission,
+            )
+            return list(verdict.edits), verdict
+
+        try:
+            verdict = await self.store.commit(decide)
+        except EbbtideError as error:
+            link.close(f"cannot be admitted now: {error}")
+            return number
+        if verdict.outcome is Outcome.REFUSED:
+            self.refused[str(link.peer)] = verdict.reason
+            log.warning("refused", peer=str(link.peer), name=claim.name, reason=verdict.reason)
+            return number
+        self.refused.pop(str(link.peer), None)
+        if verdict.outcome is not Outcome.ACCEPTED and not number:
+            log.info(str(verdict.outcome), name=claim.name, reason=verdict.reason)
+        return verdict.number
+
+    async def _claim_changed(self, link: OvsdbLink, tables: Replica) -> None:
+        """Wait until the session says something else of itself, or ends."""
+        before = vswitch.claim(tables)
+        refused = str(link.peer) in self.refused
+        while not link.lost.is_set() and vswitch.claim(tables) == before:
+            try:
+                async with asyncio.timeout(2.0 if refused else 3600.0):
+                    await self.changed.wait()
+            except TimeoutError:
+                return
+            if refused:
+                return
+
+    def _alive(self, but: int) -> set[int]:
+        """Computes that must not be taken for gone."""
+        now = self.now()
+        young = self._led_since is None or now - self._led_since < self.settings.silence
+        alive = set()
+        for number, member in self.members.items():
+            if number == but:
+                continue
+            if member.link is not None or member.switch is not None:
+                alive.add(number)
+            elif young and member.lost_at is not None and member.resyncs == 0:
+                continue  # never heard in this leadership: its own return must be let in
+        return alive
+
+    def _ovsdb_event(self, link: OvsdbLink, holder: list[Member], event: ev.Event) -> None:
+        if not isinstance(event, (ev.Updated, ev.Synced)):
+            return
+        for member in holder:
+            if member.link is link:
+                self._view_changed(member, vswitch.view(event.replica, live=True))
+        self._notify("rows")
+
+    async def openflow_session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One switch has connected."""
+        if not self.store.leading.is_set():
+            writer.close()
+            return
+        switch = SwitchLink(reader, writer, self._punt)
+        self._sessions.add(switch)
+        task = asyncio.create_task(switch.run())
+        member: Member | None = None
+        try:
+            async with asyncio.timeout(10):
+                ready = asyncio.create_task(switch.ready.wait())
+                lost = asyncio.create_task(switch.lost.wait())
+                await asyncio.wait([ready, lost], return_when=asyncio.FIRST_COMPLETED)
+                ready.cancel()
+                lost.cancel()
+            if switch.lost.is_set():
+                raise SwitchLost(switch.reason)
+            member = self._owner(switch)
+            await switch.take_role(self.state.term)
+            member.attach_switch(switch)
+            self._notify("compute", name=member.name)
+            await switch.lost.wait()
+            log.info("openflow_session_lost", compute=member.name, reason=switch.reason)
+        except TimeoutError:
+            switch.close("no handshake within 10 s")
+        except Rejected as error:
+            switch.close(f"the switch obeys a newer leader: {error}")
+            log.error("stale_leader", dpid=switch.dpid, reason=str(error))
+        except (SwitchLost, EbbtideError) as error:
+            switch.close(str(error))
+            log.warning("openflow_refused", peer=str(switch.peer), dpid=switch.dpid, reason=str(error))
+        finally:
+            switch.close("session over")
+            await asyncio.gather(task, return_exceptions=True)
+            self._sessions.discard(switch)
+            if member is not None:
+                member.detach_switch(switch)
+                self._notify("compute", name=member.name)
+
+    def _owner(self, switch: SwitchLink) -> Member:
+        """The member whose switch this is: by datapath id, and from where its OVSDB comes."""
+        state = self.state
+        number = state.by_dpid.get(switch.dpid) or next(
+            (c.number for c in state.removed.values() if c.dpid == switch.dpid), 0
+        )
+        member = self.members.get(number)
+        if member is None or member.link is None:
+            raise SwitchLost(f"no compute with DPN id {switch.dpid} has registered by OVSDB")
+        theirs, registered = _host(switch.peer), _host(member.link.peer)
+        if theirs != registered:
+            raise SwitchLost(f"{theirs} claims the DPN id of {member.name}, which is at {registered}")
+        return member
+
+    def openflow_target(self, link: OvsdbLink) -> str:
+        """Where a compute's switch finds us: the address at which its OVSDB did."""
+        host = _host(link.local)
+        return (
+            f"tcp:[{host}]:{self.settings.openflow_port}"
+            if ":" in host
+            else f"tcp:{host}:{self.settings.openflow_port}"
+        )
+
+    # --- changes ---
+
+    def _state_changed(self, edits: list[Edit], before: State, after: State) -> None:
+        if not edits:
+            return
+        named = compiler.touched(edits, before, after)
+        for keys in named.values():
+            self.compiled.forget(key for key in keys if not key.compute)
+        if not self.store.leading.is_set():
+            return
+        for number, keys in named.items():
+            if number in self.members:
+                self.members[number].touch(keys, after.revision)
+        ports: set[str] = set()
+        for old, new in edits:
+            fact = new if new is not None else old
+            if isinstance(fact, Compute):
+                self._member(fact.number).touch_rows()
+                if new is None:
+                    self._drop_member(fact.number)
+                elif isinstance(old, Compute) and isinstance(new, Compute) and old.membership != new.membership:
+                    self._membership_changed(new, ports)
+            elif isinstance(fact, Relation):
+                for number in (fact.gateway, fact.peer):
+                    if number in self.members:
+                        self.members[number].touch_rows()
+            elif isinstance(fact, Binding):
+                ports.add(fact.port)
+                self._frames.pop(fact.port, None)
+                for number in {*before.footprint(self._network_of(fact, before, after)), fact.compute}:
+                    if number in self.members:
+                        self.members[number].touch_rows()
+            elif isinstance(fact, Port):
+                ports.add(fact.id)
+        self._look_at(ports)
+        self._notify("state", revision=after.revision)
+
+    @staticmethod
+    def _network_of(fact: Binding, before: State, after: State) -> str:
+        return (after.ports.get(fact.port) or before.ports[fact.port]).network
+
+    def _membership_changed(self, compute: Compute, ports: set[str]) -> None:
+        member = self._member(compute.number)
+        member.synced = False
+        ports.update(member.view.ports)
+
+    def _drop_member(self, number: int) -> None:
+        """Readmitted: the sessions start anew, and are judged as new ones."""
+        if number in self.state.computes or number in self.state.removed:
+            return
+        member = self.members.pop(number, None)
+        if member is not None:
+            for session in (member.link, member.switch):
+                if session is not None:
+                    session.close("readmitted: connect again")
+            task = asyncio.ensure_future(member.stop())
+            task.add_done_callback(lambda _: None)
+
+    def _view_changed(self, member: Member, view: View) -> None:
+        old = member.view
+        if old == view:
+            member.observed(view)
+            return
+        touched = compiler.touched_by_view(self.state, member.number, old, view)
+        for port in {*old.ports, *view.ports}:
+            seen = self._seen.setdefault(port, set())
+            if port in view.ports:
+                seen.add(member.number)
+            else:
+                seen.discard(member.number)
+                if not seen:
+                    del self._seen[port]
+        for peer in {*old.tunnels, *view.tunnels}:
+            if peer not in view.tunnels:
+                self.probes.forget(member.number, peer)
+            elif old.tunnels.get(peer) != view.tunnels[peer]:
+                self.probes.watch(member.number, peer)
+        member.observed(view)
+        member.touch(touched, self.state.revision)
+        self._look_at({*old.ports, *view.ports} & set(self.state.ports) if len(view.ports) < 5000 else self.state.ports)
+
+    def progressed(self, member: Member) -> None:
+        """A member has taken a step."""
+        if self._unsettled:
+            self._look_at(self._unsettled)
+        self.probing.set()
+        self._notify("progress", name=member.name)
+        if member.clean and any(d.compute == member.number for d in self.state.debts.values()):
+            task = asyncio.ensure_future(self._pay(member.number))
+            task.add_done_callback(_log_failure)
+
+    async def _pay(self, number: int) -> None:
+        """A compute that owed the cleaning of removed ones has been brought to what it should hold."""
+
+        def decide(state: State) -> tuple[list[Edit], None]:
+            return [Edit(d, None) for d in state.debts.values() if d.compute == number], None
+
+        await self.store.commit(decide)
+
+    def _notify(self, what: str, **facts: Any) -> None:
+        for listener in self.listeners:
+            listener(what, facts)
+        self.changed.fire()
+
+    async def wait_for(self, holds: Callable[[], bool], deadline: float) -> bool:
+        """Wait until something holds; False when the deadline (seconds) has passed first."""
+        return await self.changed.until(holds, deadline)
+
+    # --- bindings ---
+
+    def _look_at(self, ports: Iterable[str]) -> None:
+        self._judge.update(ports)
+        if self._judge:
+            self._judging.set()
+
+    async def _judge_bindings(self) -> None:
+        """Look at queued ports, many in one transaction."""
+        while True:
+            try:
+                async with asyncio.timeout(0.2 if self._unsettled else 3600):
+                    await self._judging.wait()
+            except TimeoutError:
+                self._judge |= self._unsettled
+            self._judging.clear()
+            ports, self._judge = self._judge, set()
+            if not self.store.leading.is_set() or not ports:
+                continue
+
+            def decide(state: State, ports: Iterable[str] = frozenset(ports)) -> tuple[list[Edit], None]:
+                return [edit for port in sorted(ports) for edit in bindings.judge(state, port, self._sight(port))], None
+
+            try:
+                await self.store.commit(decide)
+            except EbbtideError as error:
+                log.warning("bindings_wait", reason=str(error), ports=len(ports))
+                self._judge |= ports
+                await asyncio.sleep(0.5)
+                self._judging.set()
+                continue
+            for port in ports:
+                held = self.state.bindings.get(port, ())
+                moving = any(b.phase is not BindingPhase.ACTIVE for b in held) or (not held and port in self._seen)
+                if moving and port in self.state.ports:
+                    self._unsettled.add(port)
+                else:
+                    self._unsettled.discard(port)
+
+    def _sight(self, port: str) -> bindings.Sight:
+        state = self.state
+        held = state.bindings.get(port, ())
+        plugged: dict[int, bool] = {}
+        for number in self._seen.get(port, ()):
+            interface = self.members[number].view.ports.get(port) if number in self.members else None
+            if interface is not None and interface.ofport and self.members[number].view.live:
+                plugged[number] = True
+        for binding in held:
+            member = self.members.get(binding.compute)
+            if member is not None and member.view.live and port not in member.view.ports and self._speaks(member):
+                plugged[binding.compute] = False
+        applied = {
+            b.compute for b in held if b.compute in self.members and self.members[b.compute].applied() >= b.since
+        }
+        return bindings.Sight(plugged, self._frames.get(port, frozenset()), applied, self._flipped(port, held))
+
+    def _speaks(self, member: Member) -> bool:
+        """Whether what a compute does not show is to be believed: not while its br-int is missing."""
+        return member.tables is not None and vswitch.bridge(member.tables) is not None
+
+    def _flipped(self, port: str, held: Sequence[Binding]) -> bool:
+        """Whether all whom it concerns have applied the flip and are settled."""
+        since = max((b.since for b in held if b.phase is not BindingPhase.PENDING), default=0)
+        fact = self.state.ports.get(port)
+        if fact is None:
+            return False
+        for number in self.state.footprint(fact.network):
+            member = self.members.get(number)
+            if member is None or not member.settled(since):
+                lost = member.lost_at if member is not None else None
+                if lost is None or self.now() - lost < self.settings.unreachable_grace:
+                    return False
+        return True
+
+    # --- punts ---
+
+    def _punt(self, switch: SwitchLink, packet: m.PacketIn) -> None:
+        read = ledger.read_userdata(packet.userdata)
+        member = next((x for x in self.members.values() if x.switch is switch), None)
+        if read is None or member is None:
+            return
+        punt, owner = read
+        if punt is ledger.Punt.PROBE:
+            probe = probes.read(packet.data)
+            if probe is not None and probe[1] == member.number and packet.total_len >= probe[2]:
+                self.probes.arrived(probe[0], probe[1], probe[2])
+            return
+        port = self.state.by_lport.get(owner)
+        if port is None or len(packet.data) < 12:
+            return
+        if int.from_bytes(packet.data[6:12], "big") == self.state.ports[port].mac:
+            self._frames.setdefault(port, set()).add(member.number)
+            self._look_at([port])
+
+    async def _probe(self) -> None:
+        while True:
+            wait = self.probes.run_due()
+            self.probing.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self.probing.wait()
+            except TimeoutError:
+                pass
+
+    # --- brake ---
+
+    def braked(self, member: Member, stamp: brake.Stamp) -> None:
+        """A member's switch was programmed by another store, or by a newer state of this one."""
+        self._stamps[member.number] = stamp
+        if stamp.store == self.state.store_id and stamp.revision > self.state.revision and not self.store.hold:
+            reason = f"{member.name} carries revision {stamp.revision}, the store was at {self.state.revision}"
+            task = asyncio.ensure_future(
+                self.store.set_hold(f"{reason}: `ebbtide reconcile --approve` if that is right")
+            )
+            task.add_done_callback(_log_failure)
+
+    async def approve(self, names: Sequence[str]) -> list[str]:
+        """Let braked computes be reconciled; all of them if none is named. Gives their names."""
+        chosen = [x for x in self.members.values() if x.phase is Phase.BRAKED and (not names or x.name in names)]
+        stamps = [self._stamps.get(x.number, brake.Stamp()) for x in chosen]
+        if chosen:
+            top = max(s.revision for s in stamps)
+            await self.store.raise_to(top, max(s.term for s in stamps))
+        if not names and self.store.hold:
+            await self.store.set_hold("")
+            chosen = list({x.number: x for x in [*chosen, *self.members.values()]}.values())
+        for member in chosen:
+            member.approved = True
+            member.touch_rows()
+        return sorted(x.name for x in chosen)
+
+    # --- for the north ---
+
+    def reachable(self) -> set[int]:
+        """Computes that can be programmed now."""
+        return {number for number, member in self.members.items() if member.connected}
+
+    def phase(self, compute: Compute) -> Phase:
+        """Where a compute stands."""
+        member = self.members.get(compute.number)
+        if compute.membership is Membership.REMOVED:
+            return Phase.QUARANTINED
+        return member.phase if member is not None else Phase.CONNECTED
+
+    def settle_keys(self, number: int) -> list[Key]:
+        """Fragments that a compute's switch has refused."""
+        member = self.members.get(number)
+        return sorted(member.rejected) if member is not None else []
+
+
+def _host(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) else str(address)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.warning("will_be_tried_again", reason=str(task.exception()))

@@ -1,0 +1,519 @@
+"""One compute's owner: it brings rows and flows to what State asks, in order, for as long as the compute is there.
+
+One task per compute. It sleeps until something is dirty, and then takes one step, top to bottom (docs/decisions.md, section 5):
+
+    brake -> rows that make -> wait until realised -> flows that make, barrier (applied) -> rows that arm -> settled -> breaks
+
+A step that is cut short by a lost connection is taken again from the start: the dump at the start of a session says how far the
+last one came. While either session is away nothing is touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ebbtide.compile import compiler, ledger
+from ebbtide.compile.features import tunnel
+from ebbtide.compile.fragment import Fragment, Key
+from ebbtide.decide import brake
+from ebbtide.errors import EbbtideError
+from ebbtide.model.facts import Compute, Membership
+from ebbtide.model.observed import Phase, View
+from ebbtide.ovsdb.replica import Replica
+from ebbtide.reconcile.delta import Break, Encoded, FlowKey, Work, diff, encode, resync, strangers
+from ebbtide.runtime import vswitch
+from ebbtide.runtime.link import LinkLost, OvsdbLink
+from ebbtide.runtime.pulse import Pulse
+from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
+
+if TYPE_CHECKING:
+    from ebbtide.runtime.cluster import Cluster
+
+log = structlog.get_logger("compute")
+#: A br-int that nobody has claimed may hold this many flows without a cookie of ours: a new bridge has one (NORMAL).
+FEW_STRANGERS = 10
+
+
+class Member:
+    """The compute with this number, whether it is a member, waits for admission, or is quarantined."""
+
+    def __init__(self, cluster: Cluster, number: int) -> None:
+        self.cluster = cluster
+        self.number = number
+        self.phase = Phase.CONNECTED
+        self.reason = ""
+        self.view = View()
+        self.link: OvsdbLink | None = None
+        self.tables: Replica | None = None
+        self.switch: SwitchLink | None = None
+        self.synced = False
+        self.approved = False
+        self.lost_at: float | None = cluster.now()
+        self.rejected: dict[Key, str] = {}
+        self.open: dict[int, float] = {}
+        self.held: dict[Key, Encoded] = {}
+        self.resyncs = 0
+        self.resync_flow_mods = 0
+        self._dirty: set[Key] = set()
+        self._dirty_from: int | None = None
+        self._rows_dirty = True
+        self._breaks: dict[FlowKey, tuple[int, float]] = {}
+        self._group_breaks: dict[int, float] = {}
+        self._done: deque[tuple[int, float]] = deque(maxlen=256)
+        self._wake = asyncio.Event()
+        self._realised = Pulse()
+        self._stamped = 0
+        self._stamp_due = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self.log = log.bind(number=number)
+
+    # --- what others ask ---
+
+    @property
+    def compute(self) -> Compute | None:
+        """Its fact, member or removed."""
+        state = self.cluster.state
+        return state.computes.get(self.number) or state.removed.get(self.number)
+
+    @property
+    def name(self) -> str:
+        """Its name, for people."""
+        compute = self.compute
+        return compute.name if compute else f"#{self.number}"
+
+    @property
+    def connected(self) -> bool:
+        """Whether both sessions are up: it can be programmed now."""
+        return self.link is not None and self.switch is not None
+
+    def applied(self) -> int:
+        """The newest revision that the switch has confirmed by barrier; 0 while its tables are not known to be right."""
+        if not self.synced:
+            return 0
+        return self.cluster.state.revision if self._dirty_from is None else self._dirty_from - 1
+
+    def settled(self, revision: int) -> bool:
+        """Whether `revision` is applied and its cached datapath flows have had their lag."""
+        if self.applied() < revision:
+            return False
+        done = next((at for rev, at in self._done if rev >= revision), None)
+        return done is None or self.cluster.now() - done >= self.cluster.settings.lag
+
+    @property
+    def clean(self) -> bool:
+        """Nothing is left to make or to break."""
+        return self.synced and not self._dirty and not self._breaks and not self._group_breaks and not self._rows_dirty
+
+    def touch(self, keys: Iterable[Key], revision: int) -> None:
+        """These fragments may differ from `revision` on."""
+        self._dirty.update(keys)
+        if self._dirty_from is None and self._dirty:
+            self._dirty_from = revision
+        self._rows_dirty = True
+        self._wake.set()
+
+    def touch_rows(self) -> None:
+        """Its rows may differ."""
+        self._rows_dirty = True
+        self._wake.set()
+
+    # --- sessions ---
+
+    def start(self) -> None:
+        """Begin to look after it."""
+        self._task = asyncio.create_task(self._run(), name=f"member-{self.number}")
+
+    async def stop(self) -> None:
+        """Stop looking after it; nothing is sent any more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def attach_link(self, link: OvsdbLink, tables: Replica) -> None:
+        """Its OVSDB session is up."""
+        if self.link is not None:
+            self.link.close("replaced by a newer session")
+        self.link, self.tables = link, tables
+        self._note_reachable()
+        self.touch_rows()
+
+    def detach_link(self, link: OvsdbLink) -> None:
+        """Its OVSDB session ended. The view stays, marked as not live."""
+        if self.link is link:
+            self.link = None
+            self.view = View(live=False, ports=self.view.ports, tunnels=self.view.tunnels)
+            self._note_reachable()
+
+    def attach_switch(self, switch: SwitchLink) -> None:
+        """Its OpenFlow session is up."""
+        if self.switch is not None:
+            self.switch.close("replaced by a newer session")
+        self.switch = switch
+        self.synced = False
+        self._note_reachable()
+        self._wake.set()
+
+    def detach_switch(self, switch: SwitchLink) -> None:
+        """Its OpenFlow session ended. Nothing is concluded from that."""
+        if self.switch is switch:
+            self.switch = None
+            self.synced = False
+            self._note_reachable()
+            if self.phase in (Phase.READY, Phase.RECONCILED):
+                self.phase = Phase.CONNECTED
+
+    def _note_reachable(self) -> None:
+        if self.connected:
+            self.lost_at = None
+        elif self.lost_at is None:
+            self.lost_at = self.cluster.now()
+
+    def observed(self, view: View) -> None:
+        """Its OVSDB shows something new."""
+        self.view = view
+        self._realised.fire()
+
+    # --- the step ---
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._step()
+                self.cluster.progressed(self)
+            except (LinkLost, SwitchLost) as error:
+                self.log.info("cut_short", compute=self.name, reason=str(error))
+                self._again(0.2)
+            except Rejected as error:
+                self.log.error("rejected", compute=self.name, reason=str(error))
+                self._again(1.0)
+            except EbbtideError as error:
+                self.reason = str(error)
+                self.log.error("step_failed", compute=self.name, reason=str(error))
+                self._again(1.0)
+
+    def _again(self, after: float) -> None:
+        asyncio.get_running_loop().call_later(after, self._wake.set)
+
+    async def _step(self) -> None:
+        compute = self.compute
+        if compute is None or self.link is None or self.tables is None:
+            return
+        if compute.membership is Membership.REMOVED:
+            await self._quarantine(compute)
+        elif compute.membership is Membership.WAITING:
+            self.phase, self.reason = Phase.WAITING, "waits for `ebbtide compute approve`"
+        elif self._may_write(compute):
+            await self._member_step(compute)
+
+    def _may_write(self, compute: Compute) -> bool:
+        assert self.tables is not None
+        own = vswitch.bridge(self.tables)
+        held = ""
+        if own is not None:
+            held = self.cluster.store.hold or brake.wrong_store(
+                own.stamp, self.cluster.state.store_id, self.cluster.state.revision
+            )
+        if held and not self.approved:
+            if self.phase is not Phase.BRAKED:
+                self.log.error("brake", compute=compute.name, reason=held)
+            self.phase, self.reason = Phase.BRAKED, held
+            self.cluster.braked(self, own.stamp if own else brake.Stamp())
+            return False
+        strange = "" if compute.adopted else vswitch.foreign(self.tables, self.cluster.state.store_id, self._target())
+        if strange:
+            self.phase = Phase.FOREIGN
+            self.reason = f"{strange}; `ebbtide compute adopt {compute.name}` takes it over"
+            return False
+        return True
+
+    def _target(self) -> str:
+        assert self.link is not None
+        return self.cluster.openflow_target(self.link)
+
+    async def _member_step(self, compute: Compute) -> None:
+        await self._rows_that_make(compute)
+        if self.switch is None:
+            return
+        if not self.synced:
+            await self._resync(compute)
+        else:
+            await self._update()
+        if self.phase not in (Phase.READY, Phase.BRAKED):
+            self.phase, self.reason = Phase.READY, ""
+            self.log.info("ready", compute=compute.name, revision=self.cluster.state.revision)
+        await self._rows_that_arm(compute)
+        await self._breaks_due(compute)
+        await self._stamp()
+
+    # --- rows ---
+
+    async def _send_rows(self, rows: vswitch.Rows) -> bool:
+        transaction = rows.transaction
+        if transaction is None:
+            return False
+        assert self.link is not None
+        outcome = await self.link.transact(transaction)
+        if not outcome.ok:
+            # The fence: something else was written meanwhile, or by a newer term. Look again; the replica has moved.
+            self.log.warning("rows_refused", compute=self.name, reason=str(outcome.error))
+            self._again(0.1)
+            raise LinkLost(f"rows refused: {outcome.error}")
+        return True
+
+    def _rows(self) -> vswitch.Rows:
+        assert self.tables is not None
+        own = vswitch.bridge(self.tables)
+        if own is not None and own.stamp.term > self.cluster.state.term:
+            raise LinkLost(f"a newer leader (term {own.stamp.term}) has written here")
+        return vswitch.Rows(self.tables, self.cluster.state.term)
+
+    async def _rows_that_make(self, compute: Compute) -> None:
+        assert self.tables is not None
+        state = self.cluster.state
+        self._rows_dirty = False
+        ids = {
+            vswitch.STORE: state.store_id,
+            vswitch.TERM: str(state.term),
+        }
+        own = vswitch.bridge(self.tables)
+        if own is None:
+            ids[vswitch.REVISION] = str(state.revision)
+        if own is not None and not own.stamp.store:
+            ids[vswitch.REVISION] = "0"
+        if compute.tombstoned:
+            ids[vswitch.TOMBSTONED] = "true"
+        drop = () if compute.tombstoned else (vswitch.TOMBSTONED,)
+        rows = self._rows()
+        rows.ensure_bridge(ids, drop, compute.dpid, self._target())
+        if own is not None:
+            rows.make_tunnels(tunnel.rows(state, self.number).values())
+        if await self._send_rows(rows) and own is None:
+            rows = self._rows()
+            rows.make_tunnels(tunnel.rows(state, self.number).values())
+            await self._send_rows(rows)
+
+    async def _rows_that_arm(self, compute: Compute) -> None:
+        wanted = tunnel.rows(self.cluster.state, self.number).values()
+        rows = self._rows()
+        rows.arm({row.name: row.bfd for row in wanted}, self.cluster.settings.bfd_interval)
+        await self._send_rows(rows)
+
+    async def _await_realised(self) -> None:
+        """Port numbers may have changed while the switch was away: have it say that what we read is what is."""
+        assert self.tables is not None
+        rows = self._rows()
+        rows.bump()
+        await self._send_rows(rows)
+        if not await self._realised.until(self._is_realised, self.cluster.settings.realise_timeout):
+            raise LinkLost("the switch does not realise its configuration: is ovs-vswitchd running?")
+
+    def _is_realised(self) -> bool:
+        found = vswitch.root(self.tables) if self.tables is not None else None
+        return self.link is None or (found is not None and found[1]["cur_cfg"] >= found[1]["next_cfg"])
+
+    # --- flows ---
+
+    async def _resync(self, compute: Compute) -> None:
+        """Dump, compare by key and cookie, send the difference. With nothing changed, nothing is sent."""
+        assert self.switch is not None
+        assert self.tables is not None
+        await self._await_realised()
+        switch, state = self.switch, self.cluster.state
+        found = await switch.dump()
+        own = vswitch.bridge(self.tables)
+        stamp = own.stamp if own else brake.Stamp()
+        strange = strangers(found)
+        if not stamp.revision and not compute.adopted and len(strange) > FEW_STRANGERS:
+            self.phase = Phase.FOREIGN
+            self.reason = f"br-int holds {len(strange)} flows of another system; `ebbtide compute adopt {compute.name}`"
+            raise LinkLost(self.reason)
+        self._dirty.clear()
+        self._dirty_from = None
+        desired = self.cluster.compiled.desired(state, self.number, self.view)
+        desired = {key: made for key, made in desired.items() if key not in self.rejected}
+        work = resync(found, desired)
+        ours = len(found.flows) - len(strange)
+        held = brake.unexplained(stamp, state.revision, ours, len(work.break_flows))
+        if held and not self.approved:
+            self.phase, self.reason = Phase.BRAKED, held
+            self.log.error("brake", compute=compute.name, reason=held)
+            work.break_flows, work.break_groups = [], []
+        self._breaks.clear()
+        self._group_breaks.clear()
+        self.held = {}
+        before = switch.flow_mods
+        await self._carry_out(work, state.revision)
+        self.synced = True
+        self.resyncs += 1
+        self.resync_flow_mods = switch.flow_mods - before
+        self.log.info(
+            "reconciled",
+            compute=compute.name,
+            revision=state.revision,
+            flows=len(found.flows),
+            made=work.makes,
+            to_break=work.breaks,
+        )
+
+    async def _update(self) -> None:
+        keys, self._dirty = self._dirty, set()
+        if not keys:
+            self._dirty_from = None
+            return
+        state = self.cluster.state
+        for key in keys & set(self.rejected):
+            del self.rejected[key]
+        wanted = self.cluster.compiled.wanted(state, self.number, self.view, keys)
+        work = diff(self.held, wanted)
+        try:
+            await self._carry_out(work, state.revision)
+        except Rejected as error:
+            self._isolate(error, work, keys)
+            raise
+        if not self._dirty:
+            self._dirty_from = None
+        else:
+            self._dirty_from = state.revision + 1
+
+    async def _carry_out(self, work: Work, revision: int) -> None:
+        assert self.switch is not None
+        for flow in work.flows:
+            self._breaks.pop(flow.key, None)
+        for group in work.groups:
+            self._group_breaks.pop(group.group_id, None)
+        if work.makes:
+            await self.switch.make(work)
+        for key, encoded in work.after.items():
+            if encoded is None:
+                self.held.pop(key, None)
+            else:
+                self.held[key] = encoded
+        now = self.cluster.now()
+        if work.makes or work.breaks:
+            self._done.append((revision, now))
+        self._schedule(work, now)
+
+    def _schedule(self, work: Work, now: float) -> None:
+        """Breaks wait until what makes is settled; what concerns a removed compute alone has nothing to wait for."""
+        due = now + self.cluster.settings.lag
+        for flow in work.break_flows:
+            kind, _, owner = ledger.read_cookie(flow.cookie)
+            gone = kind == ledger.Kind.COMPUTE and owner not in self.cluster.state.computes
+            self._breaks[flow.key] = (flow.cookie, now if gone else due)
+        for number in work.break_groups:
+            self._group_breaks[number] = due
+        if work.break_flows or work.break_groups:
+            asyncio.get_running_loop().call_later(self.cluster.settings.lag + 0.01, self._wake.set)
+
+    def _isolate(self, error: Rejected, work: Work, keys: set[Key]) -> None:
+        """Leave out the fragments of the refused messages, by name, and let the rest go on."""
+        sent = [g.group_id for g in work.groups], [f.key for f in work.flows]
+        bad_groups, bad_flows = set(), set()
+        for index in error.refused:
+            if 0 <= index < len(sent[0]):
+                bad_groups.add(sent[0][index])
+            elif len(sent[0]) <= index < work.makes:
+                bad_flows.add(sent[1][index - len(sent[0])])
+        words = next(iter(error.refused.values()))
+        for key, encoded in work.after.items():
+            if encoded is not None and (
+                any(g.group_id in bad_groups for g in encoded.groups) or any(f.key in bad_flows for f in encoded.flows)
+            ):
+                self.rejected[key] = words
+                self.log.error("fragment_rejected", compute=self.name, fragment=str(key), reason=words)
+        self._dirty |= {k for k in keys if k not in self.rejected}
+
+    async def _breaks_due(self, compute: Compute) -> None:
+        assert self.switch is not None
+        now = self.cluster.now()
+        due = [Break(key, cookie) for key, (cookie, at) in self._breaks.items() if at <= now]
+        groups = (
+            [number for number, at in self._group_breaks.items() if at <= now] if not self._pending_flows(now) else []
+        )
+        if due or groups:
+            await self.switch.take_away(due, groups)
+            for gone in due:
+                self._breaks.pop(gone.key, None)
+            for number in groups:
+                self._group_breaks.pop(number, None)
+        if self._breaks or self._group_breaks:
+            self._again(0.05)
+        waiting = {
+            ledger.read_cookie(c)[2]
+            for c, _ in self._breaks.values()
+            if ledger.read_cookie(c)[0] == ledger.Kind.COMPUTE
+        }
+        wanted = tunnel.rows(self.cluster.state, self.number)
+        keep = {row.name for row in wanted.values()}
+        keep |= {i.name for peer, i in self.view.tunnels.items() if peer in waiting}
+        keep |= {i.name for peer, i in self.view.tunnels.items() if Key("tunnel", peer, self.number) in self.held}
+        rows = self._rows()
+        rows.drop_tunnels(keep)
+        await self._send_rows(rows)
+
+    def _pending_flows(self, now: float) -> bool:
+        return any(at > now for _, at in self._breaks.values())
+
+    async def _stamp(self) -> None:
+        """Write the revision to the switch, at rest, at most once a second: only "newer than the store" matters."""
+        assert self.tables is not None
+        now, revision = self.cluster.now(), self.applied()
+        own = vswitch.bridge(self.tables)
+        if own is None or own.stamp.revision >= revision or self.phase is Phase.BRAKED:
+            return
+        if now < self._stamp_due:
+            self._again(self._stamp_due - now + 0.01)
+            return
+        self._stamp_due = now + self.cluster.settings.stamp_interval
+        rows = self._rows()
+        rows.set_ids({vswitch.REVISION: str(revision)})
+        await self._send_rows(rows)
+
+    # --- removed ---
+
+    async def _quarantine(self, compute: Compute) -> None:
+        """A removed compute that is connected: wiped of all that is ours, and given nothing."""
+        assert self.tables is not None
+        self._rows_dirty = False
+        self.phase = Phase.QUARANTINED
+        self.reason = (
+            f"removed at revision {compute.removed_at}; `ebbtide compute readmit {compute.name}` takes it back"
+        )
+        own = vswitch.bridge(self.tables)
+        if own is None:
+            return
+        if self.switch is not None and not self.synced:
+            drop_only = encode(compiler.fragment(self.cluster.state, compiler.QUARANTINE, self.view) or _NOTHING)
+            await self.switch.wipe(Work(flows=list(drop_only.flows)))
+            self.synced = True
+            self.held = {}
+            self._breaks.clear()
+            self._group_breaks.clear()
+            self.log.warning("quarantined", compute=compute.name)
+        rows = self._rows()
+        rows.release()
+        await self._send_rows(rows)
+
+    async def clean_up_removed(self) -> bool:
+        """At the end of a scale-in: wipe a connected compute and take our Controller row away. False: it is not connected."""
+        if self.link is None or self.tables is None or self.switch is None:
+            return False
+        await self.switch.wipe(Work())
+        self.held = {}
+        self._breaks.clear()
+        self._group_breaks.clear()
+        self.synced = False
+        rows = self._rows()
+        rows.release(controller=True)
+        await self._send_rows(rows)
+        return True
+
+
+_NOTHING = Fragment()

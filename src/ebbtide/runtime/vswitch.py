@@ -1,0 +1,388 @@
+"""One compute's OVSDB: what it says of itself, the view of its ports, and the rows that we write into it.
+
+Written: br-int (with its controller, its external_ids `ebbtide-*` and `tombstoned`), and tunnel ports on it. Nothing else of the
+host's configuration is touched. Each transaction waits on our term in br-int, so that a leader that was overtaken writes nothing.
+Reading is pure (`claim`, `view`, `bridge`); writing goes by `Rows`, which builds one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from immutables import Map
+
+from ebbtide.compile.fragment import TunnelRow
+from ebbtide.decide.brake import Stamp
+from ebbtide.decide.lifecycle import Claim
+from ebbtide.model.observed import Interface, View
+from ebbtide.ovsdb.conditions import add, by_uuid, delete_from, eq, includes, insert_into
+from ebbtide.ovsdb.replica import Replica, Watch
+from ebbtide.ovsdb.schema import DatabaseSchema
+from ebbtide.ovsdb.transaction import Transaction
+from ebbtide.ovsdb.values import Uuid
+
+DATABASE = "Open_vSwitch"
+BRIDGE = "br-int"
+PROTOCOLS = frozenset({"OpenFlow10", "OpenFlow13", "OpenFlow14"})
+STORE, REVISION, TERM, PEER, TOMBSTONED = (
+    "ebbtide-store",
+    "ebbtide-revision",
+    "ebbtide-term",
+    "ebbtide-peer",
+    "tombstoned",
+)
+_WATCHES = {
+    "Open_vSwitch": [
+        "bridges",
+        "external_ids",
+        "other_config",
+        "datapath_types",
+        "ovs_version",
+        "cur_cfg",
+        "next_cfg",
+    ],
+    "Bridge": [
+        "name",
+        "ports",
+        "controller",
+        "external_ids",
+        "other_config",
+        "datapath_id",
+        "datapath_type",
+        "fail_mode",
+        "protocols",
+    ],
+    "Port": ["name", "interfaces"],
+    "Interface": [
+        "name",
+        "type",
+        "ofport",
+        "error",
+        "external_ids",
+        "options",
+        "bfd",
+        "bfd_status",
+        "mac_in_use",
+        "mtu",
+        "ofport_request",
+    ],
+    "Controller": ["target", "max_backoff", "inactivity_probe", "connection_mode", "is_connected", "status"],
+}
+
+
+def replica(schema: DatabaseSchema) -> Replica:
+    """The part of a compute's database that we read."""
+    return Replica(schema, {table: Watch(tuple(columns)) for table, columns in _WATCHES.items()})
+
+
+class Bridge(msgspec.Struct, frozen=True):
+    """br-int as it is now."""
+
+    uuid: Uuid
+    row: Mapping[str, Any]
+    controllers: tuple[Mapping[str, Any], ...]
+
+    @property
+    def stamp(self) -> Stamp:
+        """What it carries of us."""
+        ids = self.row["external_ids"]
+        return Stamp(ids.get(STORE, ""), _number(ids.get(REVISION)), _number(ids.get(TERM)))
+
+    @property
+    def dpid(self) -> int:
+        """The datapath id in force, or 0."""
+        return int(self.row["datapath_id"] or "0", 16)
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
+
+
+def root(tables: Replica) -> tuple[Uuid, Mapping[str, Any]] | None:
+    """Uuid and content of the one Open_vSwitch row."""
+    for uuid, row in tables.rows("Open_vSwitch").items():
+        return uuid, row
+    return None
+
+
+def bridge(tables: Replica) -> Bridge | None:
+    """br-int, if it is there."""
+    for uuid, row in tables.rows("Bridge").items():
+        if row["name"] == BRIDGE:
+            rows = (tables.row("Controller", c) for c in row["controller"])
+            return Bridge(uuid, row, tuple(r for r in rows if r is not None))
+    return None
+
+
+def claim(tables: Replica) -> Claim | None:
+    """What the compute says of itself; None while it says nothing yet."""
+    found = root(tables)
+    if found is None:
+        return None
+    uuid, row = found
+    ids, config = row["external_ids"], row["other_config"]
+    own = bridge(tables)
+    described = own.row["other_config"].get("dp-desc", "") if own else ""
+    hostname = ids.get("hostname", "")
+    system_id = ids.get("system-id", "")
+    mappings = config.get("provider_mappings", "")
+    pairs = tuple(sorted(tuple(p.split(":", 1)) for p in mappings.split(",") if ":" in p))
+    return Claim(
+        name=described or hostname or system_id or uuid,
+        system_id=system_id,
+        ovs_uuid=uuid,
+        hostname=hostname,
+        teps=tuple(t.strip() for t in config.get("local_ip", "").split(",") if t.strip()),
+        dpid=own.dpid if own else 0,
+        zone=ids.get("transport-zone", "default-transport-zone"),
+        provider_mappings=pairs,
+        gateway=config.get("ebbtide-gateway", "false") == "true",
+    )
+
+
+def interfaces(tables: Replica) -> Iterable[tuple[Uuid, Uuid, Mapping[str, Any]]]:
+    """Port uuid, interface uuid and interface row of everything on br-int."""
+    own = bridge(tables)
+    for port in own.row["ports"] if own else ():
+        row = tables.row("Port", port)
+        for name in row["interfaces"] if row else ():
+            interface = tables.row("Interface", name)
+            if interface is not None:
+                yield port, name, interface
+
+
+def view(tables: Replica, live: bool) -> View:
+    """The compute's ports. Two interfaces with one iface-id: the lowest realised port number counts."""
+    ports: dict[str, Interface] = {}
+    tunnels: dict[int, Interface] = {}
+    for _, _, row in interfaces(tables):
+        ids = row["external_ids"]
+        ofport = row["ofport"] or 0
+        seen = Interface(
+            row["name"],
+            ofport if 0 < ofport < 0xFF00 else 0,
+            iface_id=ids.get("iface-id", ""),
+            mac=ids.get("attached-mac", ""),
+            error=row["error"] or "",
+            type=row["type"],
+        )
+        if PEER in ids:
+            if seen.ofport and ids[PEER].isdecimal():
+                tunnels[int(ids[PEER])] = seen
+        elif seen.iface_id:
+            other = ports.get(seen.iface_id)
+            if other is None or not other.ofport or (seen.ofport and seen.ofport < other.ofport):
+                ports[seen.iface_id] = seen
+    return View(live=live, ports=Map(ports), tunnels=Map(tunnels))
+
+
+def foreign(tables: Replica, store_id: str, target: str) -> str:
+    """Why this br-int looks like another system's, or "". One that any Ebbtide wrote is not foreign (the brake sees to it)."""
+    own = bridge(tables)
+    if own is None or own.stamp.store:
+        return ""
+    others = [c["target"] for c in own.controllers if c["target"] != target]
+    if others:
+        return f"br-int is run by another controller ({', '.join(sorted(others))})"
+    strange = sorted(
+        row["name"] for _, _, row in interfaces(tables) if row["type"] in ("vxlan", "geneve", "gre", "patch")
+    )
+    if strange:
+        return f"br-int has tunnel or patch ports of another system ({', '.join(strange[:5])})"
+    return ""
+
+
+def datapath_type(tables: Replica) -> str:
+    """The datapath type for a br-int that we make: that of the host's other bridges if they agree, else the default."""
+    types = {row["datapath_type"] for row in tables.rows("Bridge").values() if row["name"] != BRIDGE}
+    return types.pop() if len(types) == 1 else ""
+
+
+class Rows:
+    """One transaction to a compute: gather, then send if it is not empty."""
+
+    def __init__(self, tables: Replica, term: int) -> None:
+        self._tables = tables
+        self._transaction = Transaction(tables.schema)
+        self._fence = len(self._transaction)
+        own = bridge(tables)
+        if own is None:
+            self._transaction.wait("Bridge", [eq("name", BRIDGE)], [], columns=["name"])
+        elif own.stamp.term == term:
+            self._transaction.wait("Bridge", [includes("external_ids", {TERM: str(term)})], [{"name": BRIDGE}])
+        else:
+            # The first write of a leadership: on the value that was read, and only upwards (`ensure_bridge` raises it).
+            assert own.stamp.term < term, (own.stamp, term)
+            found = [{"external_ids": own.row["external_ids"]}]
+            self._transaction.wait("Bridge", [eq("name", BRIDGE)], found)
+        self._fence = len(self._transaction)
+        self._bumped = False
+
+    @property
+    def transaction(self) -> Transaction | None:
+        """What has been gathered, or None if there is nothing to do."""
+        if len(self._transaction) == self._fence:
+            return None
+        if not self._bumped:
+            # ovs-vsctl does the same: vswitchd reports cur_cfg when it has realised everything up to it.
+            self._transaction.mutate("Open_vSwitch", (), [_next_cfg()])
+            self._bumped = True
+        return self._transaction
+
+    def bump(self) -> None:
+        """Ask vswitchd to say when it has realised everything."""
+        self._transaction.mutate("Open_vSwitch", (), [_next_cfg()])
+        self._bumped = True
+
+    def ensure_bridge(self, ids: Mapping[str, str], drop: Iterable[str], dpid: int, target: str) -> None:
+        """br-int as it must be: fail mode, datapath id, controller, protocols, and our external_ids."""
+        own = bridge(self._tables)
+        config = {"disable-in-band": "true", "datapath-id": f"{dpid:016x}"}
+        controller = {
+            "target": target,
+            "max_backoff": 1000,
+            "inactivity_probe": 5000,
+            "connection_mode": "out-of-band",
+        }
+        if own is None:
+            self._new_bridge(ids, config, controller)
+            return
+        transaction, row = self._transaction, own.row
+        self._merge(own.uuid, "external_ids", row["external_ids"], ids, drop)
+        self._merge(own.uuid, "other_config", row["other_config"], config, ())
+        fixed: dict[str, Any] = {}
+        if row["fail_mode"] != "secure":
+            fixed["fail_mode"] = "secure"
+        if not row["protocols"] >= PROTOCOLS:
+            fixed["protocols"] = PROTOCOLS
+        if fixed:
+            transaction.update("Bridge", by_uuid(own.uuid), fixed)
+        current = [c for c in own.controllers if c["target"] == target]
+        if len(own.controllers) != 1 or not current or any(current[0][k] != v for k, v in controller.items()):
+            named = transaction.insert("Controller", controller, name="controller")
+            transaction.update("Bridge", by_uuid(own.uuid), {"controller": frozenset({named})})
+
+    def _new_bridge(self, ids: Mapping[str, str], config: Mapping[str, str], controller: Mapping[str, Any]) -> None:
+        transaction = self._transaction
+        found = root(self._tables)
+        assert found is not None
+        named = transaction.insert("Controller", controller, name="controller")
+        interface = transaction.insert("Interface", {"name": BRIDGE, "type": "internal"}, name="interface")
+        port = transaction.insert("Port", {"name": BRIDGE, "interfaces": frozenset({interface})}, name="port")
+        made = transaction.insert(
+            "Bridge",
+            {
+                "name": BRIDGE,
+                "ports": frozenset({port}),
+                "controller": frozenset({named}),
+                "fail_mode": "secure",
+                "protocols": PROTOCOLS,
+                "datapath_type": datapath_type(self._tables),
+                "other_config": dict(config),
+                "external_ids": dict(ids),
+            },
+            name="bridge",
+        )
+        transaction.mutate("Open_vSwitch", by_uuid(found[0]), [insert_into("bridges", frozenset({made}))])
+
+    def _merge(
+        self, uuid: Uuid, column: str, now: Mapping[str, str], want: Mapping[str, str], drop: Iterable[str]
+    ) -> None:
+        """Set keys of a map. Insert leaves a key that is there as it was, so it is deleted first, in one mutation list."""
+        changed = {k: v for k, v in want.items() if now.get(k) != v}
+        gone = frozenset({k for k in changed if k in now} | {k for k in drop if k in now})
+        mutations = [delete_from(column, gone)] if gone else []
+        if changed:
+            mutations.append(insert_into(column, changed))
+        if mutations:
+            self._transaction.mutate("Bridge", by_uuid(uuid), mutations)
+
+    def make_tunnels(self, wanted: Iterable[TunnelRow]) -> None:
+        """Tunnel ports that are missing or differ. BFD is not armed here: see `arm`."""
+        own = bridge(self._tables)
+        assert own is not None
+        there = {row["name"]: (uuid, row) for _, uuid, row in interfaces(self._tables)}
+        made = []
+        for index, tunnel in enumerate(sorted(wanted)):
+            ids = {PEER: str(tunnel.peer)}
+            options = {"remote_ip": tunnel.remote_ip, "local_ip": tunnel.local_ip, "key": "flow"}
+            found = there.get(tunnel.name)
+            if found is not None:
+                uuid, row = found
+                if row["external_ids"] != ids or row["options"] != options or row["ofport"] == -1:
+                    self._transaction.update("Interface", by_uuid(uuid), {"external_ids": ids, "options": options})
+                continue
+            interface = {"name": tunnel.name, "type": "vxlan", "options": options, "external_ids": ids}
+            named = self._transaction.insert("Interface", interface, name=f"tunnel{index}")
+            port = {"name": tunnel.name, "interfaces": frozenset({named})}
+            made.append(self._transaction.insert("Port", port, name=f"tunnelport{index}"))
+        if made:
+            self._transaction.mutate("Bridge", by_uuid(own.uuid), [insert_into("ports", frozenset(made))])
+
+    def drop_tunnels(self, keep: Iterable[str]) -> None:
+        """Take away our tunnel ports but those named."""
+        own = bridge(self._tables)
+        kept = set(keep)
+        gone = [
+            port for port, _, row in interfaces(self._tables) if PEER in row["external_ids"] and row["name"] not in kept
+        ]
+        if own is not None and gone:
+            self._transaction.mutate("Bridge", by_uuid(own.uuid), [delete_from("ports", frozenset(gone))])
+
+    def arm(self, armed: Mapping[str, bool], interval: int) -> None:
+        """BFD on (name -> True) or off, on our tunnel ports. `interval` in milliseconds."""
+        for _, uuid, row in interfaces(self._tables):
+            if PEER not in row["external_ids"]:
+                continue
+            want = (
+                {"enable": "true", "min_tx": str(interval), "min_rx": str(interval)} if armed.get(row["name"]) else {}
+            )
+            if dict(row["bfd"]) != want:
+                self._transaction.update("Interface", by_uuid(uuid), {"bfd": want})
+
+    def restore_wait(self, on: bool) -> None:
+        """The key that keeps a restarted vswitchd silent until it is taken away (docs/decisions.md, section 10)."""
+        found = root(self._tables)
+        assert found is not None
+        uuid, row = found
+        now = row["other_config"].get("flow-restore-wait")
+        if on and now != "true":
+            self._transaction.mutate(
+                "Open_vSwitch",
+                by_uuid(uuid),
+                [delete_from("other_config", frozenset({"flow-restore-wait"})), insert_into("other_config", _HELD)],
+            )
+        elif not on and now is not None:
+            self._transaction.mutate(
+                "Open_vSwitch", by_uuid(uuid), [delete_from("other_config", frozenset({"flow-restore-wait"}))]
+            )
+
+    def set_ids(self, ids: Mapping[str, str]) -> None:
+        """Set keys of br-int's external_ids."""
+        own = bridge(self._tables)
+        if own is not None:
+            self._merge(own.uuid, "external_ids", own.row["external_ids"], ids, ())
+
+    def release(self, controller: bool = False) -> None:
+        """A removed compute: our tunnel ports and keys go, with `controller` its Controller row too.
+
+        The Manager row stays, so that its return is seen.
+        """
+        own = bridge(self._tables)
+        if own is None:
+            return
+        self.drop_tunnels(())
+        keys = frozenset(k for k in own.row["external_ids"] if k.startswith("ebbtide-") or k == TOMBSTONED)
+        if keys:
+            self._transaction.mutate("Bridge", by_uuid(own.uuid), [delete_from("external_ids", keys)])
+        if controller and own.row["controller"]:
+            self._transaction.update("Bridge", by_uuid(own.uuid), {"controller": frozenset()})
+
+
+_HELD = {"flow-restore-wait": "true"}
+
+
+def _next_cfg() -> Any:
+    return add("next_cfg", 1)
