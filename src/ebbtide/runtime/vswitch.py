@@ -307,7 +307,11 @@ class Rows:
         made = []
         for index, tunnel in enumerate(sorted(wanted)):
             ids = {PEER: str(tunnel.peer)}
-            options = {"remote_ip": tunnel.remote_ip, "local_ip": tunnel.local_ip, "key": "flow"}
+            options = {"remote_ip": tunnel.remote_ip, "key": "flow"}
+            if own.row["datapath_type"] != "netdev":
+                # The userspace datapath takes the source address from its own routes, and refuses one that these do not call
+                # local (routes added by hand are not); the kernel's chooses by the host's routes, which may differ.
+                options["local_ip"] = tunnel.local_ip
             found = there.get(tunnel.name)
             if found is not None:
                 uuid, row = found

@@ -1,0 +1,146 @@
+"""Wires the parts together: store, cluster, service, listeners, HTTP; starts them and stops them.
+
+`App` takes listening sockets from whoever has them (the lab makes them in a namespace of its own), or makes them as configured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import uuid
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from ebbtide import config as settings
+from ebbtide.north.server import build
+from ebbtide.runtime.cluster import Cluster, Settings
+from ebbtide.runtime.private_store import PrivateStore
+from ebbtide.runtime.service import Service
+
+log = structlog.get_logger("app")
+LIMIT = 1 << 24
+
+
+class App:
+    """One controller. `async with` it, or `run()` it."""
+
+    def __init__(
+        self,
+        config: settings.Config,
+        *,
+        ovsdb: socket.socket | None = None,
+        openflow: socket.socket | None = None,
+        http: socket.socket | None = None,
+    ) -> None:
+        self.config = config
+        self.directory = Path(config.state_dir)
+        self.private = None if config.remotes() else PrivateStore(self.directory)
+        self._sockets = (ovsdb, openflow, http)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._servers: list[asyncio.Server] = []
+        self._web: uvicorn.Server | None = None
+        self.cluster: Cluster
+        self.service: Service
+
+    async def __aenter__(self) -> App:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start everything; returns when the listeners are open (not when it leads)."""
+        config = self.config
+        self.directory.mkdir(parents=True, exist_ok=True)
+        ovsdb, openflow, http = self._sockets
+        ovsdb = ovsdb or _listen(settings.parse_listen("ovsdb_listen", config.ovsdb_listen))
+        openflow = openflow or _listen(settings.parse_listen("openflow_listen", config.openflow_listen))
+        http = http or _listen(settings.parse_http(config.http))
+        remotes = config.remotes()
+        if self.private is not None:
+            await self.private.ensure()
+            self._start(self.private.watch(), "private-store")
+            remotes = [self.private.remote]
+        self.cluster = Cluster(
+            remotes,
+            Settings(
+                open_admission=config.admission == "open",
+                lag=config.lag,
+                silence=config.silence,
+                unreachable_grace=config.unreachable_grace,
+                bfd_interval=config.bfd_interval_ms,
+                audit_wait=config.audit_wait,
+                openflow_port=openflow.getsockname()[1],
+            ),
+            asyncio.get_running_loop().time,
+            str(uuid.uuid4()),
+        )
+        self.service = Service(self.cluster)
+        self._start(self.cluster.run(), "cluster")
+        self._start(self.service.run(), "service")
+        self._servers = [
+            await asyncio.start_server(self.cluster.ovsdb_session, sock=ovsdb, limit=LIMIT, backlog=1024),
+            await asyncio.start_server(self.cluster.openflow_session, sock=openflow, limit=LIMIT, backlog=1024),
+        ]
+        web = uvicorn.Config(
+            build(self.service, config),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ssl_certfile=config.http_cert or None,
+            ssl_keyfile=config.http_key or None,
+            timeout_graceful_shutdown=1,
+        )
+        self._web = uvicorn.Server(web)
+        self._web.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        self._start(self._web.serve(sockets=[http]), "http")
+        log.info(
+            "listening",
+            ovsdb=ovsdb.getsockname()[:2],
+            openflow=openflow.getsockname()[:2],
+            http=http.getsockname()[:2],
+            pid=os.getpid(),
+        )
+
+    def _start(self, work: object, name: str) -> None:
+        task = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
+        self._tasks.append(task)
+
+    async def stop(self) -> None:
+        """Close every session and stop; no switch is changed by that."""
+        if self._web is not None:
+            self._web.should_exit = True
+        for server in self._servers:
+            server.close()
+        await self.cluster.shut()
+        if self._web is not None:
+            await asyncio.wait([t for t in self._tasks if t.get_name() == "http"], timeout=2)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.private is not None:
+            await self.private.stop()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Start, and stop when asked, or when a part fails."""
+        await self.start()
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in self._tasks:
+                if task.done() and not task.cancelled() and task.exception() is not None:
+                    log.error("part_failed", part=task.get_name(), reason=repr(task.exception()))
+        finally:
+            stopped.cancel()
+            await self.stop()
+
+
+def _listen(address: tuple[str, int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = socket.create_server(address, family=family, backlog=1024)
+    sock.setblocking(False)
+    return sock

@@ -1,0 +1,196 @@
+"""The audit: read everything that every reachable compute holds, compare it with what should be, and look for removed computes.
+
+It only reads. Two independent questions: missing and unexpected (dump against the compiler's output, canonical actions included,
+since a mod-flow keeps a cookie), and residue (`decide.audit`: raw dumps against identities). Nothing read is a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ebbtide.compile import ledger
+from ebbtide.compile.features import tunnel
+from ebbtide.decide.audit import Dump, Needle, RawFlow, RawGroup, RawRow, Residue, needles, search
+from ebbtide.errors import EbbtideError
+from ebbtide.model.facts import Compute, Membership
+from ebbtide.openflow.flows import InstalledFlow, canonical_instructions
+from ebbtide.openflow.text import format_installed, format_installed_group
+from ebbtide.ovsdb.replica import Replica
+from ebbtide.reconcile.delta import Found
+from ebbtide.runtime import vswitch
+from ebbtide.runtime.member import Member
+
+if TYPE_CHECKING:
+    from ebbtide.runtime.cluster import Cluster
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that is not as it should be. `kind`: missing, unexpected or residue."""
+
+    kind: str
+    compute: str
+    what: str
+    text: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What was read, at which revision, and what was found."""
+
+    revision: int
+    computes: tuple[str, ...]
+    unreachable: tuple[str, ...]
+    flows: int
+    groups: int
+    rows: int
+    missing: int
+    unexpected: int
+    residue: int
+    findings: tuple[Finding, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    @property
+    def clean(self) -> bool:
+        """Something was read, and nothing was found."""
+        return bool(self.computes) and not self.findings
+
+
+MAX_FINDINGS = 1000
+
+
+async def audit(cluster: Cluster, only: Iterable[int] | None = None) -> Report:
+    """Audit every compute, looking for the removed computes `only` (default: all that were ever removed)."""
+    state = cluster.state
+    removed = [c for c in state.removed.values() if only is None or c.number in set(only)]
+    wanted = {c.name: _needles(cluster, c) for c in removed}
+    read, unreachable, findings = [], [], []
+    flows = groups = rows = 0
+    for compute in state.members():
+        member = cluster.members.get(compute.number)
+        if member is None or not member.connected or not member.synced:
+            unreachable.append(compute.name)
+            continue
+        try:
+            dump, found = await _dump(member, compute)
+        except EbbtideError:
+            unreachable.append(compute.name)
+            continue
+        read.append(compute.name)
+        flows, groups, rows = flows + len(dump.flows), groups + len(dump.groups), rows + len(dump.rows)
+        findings += _compare(cluster, member, compute, found)
+        for name, chosen in wanted.items():
+            findings += [_residue(r) for r in search(name, chosen, dump)]
+    counts = {kind: sum(f.kind == kind for f in findings) for kind in ("missing", "unexpected", "residue")}
+    return Report(
+        state.revision,
+        tuple(read),
+        tuple(unreachable),
+        flows,
+        groups,
+        rows,
+        findings=tuple(findings[:MAX_FINDINGS]),
+        removed=tuple(sorted(wanted)),
+        **counts,
+    )
+
+
+def _residue(found: Residue) -> Finding:
+    what = f"{found.kind} with {found.identity} of {found.removed}"
+    return Finding("residue", found.where, what, found.text)
+
+
+def _needles(cluster: Cluster, compute: Compute) -> tuple[Needle, ...]:
+    """Its identities, less those that another compute rightly has by now (a TEP address given to a new host)."""
+    taken: set[str] = set()
+    for other in cluster.state.computes.values():
+        taken |= other.identities() - set(other.past)
+    return needles(compute.identities() - taken)
+
+
+async def _dump(member: Member, compute: Compute) -> tuple[Dump, Found]:
+    assert member.switch is not None
+    assert member.tables is not None
+    found = await member.switch.dump()
+    flows = tuple(RawFlow(f.cookie, f.match, f.instructions, format_installed(f)) for f in found.flows)
+    groups = tuple(
+        RawGroup(number, buckets, format_installed_group(number, kind, buckets))
+        for number, (kind, buckets) in found.groups.items()
+    )
+    return Dump(compute.name, flows, groups, tuple(raw_rows(member.tables))), found
+
+
+def raw_rows(tables: Replica) -> Iterable[RawRow]:
+    """The rows of br-int's own world: the bridge, its ports and interfaces. The host's other bridges are not ours."""
+    own = vswitch.bridge(tables)
+    if own is None:
+        return
+    yield RawRow("Bridge", vswitch.BRIDGE, _strings({k: own.row[k] for k in ("external_ids", "other_config")}))
+    for _, _, row in vswitch.interfaces(tables):
+        columns = ("name", "options", "external_ids", "bfd", "type")
+        yield RawRow("Interface", row["name"], _strings({k: row[k] for k in columns}))
+
+
+def _strings(row: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for column, value in row.items():
+        if isinstance(value, Mapping):
+            found.update({f"{column}:{k}": str(v) for k, v in value.items()})
+        else:
+            found[column] = str(value)
+    return found
+
+
+def _compare(cluster: Cluster, member: Member, compute: Compute, found: Found) -> list[Finding]:
+    """Dump against the compiler: flows by key, cookie and canonical actions; groups, meters, tunnel rows by content."""
+    state, findings = cluster.state, []
+    desired = cluster.compiled.desired(state, member.number, member.view)
+    flows = {f.key: f for made in desired.values() for f in made.flows}
+    groups = {g.group_id: (g.type, g.buckets) for made in desired.values() for g in made.groups}
+    seen: dict[Any, InstalledFlow] = {
+        f.key: f for f in found.flows if ledger.read_cookie(f.cookie)[0] != ledger.Kind.VOLATILE
+    }
+    for key, flow in flows.items():
+        there = seen.pop(key, None)
+        if there is None:
+            findings.append(Finding("missing", compute.name, "flow", f"table={key[0]}, priority={key[1]}"))
+        elif there.cookie != flow.cookie or canonical_instructions(there.instructions) != flow.instructions:
+            findings.append(Finding("unexpected", compute.name, "flow differs", format_installed(there)))
+    findings += [Finding("unexpected", compute.name, "flow", format_installed(f)) for f in seen.values()]
+    for number, content in groups.items():
+        if found.groups.get(number) != content:
+            kind = "unexpected" if number in found.groups else "missing"
+            findings.append(Finding(kind, compute.name, "group", f"group_id={number}"))
+    for number in found.groups.keys() - groups.keys():
+        findings.append(Finding("unexpected", compute.name, "group", f"group_id={number}"))
+    meters = {m.meter_id for made in desired.values() for m in made.meters}
+    for number in meters - found.meters:
+        findings.append(Finding("missing", compute.name, "meter", f"meter={number}"))
+    for number in found.meters - meters:
+        findings.append(Finding("unexpected", compute.name, "meter", f"meter={number}"))
+    return findings + _compare_rows(cluster, member, compute)
+
+
+def _compare_rows(cluster: Cluster, member: Member, compute: Compute) -> list[Finding]:
+    assert member.tables is not None
+    findings = []
+    wanted = {row.name: row for row in tunnel.rows(cluster.state, member.number).values()}
+    there = {row["name"]: row for _, _, row in vswitch.interfaces(member.tables)}
+    for name, row in wanted.items():
+        seen = there.get(name)
+        if seen is None:
+            findings.append(Finding("missing", compute.name, "tunnel port", f"{name} to {row.remote_ip}"))
+        elif seen["options"].get("remote_ip") != row.remote_ip or not (seen["ofport"] or 0) > 0:
+            text = f"{name}: {dict(seen['options'])} ofport {seen['ofport']} {seen['error'] or ''}"
+            findings.append(Finding("unexpected", compute.name, "tunnel port differs", text))
+    for name, seen in there.items():
+        if name in wanted:
+            continue
+        if vswitch.PEER in seen["external_ids"] or seen["type"] in ("vxlan", "geneve", "gre"):
+            findings.append(Finding("unexpected", compute.name, "tunnel port", f"{name}: {dict(seen['options'])}"))
+    own = vswitch.bridge(member.tables)
+    mark = own.row["external_ids"].get(vswitch.TOMBSTONED) if own else None
+    if (mark == "true") != (compute.tombstoned and compute.membership is Membership.MEMBER):
+        findings.append(Finding("unexpected", compute.name, "external_ids:tombstoned", str(mark)))
+    return findings

@@ -1,0 +1,422 @@
+"""What the north asks for: one method a verb. Parses nothing, prints nothing; values in, values out, errors of `errors.py`.
+
+Every write goes through `Store.commit`, so a verb decides on the newest State or not at all, and is heard of by everybody at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from ebbtide.compile import ledger
+from ebbtide.decide import lifecycle, scalein
+from ebbtide.decide.ids import Allocator
+from ebbtide.decide.scalein import Decision
+from ebbtide.errors import BadInput, EbbtideError, NotFound, Refused, StillWorking
+from ebbtide.model.facts import Compute, Edit, Membership, Network, Operation, Port, Relation, format_mac, parse_mac
+from ebbtide.model.state import State
+from ebbtide.runtime.auditor import Report, audit
+from ebbtide.runtime.cluster import Cluster
+
+log = structlog.get_logger("service")
+TUNNEL_OVERHEAD = 50
+MAX_NAME = 255
+
+
+class Service:
+    """The verbs of Ebbtide over one cluster."""
+
+    def __init__(self, cluster: Cluster, new_id: Callable[[], str] = lambda: str(uuid.uuid4())) -> None:
+        self.cluster = cluster
+        self._new_id = new_id
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def state(self) -> State:
+        """The newest State."""
+        return self.cluster.state
+
+    async def run(self) -> None:
+        """Go on with operations that were under way when the last controller ended."""
+        while True:
+            await self.cluster.store.leading.wait()
+            for operation in self.state.operations.values():
+                if operation.state == "running":
+                    self._drive(operation.id)
+            await self.cluster.changed.until(lambda: not self.cluster.store.leading.is_set(), float("inf"))
+
+    # --- networks and ports ---
+
+    async def add_network(
+        self, name: str, subnets: Sequence[str] = (), vni: int | None = None, mtu: int = 1450
+    ) -> Network:
+        """Make a network; the same again is "already so".
+
+        Raises:
+            BadInput: the name, a subnet, the VNI or the MTU is not valid.
+            Refused: it exists and is different, or the VNI is taken.
+        """
+        _check_name("network", name)
+        cidrs = tuple(_subnet(text) for text in subnets)
+        if vni is not None and not 1 <= vni <= ledger.LAST_VNI:
+            raise BadInput(f"VNI {vni} is not between 1 and {ledger.LAST_VNI} (those above are reserved)", "vni")
+        if not 576 <= mtu <= 9216:
+            raise BadInput(f"MTU {mtu} is not between 576 and 9216", "mtu")
+
+        def decide(state: State) -> tuple[list[Edit], Network]:
+            known = state.networks.get(name)
+            if known is not None:
+                if (known.subnets, known.mtu) == (cidrs, mtu) and vni in (None, known.vni):
+                    return [], known
+                raise Refused(
+                    f"network {name} exists already with other settings: delete it first, or choose another name"
+                )
+            ids = Allocator(state)
+            if vni is not None and vni in state.by_vni:
+                raise Refused(f"VNI {vni} is that of network {state.by_vni[vni]}: choose another")
+            made = Network(name, ids.take("network"), vni if vni is not None else ids.take("vni"), mtu, cidrs)
+            return [Edit(None, made), *ids.edits()], made
+
+        return await self.cluster.store.commit(decide)
+
+    async def delete_network(self, name: str) -> None:
+        """Delete a network that has no ports."""
+
+        def decide(state: State) -> tuple[list[Edit], None]:
+            known = state.networks.get(name)
+            if known is None:
+                raise NotFound(f"there is no network {name}")
+            ports = sorted(state.ports_of.get(name, ()))
+            if ports:
+                raise Refused(
+                    f"network {name} still has {len(ports)} port(s): {', '.join(ports[:5])}; delete them first"
+                )
+            return [Edit(known, None)], None
+
+        await self.cluster.store.commit(decide)
+
+    async def add_port(self, port_id: str, network: str, mac: str, addresses: Sequence[str] = ()) -> Port:
+        """Make a port; the same again is "already so".
+
+        Raises:
+            BadInput: the id, the MAC or an address is not valid.
+            NotFound: there is no such network.
+            Refused: it exists and is different, or its MAC or an address is taken in this network.
+        """
+        _check_name("port", port_id)
+        try:
+            value = parse_mac(mac)
+        except ValueError as error:
+            raise BadInput(str(error), "mac") from None
+        if value >> 40 & 1 or not value:
+            raise BadInput(f"{mac} is not the MAC address of one host", "mac")
+        found = tuple(_address(text) for text in addresses)
+
+        def decide(state: State) -> tuple[list[Edit], Port]:
+            net = state.networks.get(network)
+            if net is None:
+                raise NotFound(f"there is no network {network}: `ebbtide network add {network}` makes one")
+            known = state.ports.get(port_id)
+            if known is not None:
+                if (known.network, known.mac, known.addresses) == (network, value, found):
+                    return [], known
+                raise Refused(f"port {port_id} exists already with other settings: delete it first")
+            for other_id in state.ports_of.get(network, ()):
+                other = state.ports[other_id]
+                if other.mac == value:
+                    raise Refused(f"MAC {format_mac(value)} is that of port {other.id} in network {network}")
+                shared = set(other.addresses) & set(found)
+                if shared:
+                    raise Refused(f"address {min(shared)} is that of port {other.id} in network {network}")
+            ids = Allocator(state)
+            made = Port(port_id, network, value, ids.take("lport"), found)
+            return [Edit(None, made), *ids.edits()], made
+
+        return await self.cluster.store.commit(decide)
+
+    async def delete_port(self, port_id: str) -> None:
+        """Delete a port, wherever it is plugged."""
+
+        def decide(state: State) -> tuple[list[Edit], None]:
+            known = state.ports.get(port_id)
+            if known is None:
+                raise NotFound(f"there is no port {port_id}")
+            return [*(Edit(b, None) for b in state.bindings.get(port_id, ())), Edit(known, None)], None
+
+        await self.cluster.store.commit(decide)
+
+    async def relate(self, gateway: str, peer: str, *, on: bool = True) -> Relation:
+        """Make (or end) a gateway relation: `peer` sends by `gateway`, with a tunnel watched by BFD."""
+
+        def decide(state: State) -> tuple[list[Edit], Relation]:
+            ends = [self._member(state, text) for text in (gateway, peer)]
+            if ends[0].number == ends[1].number:
+                raise BadInput(f"{gateway} cannot be its own gateway")
+            made = Relation(ends[0].number, ends[1].number)
+            known = state.relations.get((made.gateway, made.peer))
+            if on == (known is not None):
+                return [], made
+            return [Edit(None, made) if on else Edit(made, None)], made
+
+        return await self.cluster.store.commit(decide)
+
+    @staticmethod
+    def _member(state: State, text: str) -> Compute:
+        compute, reason = lifecycle.resolve(state, text)
+        if compute is None:
+            raise NotFound(reason)
+        if compute.membership is not Membership.MEMBER:
+            raise Refused(f"{compute.name} is {compute.membership}, not a member")
+        return compute
+
+    # --- computes ---
+
+    async def approve(self, text: str) -> Compute:
+        """Admit a waiting compute."""
+
+        def decide(state: State) -> tuple[list[Edit], Compute]:
+            compute, reason = lifecycle.resolve(state, text)
+            if compute is None:
+                raise NotFound(reason)
+            if compute.membership is Membership.REMOVED:
+                raise Refused(f"{compute.name} was removed: `ebbtide compute readmit {compute.name}` takes it back")
+            if compute.membership is Membership.MEMBER:
+                return [], compute
+            admitted = msgspec.structs.replace(compute, membership=Membership.MEMBER)
+            return [Edit(compute, admitted)], admitted
+
+        return await self.cluster.store.commit(decide)
+
+    async def adopt(self, text: str) -> Compute:
+        """Take over a br-int that another system runs: its controller, and every flow and tunnel port that is not ours, go."""
+
+        def decide(state: State) -> tuple[list[Edit], Compute]:
+            compute = self._member(state, text)
+            if compute.adopted:
+                return [], compute
+            adopted = msgspec.structs.replace(compute, adopted=True)
+            return [Edit(compute, adopted)], adopted
+
+        return await self.cluster.store.commit(decide)
+
+    async def readmit(self, text: str) -> Compute:
+        """Let a removed compute join again, as a new one."""
+
+        def decide(state: State) -> tuple[list[Edit], Compute]:
+            compute, edits = scalein.readmit(state, text)
+            return edits, compute
+
+        return await self.cluster.store.commit(decide)
+
+    async def forget(self, text: str) -> Compute:
+        """Drop a compute that waits for admission."""
+
+        def decide(state: State) -> tuple[list[Edit], Compute]:
+            compute, reason = lifecycle.resolve(state, text)
+            if compute is None:
+                raise NotFound(reason)
+            if compute.membership is not Membership.WAITING:
+                raise Refused(f"{compute.name} is {compute.membership}: only a waiting compute can be forgotten")
+            return [Edit(compute, None)], compute
+
+        return await self.cluster.store.commit(decide)
+
+    # --- scale-in ---
+
+    async def start(self, ids: Sequence[str]) -> Decision:
+        """scalein-computes-start."""
+
+        def decide(state: State) -> tuple[list[Edit], Decision]:
+            decision = scalein.start(state, ids).checked("scalein-computes-start")
+            return list(decision.edits), decision
+
+        decision = await self.cluster.store.commit(decide)
+        await self._marked(decision)
+        return decision
+
+    async def recover(self, ids: Sequence[str]) -> Decision:
+        """scalein-computes-recover."""
+
+        def decide(state: State) -> tuple[list[Edit], Decision]:
+            decision = scalein.recover(state, ids).checked("scalein-computes-recover")
+            return list(decision.edits), decision
+
+        decision = await self.cluster.store.commit(decide)
+        await self._marked(decision)
+        return decision
+
+    async def _marked(self, decision: Decision) -> None:
+        """Wait until the mark is on the reachable computes' bridges (the store is the truth; this is for who reads there)."""
+        numbers = [v.number for v in decision.verdicts]
+        members = [self.cluster.members[n] for n in numbers if n in self.cluster.members]
+        await self.cluster.wait_for(lambda: all(m.clean or not m.connected for m in members), 5.0)
+
+    async def end(self, ids: Sequence[str], wait: float | None = None) -> Operation | None:
+        """scalein-computes-end: decide, store, clean, audit. None: all of them were removed and done with before.
+
+        `wait`: seconds to wait for the audit (default: as configured; 0: not at all).
+
+        Raises:
+            StillWorking: accepted, but not proven clean within `wait`; the same call again waits for it.
+        """
+
+        def decide(state: State) -> tuple[list[Edit], tuple[Decision, str]]:
+            decision = scalein.end(state, ids, self.cluster.reachable()).checked("scalein-computes-end")
+            if not decision.edits:
+                return [], (decision, "")
+            numbers = tuple(v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED)
+            made = Operation(self._new_id(), "end", numbers, "running", "cleaning", started=state.revision)
+            return [*decision.edits, Edit(None, made)], (decision, made.id)
+
+        decision, operation_id = await self.cluster.store.commit(decide)
+        if operation_id:
+            self._drive(operation_id)
+        numbers = {v.number for v in decision.verdicts}
+        mine = [o.id for o in self.state.operations.values() if o.verb == "end" and numbers & set(o.computes)]
+        patience = self.cluster.settings.audit_wait if wait is None else wait
+        await self.cluster.wait_for(lambda: not self._unfinished(mine), patience)
+        left = self._unfinished(mine)
+        if left:
+            raise StillWorking(
+                f"scale-in end goes on as operation {left[0].id}: {left[0].reason}; the same call again waits for it",
+                left[0].id,
+            )
+        return self.state.operations.get(mine[-1]) if mine else None
+
+    def _unfinished(self, ids: Sequence[str]) -> list[Operation]:
+        operations = (self.state.operations.get(i) for i in ids)
+        return [o for o in operations if o is not None and o.state == "running"]
+
+    def _drive(self, operation_id: str) -> None:
+        if operation_id in self._running:
+            return
+        task = asyncio.create_task(self._finish_end(operation_id), name=f"end-{operation_id}")
+        self._running[operation_id] = task
+        task.add_done_callback(lambda _: self._running.pop(operation_id, None))
+
+    async def _finish_end(self, operation_id: str) -> None:
+        """Clean the removed computes, wait for everybody else, audit; each step may be taken again."""
+        pause = 0.2
+        while self.cluster.store.leading.is_set():
+            operation = self.state.operations.get(operation_id)
+            if operation is None or operation.state != "running":
+                return
+            try:
+                reason = await self._try_end(operation)
+                done = "" if reason else "done"
+                if done or reason != operation.reason:
+                    await self._note(operation_id, done or "running", reason or await self._proof(operation))
+                if done:
+                    log.info("scale_in_ended", operation=operation_id, revision=self.state.revision)
+                    return
+            except EbbtideError as error:
+                log.warning("end_goes_on", operation=operation_id, reason=str(error))
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 2.0)
+
+    async def _try_end(self, operation: Operation) -> str:
+        """One attempt; what it still waits for, or ""."""
+        cluster = self.cluster
+        for number in operation.computes:
+            member = cluster.members.get(number)
+            if member is not None and member.connected:
+                await member.clean_up_removed()
+        if not await cluster.wait_for(lambda: not self._behind(operation.revision), 2.0):
+            return f"waits for {', '.join(self._behind(operation.revision)[:5])} to apply revision {operation.revision}"
+        report = await audit(cluster, operation.computes)
+        residue = [f for f in report.findings if f.kind == "residue"]
+        if residue:
+            return f"{len(residue)} residue, first on {residue[0].compute}: {residue[0].what}"
+        return ""
+
+    async def _proof(self, operation: Operation) -> str:
+        report = await audit(self.cluster, operation.computes)
+        owed = sorted({self._name(d.compute) for d in self.state.debts.values() if d.removed in operation.computes})
+        text = f"residue 0 on {len(report.computes)} computes at revision {report.revision}"
+        return text + (f"; owed by {', '.join(owed)}" if owed else "")
+
+    def _name(self, number: int) -> str:
+        compute = self.state.computes.get(number) or self.state.removed.get(number)
+        return compute.name if compute else f"#{number}"
+
+    def _behind(self, revision: int) -> list[str]:
+        """Reachable members that have not applied a revision, or still have something to break."""
+        found = []
+        for compute in self.state.members():
+            member = self.cluster.members.get(compute.number)
+            if member is not None and member.connected and not (member.applied() >= revision and member.clean):
+                found.append(compute.name)
+        return found
+
+    async def _note(self, operation_id: str, outcome: str, reason: str) -> None:
+        def decide(state: State) -> tuple[list[Edit], None]:
+            known = state.operations.get(operation_id)
+            if known is None:
+                return [], None
+            return [Edit(known, msgspec.structs.replace(known, state=outcome, reason=reason))], None
+
+        await self.cluster.store.commit(decide)
+
+    # --- looking ---
+
+    async def audit(self) -> Report:
+        """The audit of everything."""
+        return await audit(self.cluster)
+
+    async def reconcile(self, names: Sequence[str], approve: bool) -> list[str]:
+        """Let braked computes go on (`approve`), or look at computes anew. Gives the names concerned."""
+        if approve:
+            return await self.cluster.approve(names)
+        chosen = [m for m in self.cluster.members.values() if not names or m.name in names]
+        for member in chosen:
+            member.synced = False
+            member.touch_rows()
+        return sorted(m.name for m in chosen)
+
+    def compute_status(self, compute: Compute) -> dict[str, Any]:
+        """One compute for people and scripts."""
+        member = self.cluster.members.get(compute.number)
+        ports = self.state.ports_on.get(compute.number)
+        return {
+            "name": compute.name,
+            "number": compute.number,
+            "dpid": str(compute.dpid),
+            "node-id": compute.node_id,
+            "system-id": compute.system_id,
+            "tep": compute.tep,
+            "phase": str(self.cluster.phase(compute)),
+            "reason": member.reason if member else "",
+            "membership": str(compute.membership),
+            "tombstoned": compute.tombstoned,
+            "connected": bool(member and member.connected),
+            "ports": len(ports) if ports else 0,
+            "peers": len(self.state.peers(compute.number)) if compute.number in self.state.computes else 0,
+            "applied": member.applied() if member else 0,
+            "rejected": [str(k) for k in self.cluster.settle_keys(compute.number)],
+            "debts": sorted(self._name(d.removed) for d in self.state.debts.values() if d.compute == compute.number),
+        }
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not name or len(name) > MAX_NAME or any(c.isspace() or not c.isprintable() for c in name):
+        raise BadInput(f"{name[:40]!r} is no {kind} name: 1 to {MAX_NAME} printable characters without spaces", "id")
+
+
+def _subnet(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise BadInput(f"{text!r} is not a subnet: {error}", "subnets") from None
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise BadInput(f"{text!r} is not an IP address: {error}", "addresses") from None
