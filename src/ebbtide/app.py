@@ -9,7 +9,9 @@ import asyncio
 import os
 import socket
 import uuid
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -106,9 +108,8 @@ class App:
             pid=os.getpid(),
         )
 
-    def _start(self, work: object, name: str) -> None:
-        task = asyncio.create_task(work, name=name)  # type: ignore[arg-type]
-        self._tasks.append(task)
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
 
     async def stop(self) -> None:
         """Close every session and stop; no switch is changed by that."""
