@@ -13,11 +13,12 @@ import msgspec
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features import tunnel
+from ebbtide.compile.flow import Group
 from ebbtide.decide.audit import Dump, Needle, RawFlow, RawGroup, RawRow, Residue, needles, search
-from ebbtide.errors import EbbtideError
+from ebbtide.errors import EbbtideError, RemoteProtocolError
 from ebbtide.model.facts import Compute, Membership
-from ebbtide.openflow.flows import InstalledFlow, canonical_instructions
-from ebbtide.openflow.text import format_installed, format_installed_group
+from ebbtide.openflow.flows import InstalledFlow, canonical_instructions, decode_buckets, decode_flow
+from ebbtide.openflow.text import format_flow, format_group
 from ebbtide.ovsdb.replica import Replica
 from ebbtide.reconcile.delta import Found
 from ebbtide.runtime import vswitch
@@ -119,6 +120,22 @@ async def _dump(member: Member, compute: Compute) -> tuple[Dump, Found]:
         for number, (kind, buckets) in found.groups.items()
     )
     return Dump(compute.name, flows, groups, tuple(raw_rows(member.tables))), found
+
+
+def format_installed(flow: InstalledFlow) -> str:
+    """A flow of a dump as text; what we cannot read is shown as bytes."""
+    try:
+        return format_flow(decode_flow(flow), cookie=True)
+    except RemoteProtocolError:
+        return f"cookie={flow.cookie:#x}, table={flow.table}, priority={flow.priority} bytes={flow.instructions.hex()}"
+
+
+def format_installed_group(number: int, kind: int, buckets: bytes) -> str:
+    """A group of a dump as text; what we cannot read is shown as bytes."""
+    try:
+        return format_group(Group(number, kind, decode_buckets(buckets)))
+    except RemoteProtocolError:
+        return f"group_id={number} bytes={buckets.hex()}"
 
 
 def raw_rows(tables: Replica) -> Iterable[RawRow]:
