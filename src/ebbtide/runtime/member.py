@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("compute")
 #: A br-int that nobody has claimed may hold this many flows without a cookie of ours: a new bridge has one (NORMAL).
 FEW_STRANGERS = 10
+#: A vswitchd counts as held when it has shown no controller status for so long (seconds).
+HELD_FOR = 1.0
 
 
 class Member:
@@ -67,7 +69,7 @@ class Member:
         self._done: deque[tuple[int, float]] = deque(maxlen=256)
         self._wake = asyncio.Event()
         self._realised = Pulse()
-        self._stamped = 0
+        self._held_since: float | None = None
         self._stamp_due = 0.0
         self._task: asyncio.Task[None] | None = None
         self.log = log.bind(number=number)
@@ -240,6 +242,8 @@ class Member:
     async def _member_step(self, compute: Compute) -> None:
         await self._rows_that_make(compute)
         if self.switch is None:
+            if compute.gateway:
+                await self._release_held(compute)
             return
         if not self.synced:
             await self._resync(compute)
@@ -303,7 +307,32 @@ class Member:
         wanted = tunnel.rows(self.cluster.state, self.number).values()
         rows = self._rows()
         rows.arm({row.name: row.bfd for row in wanted}, self.cluster.settings.bfd_interval)
+        rows.restore_wait(on=compute.gateway)
         await self._send_rows(rows)
+
+    async def _release_held(self, compute: Compute) -> None:
+        """A gateway's vswitchd has started and waits, silent (docs/decisions.md, section 10): BFD off first, then let it speak.
+
+        Held, its Controller row has no status; one that only lost the connection shows that it tries again. What a vswitchd that died
+        has left in the row is not believed: it shows a state.
+        """
+        assert self.tables is not None
+        own = vswitch.bridge(self.tables)
+        held = own is not None and vswitch.is_held(self.tables) and all(not c["status"] for c in own.controllers)
+        if not held:
+            self._held_since = None
+            return
+        now = self.cluster.now()
+        if self._held_since is None:
+            self._held_since = now
+        if now - self._held_since < HELD_FOR:
+            self._again(HELD_FOR / 4)
+            return
+        rows = self._rows()
+        rows.arm({}, self.cluster.settings.bfd_interval)
+        rows.restore_wait(on=False)
+        await self._send_rows(rows)
+        self.log.info("released", compute=compute.name)
 
     async def _await_realised(self) -> None:
         """Port numbers may have changed while the switch was away: have it say that what we read is what is."""

@@ -33,6 +33,8 @@ STORE, REVISION, TERM, PEER, TOMBSTONED = (
     "ebbtide-peer",
     "tombstoned",
 )
+HELD = "ebbtide-held"
+_KEY = "flow-restore-wait"
 _WATCHES = {
     "Open_vSwitch": [
         "bridges",
@@ -347,21 +349,22 @@ class Rows:
                 self._transaction.update("Interface", by_uuid(uuid), {"bfd": want})
 
     def restore_wait(self, on: bool) -> None:
-        """The key that keeps a restarted vswitchd silent until it is taken away (docs/decisions.md, section 10)."""
-        found = root(self._tables)
-        assert found is not None
-        uuid, row = found
-        now = row["other_config"].get("flow-restore-wait")
+        """The key that keeps a restarted vswitchd silent until it is taken away (docs/decisions.md, section 10).
+
+        A mark on br-int says that it is ours: one that somebody else has set is left alone.
+        """
+        found, own = root(self._tables), bridge(self._tables)
+        if found is None or own is None:
+            return
+        marked = own.row["external_ids"].get(HELD) == "true"
+        now = found[1]["other_config"].get(_KEY)
+        mutations = [delete_from("other_config", frozenset({_KEY}))] if now is not None else []
         if on and now != "true":
-            self._transaction.mutate(
-                "Open_vSwitch",
-                by_uuid(uuid),
-                [delete_from("other_config", frozenset({"flow-restore-wait"})), insert_into("other_config", _HELD)],
-            )
-        elif not on and now is not None:
-            self._transaction.mutate(
-                "Open_vSwitch", by_uuid(uuid), [delete_from("other_config", frozenset({"flow-restore-wait"}))]
-            )
+            mutations.append(insert_into("other_config", {_KEY: "true"}))
+        if (on and now != "true") or (not on and now is not None and marked):
+            self._transaction.mutate("Open_vSwitch", by_uuid(found[0]), mutations)
+        if on and not marked:
+            self._merge(own.uuid, "external_ids", own.row["external_ids"], {HELD: "true"}, ())
 
     def set_ids(self, ids: Mapping[str, str]) -> None:
         """Set keys of br-int's external_ids."""
@@ -385,7 +388,10 @@ class Rows:
             self._transaction.update("Bridge", by_uuid(own.uuid), {"controller": frozenset()})
 
 
-_HELD = {"flow-restore-wait": "true"}
+def is_held(tables: Replica) -> bool:
+    """Whether a vswitchd that starts now would keep silent."""
+    found = root(tables)
+    return found is not None and found[1]["other_config"].get(_KEY) == "true"
 
 
 def _next_cfg() -> Any:
