@@ -17,8 +17,8 @@ from ebbtide.compile.flow import Group
 from ebbtide.decide.audit import Dump, Needle, RawFlow, RawGroup, RawRow, Residue, needles, search
 from ebbtide.errors import EbbtideError, RemoteProtocolError
 from ebbtide.model.facts import Compute, Membership
-from ebbtide.openflow.flows import InstalledFlow, canonical_instructions, decode_buckets, decode_flow
-from ebbtide.openflow.text import format_flow, format_group
+from ebbtide.openflow.flows import InstalledFlow, canonical_instructions, decode_buckets
+from ebbtide.openflow.text import format_group, format_installed
 from ebbtide.ovsdb.replica import Replica
 from ebbtide.reconcile.delta import Found
 from ebbtide.runtime import vswitch
@@ -114,20 +114,12 @@ async def _dump(member: Member, compute: Compute) -> tuple[Dump, Found]:
     assert member.switch is not None
     assert member.tables is not None
     found = await member.switch.dump()
-    flows = tuple(RawFlow(f.cookie, f.match, f.instructions, format_installed(f)) for f in found.flows)
+    flows = tuple(RawFlow(f.cookie, f.match, f.instructions, format_installed(f, stats=False)) for f in found.flows)
     groups = tuple(
         RawGroup(number, buckets, format_installed_group(number, kind, buckets))
         for number, (kind, buckets) in found.groups.items()
     )
     return Dump(compute.name, flows, groups, tuple(raw_rows(member.tables))), found
-
-
-def format_installed(flow: InstalledFlow) -> str:
-    """A flow of a dump as text; what we cannot read is shown as bytes."""
-    try:
-        return format_flow(decode_flow(flow), cookie=True)
-    except RemoteProtocolError:
-        return f"cookie={flow.cookie:#x}, table={flow.table}, priority={flow.priority} bytes={flow.instructions.hex()}"
 
 
 def format_installed_group(number: int, kind: int, buckets: bytes) -> str:
@@ -173,8 +165,8 @@ def _compare(cluster: Cluster, member: Member, compute: Compute, found: Found) -
         if there is None:
             findings.append(Finding("missing", compute.name, "flow", f"table={key[0]}, priority={key[1]}"))
         elif there.cookie != flow.cookie or canonical_instructions(there.instructions) != flow.instructions:
-            findings.append(Finding("unexpected", compute.name, "flow differs", format_installed(there)))
-    findings += [Finding("unexpected", compute.name, "flow", format_installed(f)) for f in seen.values()]
+            findings.append(Finding("unexpected", compute.name, "flow differs", format_installed(there, stats=False)))
+    findings += [Finding("unexpected", compute.name, "flow", format_installed(f, stats=False)) for f in seen.values()]
     for number, content in groups.items():
         if found.groups.get(number) != content:
             kind = "unexpected" if number in found.groups else "missing"

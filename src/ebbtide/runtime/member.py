@@ -70,6 +70,7 @@ class Member:
         self._wake = asyncio.Event()
         self._realised = Pulse()
         self._held_since: float | None = None
+        self._busy = False
         self._stamp_due = 0.0
         self._task: asyncio.Task[None] | None = None
         self.log = log.bind(number=number)
@@ -109,7 +110,8 @@ class Member:
     @property
     def clean(self) -> bool:
         """Nothing is left to make or to break."""
-        return self.synced and not self._dirty and not self._breaks and not self._group_breaks and not self._rows_dirty
+        left = self._dirty or self._breaks or self._group_breaks or self._rows_dirty
+        return self.synced and not left and not self._busy
 
     def touch(self, keys: Iterable[Key], revision: int) -> None:
         """These fragments may differ from `revision` on."""
@@ -186,8 +188,10 @@ class Member:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._busy = True
             try:
                 await self._step()
+                self._busy = False
                 self.cluster.progressed(self)
             except (LinkLost, SwitchLost) as error:
                 self.log.info("cut_short", compute=self.name, reason=str(error))
@@ -199,6 +203,8 @@ class Member:
                 self.reason = str(error)
                 self.log.error("step_failed", compute=self.name, reason=str(error))
                 self._again(1.0)
+            finally:
+                self._busy = False
 
     def _again(self, after: float) -> None:
         asyncio.get_running_loop().call_later(after, self._wake.set)
@@ -526,6 +532,8 @@ class Member:
             self._breaks.clear()
             self._group_breaks.clear()
             self.log.warning("quarantined", compute=compute.name)
+        self._dirty.clear()
+        self._dirty_from = None
         rows = self._rows()
         rows.release()
         await self._send_rows(rows)

@@ -244,18 +244,31 @@ class SwitchLink:
         await self.make(keep)
 
     async def _bundles(self, messages: list[bytes], first_xid: int) -> None:
-        """Send whole messages as ordered atomic bundles; one if they fit."""
+        """Send whole messages as ordered atomic bundles; one if they fit.
+
+        Open vSwitch refuses a malformed message when it arrives, drops it, and would commit the rest: so the commit is only sent when a
+        barrier has shown that everything before it was taken.
+        """
         for at in range(0, len(messages), BUNDLE_MESSAGES):
             part = messages[at : at + BUNDLE_MESSAGES]
             self._bundle = (self._bundle + 1) & 0xFFFFFFFF
-            session = self._open()
             self._errors.clear()
+            base = first_xid + at
+            session = self._open()
+            session.send_bundle(self._bundle, part, commit=False)
+            await self.barrier()
+            refused = self._refused(base, len(part), first_xid)
+            if refused:
+                self._open().send(m.BundleControl(self._bundle, m.BUNDLE_DISCARD))
+                self._flush()
+                raise Rejected(refused)
             try:
-                await self._reply(session.send_bundle(self._bundle, part))
+                await self._reply(self._open().send(m.BundleControl(self._bundle, m.BUNDLE_COMMIT)))
             except Rejected as error:
-                base = first_xid + at
-                refused = {x - first_xid: w for x, w in self._errors.items() if base <= x < base + len(part)}
-                raise Rejected(refused or error.refused) from None
+                raise Rejected(self._refused(base, len(part), first_xid) or error.refused) from None
+
+    def _refused(self, base: int, count: int, first: int) -> dict[int, str]:
+        return {xid - first: words for xid, words in self._errors.items() if base <= xid < base + count}
 
     def packet_out(self, port: int, frame: bytes, tunnel_id: int = 0) -> None:
         """Send a frame out of a port; `tunnel_id` for tunnel ports."""

@@ -33,6 +33,7 @@ STORE, REVISION, TERM, PEER, TOMBSTONED = (
     "ebbtide-peer",
     "tombstoned",
 )
+FIRST_TUNNEL = 10_000
 HELD = "ebbtide-held"
 _KEY = "flow-restore-wait"
 _WATCHES = {
@@ -318,9 +319,16 @@ class Rows:
             if found is not None:
                 uuid, row = found
                 if row["external_ids"] != ids or row["options"] != options or row["ofport"] == -1:
-                    self._transaction.update("Interface", by_uuid(uuid), {"external_ids": ids, "options": options})
+                    changed = {"external_ids": ids, "options": options, "ofport_request": _ofport(tunnel.peer)}
+                    self._transaction.update("Interface", by_uuid(uuid), changed)
                 continue
-            interface = {"name": tunnel.name, "type": "vxlan", "options": options, "external_ids": ids}
+            interface = {
+                "name": tunnel.name,
+                "type": "vxlan",
+                "options": options,
+                "external_ids": ids,
+                "ofport_request": _ofport(tunnel.peer),
+            }
             named = self._transaction.insert("Interface", interface, name=f"tunnel{index}")
             port = {"name": tunnel.name, "interfaces": frozenset({named})}
             made.append(self._transaction.insert("Port", port, name=f"tunnelport{index}"))
@@ -386,6 +394,14 @@ class Rows:
             self._transaction.mutate("Bridge", by_uuid(own.uuid), [delete_from("external_ids", keys)])
         if controller and own.row["controller"]:
             self._transaction.update("Bridge", by_uuid(own.uuid), {"controller": frozenset()})
+
+
+def _ofport(peer: int) -> int | None:
+    """The port number to ask for: a tunnel keeps its number over a restart of the switch, and its flows with it.
+
+    Only a request: what counts is what the switch says. Numbers end below 0xff00 (OpenFlow 1.0's reserved ones).
+    """
+    return FIRST_TUNNEL + peer if FIRST_TUNNEL + peer < 0xFF00 else None
 
 
 def is_held(tables: Replica) -> bool:

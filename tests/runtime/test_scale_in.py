@@ -1,0 +1,138 @@
+"""Scale-in on real switches: start, empty, end, recover, quarantine, readmit, debts."""
+
+from __future__ import annotations
+
+import pytest
+
+from ebbtide.errors import EbbtideError, NotFound, Refused
+from ebbtide.lab import Compute, wait_until
+from ebbtide.model.observed import Phase
+from tests.support import snapshots
+from tests.support.cloud import Cloud
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def trio(cloud: Cloud) -> Cloud:
+    """a, b, c; one network with a VM on each."""
+    cloud.add_computes("a", "b", "c")
+    cloud.add_network("blue", "10.1.0.0/24")
+    for index, name in enumerate("abc", 1):
+        cloud.add_vm(f"vm{index}", name, "blue", index)
+    cloud.wait_clean()
+    return cloud
+
+
+def migrate(cloud: Cloud, vm: str, target: str) -> None:
+    migration = cloud.lab.migration(vm, target)
+    migration.begin()
+    cloud.wait(lambda: len(cloud.controller.app.cluster.state.bindings[vm]) == 2, what="pending")
+    migration.switch()
+    cloud.wait(lambda: cloud.place(vm) == target, what="flipped")
+    migration.finish()
+    cloud.wait_clean()
+
+
+def test_a_removed_compute_leaves_nothing_anywhere(trio: Cloud) -> None:
+    call, service = trio.call, trio.service
+    compute = trio.controller.app.cluster.state.computes[trio.controller.app.cluster.state.by_name["a"]]
+    call(service.start(["a"]))
+    assert snapshots.bridge_ids(trio.lab.compute("a"))["tombstoned"] == "true"
+    with pytest.raises(Refused, match="still carries 1 port"):
+        call(service.end(["a"]))
+    migrate(trio, "vm1", "b")
+    operation = call(service.end(["a"]))
+    assert operation is not None
+    assert operation.state == "done"
+    assert "residue 0 on 2 computes" in operation.reason
+    for name in ("b", "c"):
+        words = (compute.tep, str(compute.dpid), f"reg5={compute.number:#x}", "vm-nothing")
+        assert snapshots.search(trio.lab.compute(name), *words) == []
+    assert snapshots.flows(trio.lab.compute("a")) == []
+    assert snapshots.groups(trio.lab.compute("a")) == []
+    assert snapshots.tunnels(trio.lab.compute("a")) == []
+    assert trio.lab.vm("vm1").ping("10.1.0.3", count=3).lost == 0
+    assert trio.assert_clean().removed == ("a",)
+    assert call(service.end(["a"])) is not None  # again: already so
+
+
+def test_a_disconnected_compute_is_removed_as_the_spec_has_it(trio: Cloud) -> None:
+    trio.call(trio.service.start(["a"]))
+    migrate(trio, "vm1", "b")
+    trio.lab.compute("a").unregister()
+    trio.lab.compute("a").cut_control()
+    trio.wait(lambda: not trio.controller.member("a").connected, what="a disconnected")
+    operation = trio.call(trio.service.end(["a"]))
+    assert operation is not None
+    assert operation.state == "done"
+    assert "owed by a" in operation.reason
+    assert snapshots.search(trio.lab.compute("b"), "172.31.1.1 ", '"172.31.1.1"') == []
+
+
+def test_a_removed_compute_that_comes_back_is_quarantined_until_readmitted(trio: Cloud) -> None:
+    trio.call(trio.service.start(["a"]))
+    migrate(trio, "vm1", "b")
+    trio.lab.compute("a").cut_control()
+    trio.wait(lambda: not trio.controller.member("a").connected, what="a disconnected")
+    trio.call(trio.service.end(["a"]))
+    held = len(snapshots.flows(trio.lab.compute("a")))
+    assert held > 1
+    trio.lab.compute("a").heal_control()
+    cluster = trio.controller.app.cluster
+    number = next(iter(cluster.state.removed))
+    trio.wait(lambda: cluster.members[number].phase is Phase.QUARANTINED and cluster.members[number].synced, deadline=30)
+    wait_until(lambda: len(snapshots.flows(trio.lab.compute("a"))) == 1, "the drop-only flow")
+    assert "actions=drop" in snapshots.flows(trio.lab.compute("a"))[0]
+    assert snapshots.tunnels(trio.lab.compute("a")) == []
+    trio.wait(lambda: not cluster.state.debts, what="debts paid")
+    trio.call(trio.service.readmit("a"))
+    trio.wait_ready("a", deadline=30)
+    migrate(trio, "vm1", "a")
+    assert trio.lab.vm("vm1").ping("10.1.0.3", count=3).lost == 0
+    trio.assert_clean()
+
+
+def test_recover_gives_back_exactly_what_was_there(trio: Cloud) -> None:
+    computes = [trio.lab.compute(name) for name in "abc"]
+    for compute, vm in zip(computes, ("vm1", "vm2", "vm3"), strict=True):
+        keep_port_number(trio, compute, vm)
+    trio.wait_clean()
+    before = [snapshots.snapshot(c) for c in computes]
+    trio.call(trio.service.start(["a", "b"]))
+    marked = [snapshots.snapshot(c) for c in computes]
+    assert marked != before
+    trio.add_network("green", "10.2.0.0/24")
+    trio.add_vm("vmx", "c", "green", 9)
+    migrate(trio, "vm1", "c")
+    trio.lab.compute("b").restart_switch()
+    trio.wait_ready("a", "b", "c")
+    assert [snapshots.snapshot(c) for c in computes] != marked
+    trio.lab.remove_vm("vmx")
+    trio.call(trio.service.delete_port("vmx"))
+    trio.call(trio.service.delete_network("green"))
+    trio.call(trio.service.recover(["a", "b"]))
+    migrate(trio, "vm1", "a")
+    keep_port_number(trio, computes[0], "vm1")
+    trio.assert_clean()
+    for was, compute in zip(before, computes, strict=True):
+        assert snapshots.snapshot(compute) == was, compute.name
+
+
+def keep_port_number(cloud: Cloud, compute: Compute, vm: str) -> None:
+    """A tap gets the number 100, whenever it is plugged: the number is the switch's choice, and in every flow of the port."""
+    compute.vsctl("set", "interface", f"tap{vm}", "ofport_request=100")
+    number = cloud.controller.app.cluster.state.by_name[compute.name]
+    views = cloud.controller.app.cluster.members[number]
+    cloud.wait(lambda: views.view.ports[vm].ofport == 100, what="the port number")
+
+
+def test_every_bad_id_is_named_and_nothing_is_written(trio: Cloud) -> None:
+    service, state = trio.service, trio.controller.app.cluster.state
+    with pytest.raises(NotFound, match="nobody"):
+        trio.call(service.start(["a", "nobody"]))
+    with pytest.raises(Refused, match="not tombstoned"):
+        trio.call(service.end(["a"]))
+    with pytest.raises(EbbtideError, match="no compute ids"):
+        trio.call(service.recover([]))
+    assert trio.controller.app.cluster.state is state
