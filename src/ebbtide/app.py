@@ -6,21 +6,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import uuid
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-import uvicorn
 
 from ebbtide import config as settings
-from ebbtide.north.server import build
 from ebbtide.runtime.cluster import Cluster, Settings
 from ebbtide.runtime.private_store import PrivateStore
 from ebbtide.runtime.service import Service
+
+if TYPE_CHECKING:
+    import uvicorn
 
 log = structlog.get_logger("app")
 LIMIT = 1 << 24
@@ -36,11 +38,13 @@ class App:
         ovsdb: socket.socket | None = None,
         openflow: socket.socket | None = None,
         http: socket.socket | None = None,
+        web: bool = True,
     ) -> None:
         self.config = config
         self.directory = Path(config.state_dir)
         self.private = None if config.remotes() else PrivateStore(self.directory)
         self._sockets = (ovsdb, openflow, http)
+        self._serves_web = web
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: list[asyncio.Server] = []
         self._web: uvicorn.Server | None = None
@@ -61,7 +65,6 @@ class App:
         ovsdb, openflow, http = self._sockets
         ovsdb = ovsdb or _listen(settings.parse_listen("ovsdb_listen", config.ovsdb_listen))
         openflow = openflow or _listen(settings.parse_listen("openflow_listen", config.openflow_listen))
-        http = http or _listen(settings.parse_http(config.http))
         remotes = config.remotes()
         if self.private is not None:
             await self.private.ensure()
@@ -85,28 +88,34 @@ class App:
         self._start(self.cluster.run(), "cluster")
         self._start(self.service.run(), "service")
         self._servers = [
-            await asyncio.start_server(self.cluster.ovsdb_session, sock=ovsdb, limit=LIMIT, backlog=1024),
-            await asyncio.start_server(self.cluster.openflow_session, sock=openflow, limit=LIMIT, backlog=1024),
+            await asyncio.start_server(self.cluster.accept_ovsdb, sock=ovsdb, limit=LIMIT, backlog=1024),
+            await asyncio.start_server(self.cluster.accept_openflow, sock=openflow, limit=LIMIT, backlog=1024),
         ]
+        log.info("listening", ovsdb=ovsdb.getsockname()[:2], openflow=openflow.getsockname()[:2], pid=os.getpid())
+        if self._serves_web:
+            self._start_web(http or _listen(settings.parse_http(config.http)))
+
+    def _start_web(self, sock: socket.socket) -> None:
+        # Imported here: an embedded controller without HTTP has no use for a web server.
+        import uvicorn
+
+        from ebbtide.north.server import build
+
         web = uvicorn.Config(
-            build(self.service, config),
+            build(self.service, self.config),
             log_config=None,
             access_log=False,
             lifespan="off",
-            ssl_certfile=config.http_cert or None,
-            ssl_keyfile=config.http_key or None,
+            ssl_certfile=self.config.http_cert or None,
+            ssl_keyfile=self.config.http_key or None,
             timeout_graceful_shutdown=1,
         )
-        self._web = uvicorn.Server(web)
-        self._web.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-        self._start(self._web.serve(sockets=[http]), "http")
-        log.info(
-            "listening",
-            ovsdb=ovsdb.getsockname()[:2],
-            openflow=openflow.getsockname()[:2],
-            http=http.getsockname()[:2],
-            pid=os.getpid(),
-        )
+        server = uvicorn.Server(web)
+        # Signals are the business of whoever runs this App.
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+        self._web = server
+        self._start(server.serve(sockets=[sock]), "http")
+        log.info("http", http=sock.getsockname()[:2])
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))

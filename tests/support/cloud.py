@@ -39,7 +39,7 @@ class Controller:
             self.config,
             ovsdb=self.lab.listen(CONTROLLER, 6640),
             openflow=self.lab.listen(CONTROLLER, 6653),
-            http=self.lab.listen("127.0.0.1", 8181),
+            web=False,
         )
         await app.start()
         assert await app.cluster.changed.until(app.cluster.store.leading.is_set, 10), app.cluster.store.reason

@@ -7,7 +7,7 @@ differ, mark the members concerned, and queue the ports whose bindings must be l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -77,6 +77,7 @@ class Cluster:
         self._unsettled: set[str] = set()
         self._judging = asyncio.Event()
         self._sessions: set[OvsdbLink | SwitchLink] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
         self._stamps: dict[int, brake.Stamp] = {}
 
     @property
@@ -110,6 +111,9 @@ class Cluster:
         """Close every session; nothing is changed anywhere."""
         for session in list(self._sessions):
             session.close("the controller stops")
+        for task in self._handlers:
+            task.cancel()
+        await asyncio.gather(*self._handlers, return_exceptions=True)
         await asyncio.gather(*(member.stop() for member in self.members.values()))
 
     def _member(self, number: int) -> Member:
@@ -121,8 +125,22 @@ class Cluster:
 
     # --- sessions ---
 
-    async def ovsdb_session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept_ovsdb(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One compute's OVSDB has connected."""
+        self._handle(self.ovsdb_session(reader, writer))
+
+    def accept_openflow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One switch has connected."""
+        self._handle(self.openflow_session(reader, writer))
+
+    def _handle(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
+        task.add_done_callback(_log_failure)
+
+    async def ovsdb_session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one compute's OVSDB until it goes."""
         if not self.store.leading.is_set():
             writer.close()
             return
@@ -220,7 +238,7 @@ class Cluster:
         self._notify("rows")
 
     async def openflow_session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One switch has connected."""
+        """Serve one switch until it goes."""
         if not self.store.leading.is_set():
             writer.close()
             return
@@ -517,8 +535,7 @@ class Cluster:
             await self.store.set_hold("")
             chosen = list({x.number: x for x in [*chosen, *self.members.values()]}.values())
         for member in chosen:
-            member.approved = True
-            member.touch_rows()
+            member.approve()
         return sorted(x.name for x in chosen)
 
     # --- for the north ---

@@ -55,6 +55,7 @@ class Member:
         self.switch: SwitchLink | None = None
         self.synced = False
         self.approved = False
+        self.held_back = ""
         self.lost_at: float | None = cluster.now()
         self.rejected: dict[Key, str] = {}
         self.open: dict[int, float] = {}
@@ -120,6 +121,12 @@ class Member:
             self._dirty_from = revision
         self._rows_dirty = True
         self._wake.set()
+
+    def approve(self) -> None:
+        """An operator has approved what the brake held: reconcile anew, and carry it out."""
+        self.approved = True
+        self.synced = False
+        self.touch_rows()
 
     def touch_rows(self) -> None:
         """Its rows may differ."""
@@ -255,7 +262,9 @@ class Member:
             await self._resync(compute)
         else:
             await self._update()
-        if self.phase not in (Phase.READY, Phase.BRAKED):
+        if self.held_back:
+            self.phase, self.reason = Phase.BRAKED, self.held_back
+        elif self.phase is not Phase.READY:
             self.phase, self.reason = Phase.READY, ""
             self.log.info("ready", compute=compute.name, revision=self.cluster.state.revision)
         await self._rows_that_arm(compute)
@@ -375,17 +384,19 @@ class Member:
         desired = {key: made for key, made in desired.items() if key not in self.rejected}
         work = resync(found, desired)
         ours = len(found.flows) - len(strange)
-        held = brake.unexplained(stamp, state.revision, ours, len(work.break_flows))
-        if held and not self.approved:
-            self.phase, self.reason = Phase.BRAKED, held
-            self.log.error("brake", compute=compute.name, reason=held)
+        self.held_back = brake.unexplained(stamp, state.revision, ours, len(work.break_flows))
+        if self.held_back and not self.approved:
+            self.log.error("brake", compute=compute.name, reason=self.held_back)
             work.break_flows, work.break_groups = [], []
+        else:
+            self.held_back = ""
         self._breaks.clear()
         self._group_breaks.clear()
         self.held = {}
         before = switch.flow_mods
         await self._carry_out(work, state.revision)
         self.synced = True
+        self.approved = False
         self.resyncs += 1
         self.resync_flow_mods = switch.flow_mods - before
         self.log.info(

@@ -265,6 +265,12 @@ class Service:
         Raises:
             StillWorking: accepted, but not proven clean within `wait`; the same call again waits for it.
         """
+        _, mine = await self.begin_end(ids)
+        await self.wait_end(mine, wait)
+        return self.state.operations.get(mine[-1]) if mine else None
+
+    async def begin_end(self, ids: Sequence[str]) -> tuple[Decision, list[str]]:
+        """The first half of `end`: decide and store. Gives the verdicts, and the ids of the operations that concern these computes."""
 
         def decide(state: State) -> tuple[list[Edit], tuple[Decision, str]]:
             decision = scalein.end(state, ids, self.cluster.reachable()).checked("scalein-computes-end")
@@ -279,15 +285,22 @@ class Service:
             self._drive(operation_id)
         numbers = {v.number for v in decision.verdicts}
         mine = [o.id for o in self.state.operations.values() if o.verb == "end" and numbers & set(o.computes)]
+        return decision, mine
+
+    async def wait_end(self, operations: Sequence[str], wait: float | None = None) -> None:
+        """The second half of `end`: wait until these operations are over.
+
+        Raises:
+            StillWorking: one goes on.
+        """
         patience = self.cluster.settings.audit_wait if wait is None else wait
-        await self.cluster.wait_for(lambda: not self._unfinished(mine), patience)
-        left = self._unfinished(mine)
+        await self.cluster.wait_for(lambda: not self._unfinished(operations), patience)
+        left = self._unfinished(operations)
         if left:
             raise StillWorking(
                 f"scale-in end goes on as operation {left[0].id}: {left[0].reason}; the same call again waits for it",
                 left[0].id,
             )
-        return self.state.operations.get(mine[-1]) if mine else None
 
     def _unfinished(self, ids: Sequence[str]) -> list[Operation]:
         operations = (self.state.operations.get(i) for i in ids)

@@ -1,0 +1,346 @@
+"""The demo: a cloud of four computes grows by one, shrinks by two, takes one back, and nobody's traffic notices.
+
+It runs the real controller in a lab (`ebbtide controller`, over its REST interface, as a user would), keeps numbered probes running
+between every two VMs of a network in both directions, and ends with what was counted. `sabotage` does from outside what a bad
+controller would do; the demo must then end red.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from ebbtide.errors import EbbtideError, Refused
+from ebbtide.lab.commands import wait_until
+from ebbtide.lab.compute import Compute
+from ebbtide.lab.lab import Lab
+from ebbtide.lab.probes import Probes, Report, pairs_among
+from ebbtide.lab.vm import Vm
+
+SABOTAGES = ("break-before-make", "skip-tunnel", "leave-residue")
+RATE = 50.0
+MANAGER = "tcp:10.255.0.1:6640"
+_COUNTERS = re.compile(r"(duration|n_packets|n_bytes|idle_age|hard_age)=[^, ]+,? ?")
+
+
+class Api:
+    """The controller's REST interface, reached inside the lab."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    def ask(self, method: str, path: str, body: object | None = None) -> Any:
+        """One request; the decoded answer.
+
+        Raises:
+            Refused: the controller answered with an error.
+        """
+        connection = HTTPConnection("127.0.0.1", 8181, timeout=60)
+        connection.sock = self._lab.connect("127.0.0.1", 8181)
+        try:
+            headers = {"Content-Type": "application/json", "Accept": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise Refused(f"{method} {path}: {answer.status} {text}")
+        return json.loads(text) if text else None
+
+    def rpc(self, verb: str, leaf: str, names: list[str]) -> None:
+        """One of the spec's RPCs."""
+        self.ask("POST", f"/rests/operations/scalein-api:{verb}", {"scalein-api:input": {leaf: names}})
+
+
+class Story:
+    """What is told, and how long each phase took."""
+
+    def __init__(self, probes: list[Probes]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._probes = probes
+        self._begun = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """One line, with the time since the beginning."""
+        print(f"{time.monotonic() - self._begun:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def phase(self, name: str, text: str) -> Iterator[None]:
+        """A part of the story, counted apart."""
+        self.say(text)
+        for probes in self._probes:
+            probes.mark_phase(name)
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - begun, 2)
+
+
+def main(as_json: bool = False, sabotage: str | None = None) -> int:
+    """Run it; 0 if nothing was lost and nothing is left."""
+    directory = Path(tempfile.mkdtemp(prefix="ebbtide-demo-"))
+    lab = Lab(f"demo{os.getpid()}", directory / "lab")
+    try:
+        result = _run(lab, directory, sabotage)
+    finally:
+        lab.down()
+        shutil.rmtree(directory, ignore_errors=True)
+    _print(result, as_json)
+    return 0 if result["passed"] else 1
+
+
+def _controller(lab: Lab, directory: Path) -> Api:
+    command = [sys.executable, "-m", "ebbtide", "controller", "--state-dir", str(directory / "state")]
+    command += ["--ovsdb-listen", "ptcp:6640:10.255.0.1", "--openflow-listen", "ptcp:6653:10.255.0.1"]
+    lab.spawn("controller", [*command, "--http", "127.0.0.1:8181", "--admission", "open"])
+    api = Api(lab)
+
+    def leads() -> bool:
+        try:
+            return bool(api.ask("GET", "/api/v1/status")["leading"])
+        except (OSError, EbbtideError):
+            return False
+
+    wait_until(leads, "the controller to lead", deadline=20)
+    return api
+
+
+def _ready(api: Api, *names: str) -> None:
+    def holds() -> bool:
+        found = {c["name"]: c for c in api.ask("GET", "/api/v1/computes")["computes"]}
+        return all(name in found and found[name]["phase"] == "ready" for name in names)
+
+    wait_until(holds, f"{', '.join(names)} to be ready", deadline=30)
+
+
+def _add_vm(lab: Lab, api: Api, name: str, compute: str, network: int, index: int) -> Vm:
+    mac, ip = f"02:00:00:00:{network:02x}:{index:02x}", f"10.{network}.0.{index}"
+    body = {"id": name, "network": ("blue", "green")[network - 1], "mac": mac, "addresses": [ip]}
+    api.ask("POST", "/api/v1/ports", body)
+    vm = lab.add_vm(name, compute, mac=mac, ip_cidr=f"{ip}/24", iface_id=name)
+    wait_until(lambda: _place(api, name) == compute, f"{name} to be served on {compute}")
+    return vm
+
+
+def _bindings(api: Api, port: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.ask("GET", f"/api/v1/ports/{port}")["bindings"]
+    return found
+
+
+def _place(api: Api, port: str) -> str:
+    return next((b["compute"] for b in _bindings(api, port) if b["phase"] == "active"), "")
+
+
+def _migrate(lab: Lab, api: Api, vm: str, target: str, *, fail: bool = False, sabotage: str | None = None) -> None:
+    """As libvirt does it: plugged at both ends for a while, then the guest wakes at the other."""
+    source = lab.compute(_place(api, vm))
+    migration = lab.migration(vm, target)
+    migration.begin()
+    wait_until(lambda: len(_bindings(api, vm)) == 2, f"{vm} to be prepared on {target}")
+    _ready(api, target)
+    if sabotage == "break-before-make":
+        # What a controller does that clears the old place before the new one is known.
+        source.ofctl("del-flows", "br-int", "table=220")
+    if fail:
+        migration.fail()
+        wait_until(lambda: len(_bindings(api, vm)) == 1, f"{vm} to be left where it is")
+        return
+    migration.switch()
+    wait_until(lambda: _place(api, vm) == target, f"{vm} to be served on {target}")
+    migration.finish()
+    wait_until(lambda: len(_bindings(api, vm)) == 1, f"{vm} to have left {source.name}")
+
+
+def _own_flows(compute: Compute, lports: list[int]) -> list[str]:
+    """A compute's flows about itself: those of its own VMs, and those that are the same everywhere; read by ovs-ofctl."""
+    lines = [_COUNTERS.sub("", x).strip() for x in compute.ofctl("dump-flows", "br-int").splitlines() if "cookie=" in x]
+    owners = [f"{lport:05x}" for lport in lports]
+
+    def mine(line: str) -> bool:
+        cookie = line.split("cookie=0x", 1)[1].split(",", 1)[0].rjust(16, "0")
+        return cookie[0] == "1" or (cookie[0] == "4" and cookie[3:8] in owners)
+
+    return sorted(filter(mine, lines))
+
+
+def _run(lab: Lab, directory: Path, sabotage: str | None) -> dict[str, Any]:
+    first, second = Probes(lab), Probes(lab)
+    running: list[Probes] = []
+    story = Story(running)
+    with first, second:
+        story.say("4 computes A, B, C, D register; 8 VMs on the networks blue and green")
+        lab.up()
+        api = _controller(lab, directory)
+        lab.add_computes(["A", "B", "C", "D"], register=MANAGER)
+        _ready(api, "A", "B", "C", "D")
+        for number, name in enumerate(("blue", "green"), 1):
+            api.ask("POST", "/api/v1/networks", {"id": name, "subnets": [f"10.{number}.0.0/24"]})
+        vms: dict[int, list[Vm]] = {1: [], 2: []}
+        for index, compute in enumerate("ABCD", 1):
+            for network in (1, 2):
+                vms[network].append(_add_vm(lab, api, f"vm{compute}{network}", compute, network, index))
+        first.start([pair for found in vms.values() for pair in pairs_among(found)], rate=RATE)
+        first.wait_flowing()
+        running.append(first)
+        with story.phase("steady", "every VM probes every other on its network, 50 a second, both ways"):
+            _for_a_while(first, 2.0)
+        with story.phase("scale-out", "E joins with two VMs"):
+            lab.add_computes(["E"], register=MANAGER)
+            _ready(api, "E")
+            new = {network: _add_vm(lab, api, f"vmE{network}", "E", network, 5) for network in (1, 2)}
+            pairs = [(new[n], vm) for n in (1, 2) for vm in vms[n]]
+            second.start([*pairs, *((b, a) for a, b in pairs)], rate=RATE)
+            if sabotage == "skip-tunnel":
+                lab.compute("E").ofctl("add-flow", "br-int", "table=0,priority=200,tun_id=0x2710,actions=drop")
+            else:
+                second.wait_flowing()
+        running.append(second)
+        second.mark_phase("joined")
+        lports = _lports(api, "B")
+        before = _own_flows(lab.compute("B"), lports)
+        with story.phase("start", "scalein-computes-start A, B, C"):
+            api.rpc("scalein-computes-start", "scalein-node-ids", ["A", "B", "C"])
+        with story.phase("empty", "A and C are emptied, VM by VM; on B the first migration fails"):
+            _migrate(lab, api, "vmA1", "D", sabotage=sabotage)
+            _migrate(lab, api, "vmA2", "E")
+            _migrate(lab, api, "vmB1", "E", fail=True)
+            _migrate(lab, api, "vmC1", "E")
+            _migrate(lab, api, "vmC2", "D")
+        with story.phase("end", "scalein-computes-end A, C"):
+            identities = {name: _identities(api, name) for name in ("A", "C")}
+            api.rpc("scalein-computes-end", "scalein-node-ids", ["A", "C"])
+        with story.phase("recover", "scalein-computes-recover B"):
+            api.rpc("scalein-computes-recover", "recover-node-ids", ["B"])
+            _ready(api, "B", "D", "E")
+        identical = before == _own_flows(lab.compute("B"), lports) and bool(before)
+        if sabotage == "leave-residue":
+            number = identities["A"]["number"]
+            flow = f"table=220,priority=10,cookie=0x204{number:05x}00000000,reg5={number},actions=drop"
+            lab.compute("D").ofctl("add-flow", "br-int", flow)
+        with story.phase("after", "the rest of the cloud goes on"):
+            _for_a_while(first, 2.0)
+        audit = api.ask("POST", "/api/v1/audit", {})
+        searched = _second_search(lab, identities)
+        left = sorted(c["name"] for c in api.ask("GET", "/api/v1/computes")["computes"])
+        reports = [first.stop(), second.stop()]
+    return _result(story, reports, audit, searched, identical, left)
+
+
+def _for_a_while(probes: Probes, seconds: float) -> None:
+    """Let probes run; there is nothing to wait for but time itself."""
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= until, "time to pass", deadline=seconds + 1)
+
+
+def _lports(api: Api, compute: str) -> list[int]:
+    ports = api.ask("GET", "/api/v1/ports")["ports"]
+    return [p["lport"] for p in ports if any(b["compute"] == compute for b in p["bindings"])]
+
+
+def _identities(api: Api, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = api.ask("GET", f"/api/v1/computes/{name}")
+    return found
+
+
+def _second_search(lab: Lab, removed: dict[str, dict[str, Any]]) -> list[str]:
+    """Look for removed computes once more, with Open vSwitch's own tools and nothing of ours."""
+    found = []
+    for name in ("B", "D", "E"):
+        compute = lab.compute(name)
+        text = "\n".join(
+            [
+                compute.ofctl("dump-flows", "br-int"),
+                compute.ofctl("dump-groups", "br-int"),
+                compute.vsctl("show"),
+                compute.vsctl("list", "interface"),
+            ]
+        )
+        for gone, facts in removed.items():
+            words = (
+                facts["tep"],
+                str(facts["dpid"]),
+                f"reg5={facts['number']:#x},",
+                f"set_field:{facts['number']:#x}->reg5",
+            )
+            found += [f"{name}: {word} of {gone}" for word in words if re.search(re.escape(word) + r"(?![\d.])", text)]
+    return found
+
+
+def _result(
+    story: Story,
+    reports: list[Report],
+    audit: dict[str, Any],
+    searched: list[str],
+    identical: bool,
+    left: list[str],
+) -> dict[str, Any]:
+    phases = []
+    for name in ("steady", "scale-out", "joined", *list(story.seconds)[2:]):
+        counted = [r for r in reports if name in r.phases]
+        sent, lost = sum(r.sent(name) for r in counted), sum(r.lost(name) for r in counted)
+        gap = max((r.longest_gap_ms(name) for r in counted), default=0.0)
+        phases.append(
+            {"phase": name, "seconds": story.seconds.get(name), "sent": sent, "lost": lost, "longest_gap_ms": gap}
+        )
+    sent, lost = sum(r.sent() for r in reports), sum(r.lost() for r in reports)
+    silent = [f for r in reports for f in r.failures() if "nothing was sent" in f and "probes came" not in f]
+    residue = audit["residue"] + len(searched)
+    passed = bool(sent) and not lost and not residue and identical and audit["clean"] and not silent
+    return {
+        "probes_sent": sent,
+        "probes_lost": lost,
+        "probes_duplicated": sum(r.duplicated() for r in reports),
+        "residue": residue,
+        "residue_found": [f["text"] for f in audit["findings"]] + searched,
+        "missing": audit["missing"],
+        "unexpected": audit["unexpected"],
+        "recovered_identical": identical,
+        "computes_left": left,
+        "seconds": story.seconds,
+        "phases": phases,
+        "silent_pairs": silent,
+        "passed": passed,
+    }
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    rows = [("phase", "seconds", "probes sent", "lost", "longest gap")]
+    for p in result["phases"]:
+        seconds = "" if p["seconds"] is None else f"{p['seconds']:.1f}"
+        rows.append((p["phase"], seconds, str(p["sent"]), str(p["lost"]), f"{p['longest_gap_ms']:.0f} ms"))
+    rows.append(("all", "", str(result["probes_sent"]), str(result["probes_lost"]), ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    print()
+    for row in rows:
+        print(
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+    print()
+    print(f"left of A and C on B, D and E: {result['residue']}")
+    for line in result["residue_found"]:
+        print(f"  {line}")
+    print(f"missing {result['missing']}, unexpected {result['unexpected']}")
+    print(
+        f"B's own flows after recover are {'byte for byte' if result['recovered_identical'] else 'NOT'} what they were"
+    )
+    print(f"what remains: {', '.join(result['computes_left'])} with all ten VMs")
+    for line in result["silent_pairs"]:
+        print(f"silent: {line}")
+    print("nothing lost, nothing left" if result["passed"] else "FAILED")

@@ -1,0 +1,122 @@
+"""What must not be noticed: control connections cut, the controller, the store and switches killed, a store that is not the one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ebbtide.errors import StoreUnreachable
+from ebbtide.lab.probes import Probes, pairs_among
+from ebbtide.model.observed import Phase
+from tests.support import snapshots
+from tests.support.cloud import Cloud
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def pair(cloud: Cloud) -> Cloud:
+    cloud.add_computes("a", "b")
+    cloud.add_network("blue", "10.1.0.0/24")
+    for index, name in enumerate("ab", 1):
+        cloud.add_vm(f"vm{index}", name, "blue", index)
+    cloud.wait_clean()
+    return cloud
+
+
+@contextmanager
+def unnoticed(cloud: Cloud) -> Iterator[None]:
+    """Whatever happens inside loses no probe and changes no flow."""
+    before = [snapshots.snapshot(c) for c in cloud.lab.computes()]
+    with Probes(cloud.lab) as probes:
+        probes.start(pairs_among(cloud.lab.vms()), rate=100)
+        probes.wait_flowing()
+        probes.mark_phase("fault")
+        yield
+        probes.mark_phase("after")
+        report = probes.stop()
+    assert report.sent("fault") > 0
+    assert report.lost("fault") == 0, report.table()
+    assert [snapshots.snapshot(c) for c in cloud.lab.computes()] == before
+
+
+@pytest.mark.parametrize("cut", [("a",), ("a", "b")], ids=["one", "all"])
+def test_cutting_control_connections_takes_no_role_and_touches_no_flow(pair: Cloud, cut: tuple[str, ...]) -> None:
+    with unnoticed(pair):
+        for name in cut:
+            pair.lab.compute(name).cut_control()
+        pair.wait(lambda: not any(pair.controller.member(name).connected for name in cut), what="the cut to be seen")
+        for name in cut:
+            pair.lab.compute(name).heal_control()
+        pair.wait_ready("a", "b", deadline=30)
+    assert [b[0].phase for b in pair.controller.app.cluster.state.bindings.values()] == ["active", "active"]
+    pair.assert_clean()
+
+
+def test_a_killed_store_server_is_a_clear_state_and_nothing_is_forgotten(pair: Cloud) -> None:
+    private = pair.controller.app.private
+    assert private is not None
+    with unnoticed(pair):
+        state = pair.controller.app.cluster.state
+        pair.call(private.stop())
+        pair.wait(lambda: not pair.controller.app.cluster.store.reachable, what="the store away")
+        with pytest.raises(StoreUnreachable, match="nothing was changed"):
+            pair.call(pair.service.add_network("green", ["10.2.0.0/24"]))
+        assert pair.controller.app.cluster.state is state
+        pair.wait(pair.controller.app.cluster.store.leading.is_set, what="the store started again")
+        pair.wait_ready("a", "b", deadline=30)
+    pair.assert_clean()
+
+
+def test_a_killed_switch_loses_only_its_own_and_is_filled_again(pair: Cloud) -> None:
+    pair.lab.compute("a").kill_switch()
+    pair.wait(lambda: pair.controller.member("a").switch is None, what="the switch gone")
+    pair.lab.compute("a").start_switch()
+    pair.wait_ready("a", "b", deadline=30)
+    assert pair.lab.vm("vm1").reaches("10.1.0.2")
+    pair.assert_clean()
+
+
+def test_a_new_store_stops_at_the_brake_and_nothing_is_touched(pair: Cloud) -> None:
+    with unnoticed(pair):
+        pair.controller.stop()
+        shutil.rmtree(pair.directory / "state")
+        pair.controller = type(pair.controller)(pair.lab, pair.directory / "state")
+        cluster = pair.controller.app.cluster
+        pair.wait(lambda: [m.phase for m in cluster.members.values()] == [Phase.BRAKED] * 2, what="both braked")
+        assert all("the store was replaced" in m.reason for m in cluster.members.values())
+        # A client that refills it changes nothing of that.
+        pair.call(pair.service.add_network("blue", ["10.1.0.0/24"]))
+        assert {m.phase for m in cluster.members.values()} == {Phase.BRAKED}
+    assert sorted(pair.call(pair.service.reconcile([], approve=True))) == ["a", "b"]
+    pair.wait_ready("a", "b", deadline=30)
+
+
+def test_yesterdays_store_stops_at_the_brake(pair: Cloud) -> None:
+    pair.controller.stop()
+    shutil.copytree(pair.directory / "state", pair.directory / "yesterday", ignore=shutil.ignore_patterns("*.sock", "*.ctl"))
+    pair.controller = type(pair.controller)(pair.lab, pair.directory / "state")
+    pair.add_vm("vm3", "a", "blue", 3)
+    pair.wait_clean()
+    bridges = [pair.lab.compute(name) for name in "ab"]
+    newest = pair.controller.app.cluster.state.revision
+    pair.wait(
+        lambda: all(f'ebbtide-revision="{newest}"' in c.vsctl("get", "bridge", "br-int", "external_ids") for c in bridges),
+        what="the stamp on both switches",
+    )
+    with unnoticed(pair):
+        pair.controller.stop()
+        shutil.rmtree(pair.directory / "state")
+        shutil.copytree(pair.directory / "yesterday", pair.directory / "state")
+        pair.controller = type(pair.controller)(pair.lab, pair.directory / "state")
+        cluster = pair.controller.app.cluster
+        pair.wait(lambda: [m.phase for m in cluster.members.values()] == [Phase.BRAKED] * 2, what="both braked")
+        pair.restart_controller()
+        cluster = pair.controller.app.cluster
+        pair.wait(lambda: [m.phase for m in cluster.members.values()] == [Phase.BRAKED] * 2, what="braked still")
+    assert pair.call(pair.service.reconcile([], approve=True)) == ["a", "b"]
+    pair.wait_ready("a", "b", deadline=30)
+    assert pair.lab.vm("vm1").reaches("10.1.0.2")
