@@ -120,3 +120,19 @@ def test_yesterdays_store_stops_at_the_brake(pair: Cloud) -> None:
     assert pair.call(pair.service.reconcile([], approve=True)) == ["a", "b"]
     pair.wait_ready("a", "b", deadline=30)
     assert pair.lab.vm("vm1").reaches("10.1.0.2")
+
+
+def test_a_backup_that_is_restored_changes_nothing_before_it_is_approved(pair: Cloud) -> None:
+    backup = pair.service.backup()
+    pair.add_vm("vm3", "a", "blue", 3)
+    pair.wait_clean()
+    with unnoticed(pair):
+        assert pair.call(pair.service.restore(backup)) > 4
+        cluster = pair.controller.app.cluster
+        assert "vm3" not in cluster.state.ports
+        pair.wait(lambda: [m.phase for m in cluster.members.values()] == [Phase.BRAKED] * 2, what="both braked")
+    pair.call(pair.service.reconcile([], approve=True))
+    pair.wait_ready("a", "b", deadline=30)
+    pair.assert_clean()
+    assert pair.lab.vm("vm1").reaches("10.1.0.2")
+    assert not pair.lab.vm("vm3").ping("10.1.0.1", count=2).received

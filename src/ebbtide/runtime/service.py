@@ -19,8 +19,20 @@ from ebbtide.decide import lifecycle, scalein
 from ebbtide.decide.ids import Allocator
 from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, EbbtideError, NotFound, Refused, StillWorking
-from ebbtide.model.facts import Compute, Edit, Membership, Network, Operation, Port, Relation, format_mac, parse_mac
-from ebbtide.model.state import State
+from ebbtide.model.facts import (
+    Compute,
+    Edit,
+    Fact,
+    Membership,
+    Network,
+    Operation,
+    Port,
+    Relation,
+    format_mac,
+    parse_mac,
+)
+from ebbtide.model.state import State, facts, rebuild
+from ebbtide.runtime import records
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
 
@@ -376,6 +388,36 @@ class Service:
 
         await self.cluster.store.commit(decide)
 
+    # --- backup ---
+
+    def backup(self) -> bytes:
+        """Everything that the store holds, as JSON lines: a head, then one fact a line."""
+        state = self.state
+        head = {
+            "ebbtide-backup": 1,
+            "schema": records.SCHEMA_VERSION,
+            "store-id": state.store_id,
+            "revision": state.revision,
+            "facts": len(facts(state)),
+        }
+        lines = [msgspec.json.encode(head)]
+        for fact in facts(state):
+            lines.append(msgspec.json.encode({"table": records.table_of(fact), "fact": fact}))
+        return b"\n".join(lines) + b"\n"
+
+    async def restore(self, data: bytes) -> int:
+        """Put a backup in the place of all that the store holds; gives the number of facts.
+
+        The store gets a new id, so that every switch stops at the brake until `reconcile --approve`: a backup is older than the
+        network, and nobody but an operator can say that it is the truth all the same.
+
+        Raises:
+            BadInput: it is not a backup, not whole, or of another schema. Nothing is changed.
+        """
+        found = parse_backup(data)
+        await self.cluster.store.replace(found, self._new_id(), "restored from a backup: `ebbtide reconcile --approve`")
+        return len(found)
+
     # --- looking ---
 
     async def audit(self) -> Report:
@@ -414,6 +456,31 @@ class Service:
             "rejected": [str(k) for k in self.cluster.settle_keys(compute.number)],
             "debts": sorted(self._name(d.removed) for d in self.state.debts.values() if d.compute == compute.number),
         }
+
+
+def parse_backup(data: bytes) -> list[Fact]:
+    """The facts of a backup.
+
+    Raises:
+        BadInput: it is not a backup, not whole, or of another schema.
+    """
+    lines = data.splitlines()
+    try:
+        head = msgspec.json.decode(lines[0]) if lines else None
+        if not isinstance(head, dict) or head.get("ebbtide-backup") != 1:
+            raise BadInput("this is not a backup of Ebbtide")
+        if str(head.get("schema", "")).split(".")[0] != records.SCHEMA_VERSION.split(".")[0]:
+            raise BadInput(f"the backup has schema {head.get('schema')}, this controller has {records.SCHEMA_VERSION}")
+        found: list[Fact] = []
+        for line in lines[1:]:
+            row = msgspec.json.decode(line)
+            found.append(msgspec.convert(row["fact"], records.TABLES[row["table"]][0]))
+        if len(found) != head.get("facts"):
+            raise BadInput(f"the backup is cut: {len(found)} of {head.get('facts')} facts")
+        rebuild(found, 1)
+    except (msgspec.DecodeError, KeyError, TypeError, AssertionError) as error:
+        raise BadInput(f"the backup cannot be read: {error!r}") from None
+    return found
 
 
 def _check_name(kind: str, name: str) -> None:

@@ -242,6 +242,28 @@ class Store:
         transaction.commit(durable=True)
         return transaction
 
+    async def replace(self, facts: Iterable[Fact], store_id: str, hold: str) -> None:
+        """Everything in the store becomes these facts, in one transaction, under a new store id."""
+        if self._link is None or self._replica is None or not self.leading.is_set():
+            raise StoreUnreachable("the store cannot be written now; nothing was changed")
+        async with self._writing:
+            transaction = Transaction(self._replica.schema)
+            transaction.assert_lock(LOCK)
+            self._wait(transaction)
+            for table in records.TABLES:
+                transaction.delete(table, ())
+            for fact in facts:
+                transaction.insert(records.table_of(fact), records.row_of(fact))
+            row = {"store_id": store_id, "revision": self.state.revision + 1, "hold": hold}
+            transaction.update("Global", (), row)
+            transaction.commit(durable=True)
+            try:
+                outcome = await self._link.transact(transaction)
+            except LinkLost as error:
+                raise StoreUnreachable(f"the store went away in the middle: {error}; look what it holds") from None
+            if not outcome.ok:
+                raise Unexpected(f"the store refused the backup: {outcome.error}")
+
     async def set_hold(self, reason: str) -> None:
         """Record (or clear, with "") that this store is not trusted: it outlives the controller."""
         if self._link is None or self._replica is None or not self.leading.is_set():
