@@ -24,16 +24,6 @@ def trio(cloud: Cloud) -> Cloud:
     return cloud
 
 
-def migrate(cloud: Cloud, vm: str, target: str) -> None:
-    migration = cloud.lab.migration(vm, target)
-    migration.begin()
-    cloud.wait(lambda: len(cloud.controller.app.cluster.state.bindings[vm]) == 2, what="pending")
-    migration.switch()
-    cloud.wait(lambda: cloud.place(vm) == target, what="flipped")
-    migration.finish()
-    cloud.wait_clean()
-
-
 def test_a_removed_compute_leaves_nothing_anywhere(trio: Cloud) -> None:
     call, service = trio.call, trio.service
     compute = trio.controller.app.cluster.state.computes[trio.controller.app.cluster.state.by_name["a"]]
@@ -41,7 +31,7 @@ def test_a_removed_compute_leaves_nothing_anywhere(trio: Cloud) -> None:
     assert snapshots.bridge_ids(trio.lab.compute("a"))["tombstoned"] == "true"
     with pytest.raises(Refused, match="still carries 1 port"):
         call(service.end(["a"]))
-    migrate(trio, "vm1", "b")
+    trio.migrate("vm1", "b")
     operation = call(service.end(["a"]))
     assert operation is not None
     assert operation.state == "done"
@@ -59,7 +49,7 @@ def test_a_removed_compute_leaves_nothing_anywhere(trio: Cloud) -> None:
 
 def test_a_disconnected_compute_is_removed_as_the_spec_has_it(trio: Cloud) -> None:
     trio.call(trio.service.start(["a"]))
-    migrate(trio, "vm1", "b")
+    trio.migrate("vm1", "b")
     trio.lab.compute("a").unregister()
     trio.lab.compute("a").cut_control()
     trio.wait(lambda: not trio.controller.member("a").connected, what="a disconnected")
@@ -72,7 +62,7 @@ def test_a_disconnected_compute_is_removed_as_the_spec_has_it(trio: Cloud) -> No
 
 def test_a_removed_compute_that_comes_back_is_quarantined_until_readmitted(trio: Cloud) -> None:
     trio.call(trio.service.start(["a"]))
-    migrate(trio, "vm1", "b")
+    trio.migrate("vm1", "b")
     trio.lab.compute("a").cut_control()
     trio.wait(lambda: not trio.controller.member("a").connected, what="a disconnected")
     trio.call(trio.service.end(["a"]))
@@ -88,7 +78,7 @@ def test_a_removed_compute_that_comes_back_is_quarantined_until_readmitted(trio:
     trio.wait(lambda: not cluster.state.debts, what="debts paid")
     trio.call(trio.service.readmit("a"))
     trio.wait_ready("a", deadline=30)
-    migrate(trio, "vm1", "a")
+    trio.migrate("vm1", "a")
     assert trio.lab.vm("vm1").ping("10.1.0.3", count=3).lost == 0
     trio.assert_clean()
 
@@ -104,7 +94,7 @@ def test_recover_gives_back_exactly_what_was_there(trio: Cloud) -> None:
     assert marked != before
     trio.add_network("green", "10.2.0.0/24")
     trio.add_vm("vmx", "c", "green", 9)
-    migrate(trio, "vm1", "c")
+    trio.migrate("vm1", "c")
     trio.lab.compute("b").restart_switch()
     trio.wait_ready("a", "b", "c")
     assert [snapshots.snapshot(c) for c in computes] != marked
@@ -112,7 +102,7 @@ def test_recover_gives_back_exactly_what_was_there(trio: Cloud) -> None:
     trio.call(trio.service.delete_port("vmx"))
     trio.call(trio.service.delete_network("green"))
     trio.call(trio.service.recover(["a", "b"]))
-    migrate(trio, "vm1", "a")
+    trio.migrate("vm1", "a")
     keep_port_number(trio, computes[0], "vm1")
     trio.assert_clean()
     for was, compute in zip(before, computes, strict=True):
@@ -121,7 +111,8 @@ def test_recover_gives_back_exactly_what_was_there(trio: Cloud) -> None:
 
 def keep_port_number(cloud: Cloud, compute: Compute, vm: str) -> None:
     """A tap gets the number 100, whenever it is plugged: the number is the switch's choice, and in every flow of the port."""
-    compute.vsctl("set", "interface", f"tap{vm}", "ofport_request=100")
+    view = cloud.controller.member(compute.name).view
+    compute.vsctl("set", "interface", view.ports[vm].name, "ofport_request=100")
     number = cloud.controller.app.cluster.state.by_name[compute.name]
     views = cloud.controller.app.cluster.members[number]
     cloud.wait(lambda: views.view.ports[vm].ofport == 100, what="the port number")

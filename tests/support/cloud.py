@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,8 +28,9 @@ T = TypeVar("T")
 class Controller:
     """One controller in a thread, listening in the lab's control namespace."""
 
-    def __init__(self, lab: Lab, state_dir: Path, **settings: Any) -> None:
+    def __init__(self, lab: Lab, state_dir: Path, web: bool = False, **settings: Any) -> None:
         self.lab = lab
+        self._web = web
         self.config = Config(state_dir=str(state_dir), **{"admission": "open", **settings})
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -39,7 +42,8 @@ class Controller:
             self.config,
             ovsdb=self.lab.listen(CONTROLLER, 6640),
             openflow=self.lab.listen(CONTROLLER, 6653),
-            web=False,
+            http=self.lab.listen("127.0.0.1", 8181) if self._web else None,
+            web=self._web,
         )
         await app.start()
         assert await app.cluster.changed.until(app.cluster.store.leading.is_set, 10), app.cluster.store.reason
@@ -138,6 +142,33 @@ class Cloud:
         report = self.audit()
         assert report.clean, report.findings
         return report
+
+    def http(self, method: str, path: str, body: object | None = None) -> tuple[int, Any]:
+        """One request to the REST interface (a cloud made with web=True): status and decoded body."""
+        connection = HTTPConnection("127.0.0.1", 8181, timeout=60)
+        connection.sock = self.lab.connect("127.0.0.1", 8181)
+        try:
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, {"Content-Type": "application/json", "Accept": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        finally:
+            connection.close()
+        return answer.status, json.loads(text) if text else None
+
+    def rpc(self, verb: str, leaf: str, ids: list[str]) -> tuple[int, Any]:
+        """One of the spec's RPCs."""
+        return self.http("POST", f"/rests/operations/scalein-api:{verb}", {"scalein-api:input": {leaf: ids}})
+
+    def migrate(self, vm: str, target: str) -> None:
+        """A whole live migration, and everything that follows from it."""
+        migration = self.lab.migration(vm, target)
+        migration.begin()
+        self.wait(lambda: len(self.controller.app.cluster.state.bindings[vm]) == 2, what="pending")
+        migration.switch()
+        self.wait(lambda: self.place(vm) == target, what="flipped")
+        migration.finish()
+        self.wait_clean()
 
     # --- the lab ---
 

@@ -23,7 +23,8 @@ from typing import Any
 
 from .namespace import inside
 
-PORT = 5093
+# Two probers may look at the same VM: each has a port of its own, or the second would take the first one's probes.
+PORTS = range(20_000, 30_000)
 _PROBE = struct.Struct("!4sIIIH")  # mark, run, pair, sequence, phase
 _MARK = b"ebb!"
 # A loop that was kept from running catches up, but never by more than this many frames at once, with
@@ -95,8 +96,9 @@ class Prober:
 
     def __init__(self, ends: Sequence[tuple[str, str]], pairs: Sequence[tuple[int, int]], rate: float) -> None:
         self.run = int.from_bytes(os.urandom(4), "big")
-        self.addresses = [(address, PORT) for _, address in ends]
-        self.sockets = [_socket_in(namespace, address) for namespace, address in ends]
+        port = PORTS[self.run % len(PORTS)]
+        self.addresses = [(address, port) for _, address in ends]
+        self.sockets = [_socket_in(namespace, address, port) for namespace, address in ends]
         self.owner = {made.fileno(): number for number, made in enumerate(self.sockets)}
         self.pairs = [Pair(source, destination) for source, destination in pairs]
         self.period = 1.0 / (rate * len(pairs))
@@ -224,13 +226,12 @@ class Prober:
         }
 
 
-def _socket_in(namespace: str, address: str) -> socket.socket:
+def _socket_in(namespace: str, address: str, port: int) -> socket.socket:
     def make() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.setblocking(False)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        made.bind((address, PORT))
+        made.bind((address, port))
         return made
 
     return inside(namespace, make)
