@@ -1,0 +1,54 @@
+# `make demo` and `make test` do everything, on a bare Debian 12, as root. `make help` lists the rest.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+# Tests run side by side in this many processes; ARGS goes to whatever is run: make test ARGS='-k audit -x'
+WORKERS ?= 2
+ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what is missing: Debian packages, and the locked Python packages in .venv
+	@scripts/setup.sh
+
+.PHONY: setup-runtime
+setup-runtime: ## the same without the test tools: enough to run the controller
+	@scripts/setup.sh --runtime
+
+.PHONY: demo
+demo: setup ## the main job, told as it goes: computes join, three are scaled in, one is recovered
+	@$(BIN)/ebbtide demo $(ARGS)
+
+.PHONY: test
+test: setup ## all tests
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+.PHONY: acceptance
+acceptance: setup ## only the tests named after the lines of the specification
+	@$(BIN)/pytest -v tests/acceptance $(ARGS)
+
+.PHONY: lint
+lint: setup ## style, types, and who may import whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: bench
+bench: ## how fast and how small, against Open vSwitch's own tools and OVN (which this installs)
+	@scripts/setup.sh --bench
+	@$(BIN)/python -m bench $(ARGS)
+
+.PHONY: clean
+clean: ## remove what tests, linters and benchmarks have written
+	@rm -rf build bench/out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## the virtual environment as well
+	@rm -rf .venv src/ebbtide.egg-info

@@ -1,0 +1,225 @@
+#!/usr/bin/env bash
+# Makes this checkout ready to run: the Debian packages that are missing, then .venv with the locked set of Python packages.
+#
+#   scripts/setup.sh             all that `make demo` and `make test` need
+#   scripts/setup.sh --runtime   only what the controller needs (no test tools)
+#   scripts/setup.sh --bench     OVN as well, which `make bench` compares with
+#
+# Doing it again is quick and changes nothing. What is there already is never upgraded, restarted or configured. A service
+# that comes with a package we install is neither started nor enabled. Index, mirror and proxy are those of the
+# environment, of pip's configuration and of apt's.
+set -euo pipefail
+export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
+cd "$(dirname "$0")/.."
+
+readonly VENV=.venv POLICY=/usr/sbin/policy-rc.d MARK="placed by ebbtide's scripts/setup.sh"
+
+# command=package. Commands are what counts: Open vSwitch that was built by hand is as good as Debian's.
+needed=(
+  ip=iproute2 bridge=iproute2 nsenter=util-linux setsid=util-linux unshare=util-linux
+  ovs-vswitchd=openvswitch-switch ovs-vsctl=openvswitch-switch
+  ovsdb-server=openvswitch-common ovsdb-tool=openvswitch-common ovsdb-client=openvswitch-common
+  ovs-ofctl=openvswitch-common ovs-appctl=openvswitch-common
+)
+lock=requirements-dev.lock
+case "${1-}" in
+  "") ;;
+  --runtime) lock=requirements.lock ;;
+  --bench) needed+=(ovn-northd=ovn-central ovn-nbctl=ovn-common ovn-controller=ovn-host) ;;
+  *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$@" >&2; exit 1; }
+
+# ---- what is missing ----------------------------------------------------------------------------------------------------
+
+find_python() { # sets `python` to the first one that is new enough
+  local candidate
+  python=
+  for candidate in ${PYTHON-} python3.11 python3 python3.12 python3.13; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      python=$candidate
+      return
+    fi
+  done
+}
+
+find_missing() { # sets `packages` to what must be installed, `reasons` to why
+  local pair command
+  packages=() reasons=()
+  for pair in "${needed[@]}"; do
+    command=${pair%%=*}
+    if ! type -P "$command" >/dev/null; then
+      packages+=("${pair#*=}") reasons+=("$command")
+    fi
+  done
+  if [[ ! -x $VENV/bin/python ]]; then
+    find_python
+    if [[ -z $python ]]; then
+      packages+=(python3 python3-venv) reasons+=("Python 3.11 or newer")
+    elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+      packages+=(python3-venv) reasons+=("$python: module venv or ensurepip")
+    fi
+  fi
+  if ((${#packages[@]})); then
+    mapfile -t packages <<<"$(printf '%s\n' "${packages[@]}" | sort -u)"
+  fi
+}
+
+# ---- Debian packages ----------------------------------------------------------------------------------------------------
+
+apt_install() { apt-get -q -y --no-install-recommends --no-upgrade --no-remove "$@" install "${packages[@]}" </dev/null; }
+
+lists_are_there() {
+  local package
+  for package in "${packages[@]}"; do
+    apt-cache --quiet=0 policy "$package" 2>/dev/null | grep -q 'Candidate: [^(]' || return 1
+  done
+}
+
+print_plan() {
+  local plan
+  plan=$(apt_install -s) || { printf '%s\n' "$plan" >&2; die "apt cannot install ${packages[*]}; its reasons are above"; }
+  added=$(awk '$1 == "Inst" && $3 !~ /^\[/ { print $2 }' <<<"$plan")
+  say "missing: ${reasons[*]}" "- apt will add:"
+  awk '$1 == "Inst" && $3 !~ /^\[/ { sub(/^\(/, "", $3); printf "  %s %s\n", $2, $3 }' <<<"$plan"
+  if grep -q '^Inst [^ ]* \[' <<<"$plan"; then
+    say "and, because these need it, upgrade:"
+    awk '$1 == "Inst" && $3 ~ /^\[/ { sub(/^\(/, "", $4); printf "  %s %s -> %s\n", $2, $3, $4 }' <<<"$plan"
+  fi
+}
+
+forbid_services() { # while we install, nothing is started: invoke-rc.d(8) and deb-systemd-invoke(1) ask this file
+  local answer=0
+  if [[ -f $POLICY ]] && grep -qF "$MARK" "$POLICY"; then
+    rm -f "$POLICY" # of a run that was killed
+  fi
+  if [[ -e $POLICY || -L $POLICY ]]; then
+    "$POLICY" openvswitch-switch start >/dev/null 2>&1 || answer=$?
+    ((answer == 101)) || die \
+      "$POLICY is there and would let a newly installed service start. It is not ours to change." \
+      "Install these yourself, then run this again: ${packages[*]}"
+    return
+  fi
+  trap 'rm -f "$POLICY"' EXIT
+  trap 'exit 130' INT TERM HUP
+  (set -C && printf '#!/bin/sh\n# %s, for as long as it installs packages\nexit 101\n' "$MARK" >"$POLICY")
+  chmod 755 "$POLICY"
+}
+
+allow_services() {
+  if [[ -f $POLICY ]] && grep -qF "$MARK" "$POLICY"; then
+    rm -f "$POLICY"
+  fi
+  trap - EXIT INT TERM HUP
+}
+
+disable_services() { # of the Open vSwitch packages that we have just added: not now, and not at the next boot either
+  local package file unit
+  for package in $added; do
+    [[ $package == openvswitch-* || $package == ovn-* ]] || continue
+    while read -r file; do
+      unit=${file##*/}
+      case $file in
+        */lib/systemd/system/*.service)
+          if type -P systemctl >/dev/null; then
+            systemctl --quiet disable "$unit" >/dev/null 2>&1 || true # static ones cannot be, and need not be
+          elif type -P deb-systemd-helper >/dev/null; then
+            deb-systemd-helper disable "$unit" >/dev/null 2>&1 || true
+          fi
+          ;;
+        /etc/init.d/*) update-rc.d "$unit" disable >/dev/null 2>&1 || true ;;
+      esac
+    done <<<"$(dpkg -L "$package")"
+  done
+}
+
+install_packages() {
+  [[ -f /etc/debian_version ]] && type -P apt-get >/dev/null || die \
+    "missing: ${reasons[*]}" "This is not Debian: install them by hand (on Debian: ${packages[*]}), then run this again."
+  ((EUID == 0)) || die \
+    "missing: ${reasons[*]}" "Run this as root, or have root install: apt-get install --no-install-recommends ${packages[*]}"
+  if ! lists_are_there; then
+    say "apt does not know ${packages[*]} yet: apt-get update"
+    apt-get -q update </dev/null
+  fi
+  print_plan
+  forbid_services
+  if ! apt_install; then
+    say "once more with fresh package lists"
+    apt-get -q update </dev/null
+    print_plan
+    apt_install
+  fi
+  disable_services
+  allow_services
+  find_missing
+  ((${#packages[@]} == 0)) || die "still missing after the installation: ${reasons[*]}"
+}
+
+# ---- the virtual environment --------------------------------------------------------------------------------------------
+
+stamp_of() { # what .venv is made from, where, and with which set
+  { pwd -P; echo "$1"; cat "$1" pyproject.toml; } | sha256sum
+}
+
+is_ready() { # the development set holds all of the runtime set
+  local made
+  [[ -f $VENV/.ready && -x $VENV/bin/ebbtide ]] && "$VENV/bin/python" -c '' 2>/dev/null || return 1
+  made=$(<"$VENV/.ready")
+  [[ $made == "$(stamp_of "$lock")" || $made == "$(stamp_of requirements-dev.lock)" ]]
+}
+
+is_ours() { # .venv works, is new enough, and was made here: its scripts name its place
+  local shebang
+  "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || return 1
+  shebang=$(head -n 2 "$VENV/bin/pip" 2>/dev/null | grep -o '/[^"]*/bin/python[0-9.]*' | head -n 1)
+  [[ -n $shebang && ${shebang%/*} -ef $VENV/bin ]]
+}
+
+make_venv() {
+  local clear=()
+  if [[ -e $VENV ]]; then
+    is_ours && return
+    clear=(--clear)
+  fi
+  find_python
+  [[ -n $python ]] || die "no Python 3.11 or newer was found"
+  say "$VENV, with $("$python" --version)"
+  "$python" -m venv ${clear[@]+"${clear[@]}"} "$VENV"
+}
+
+install_locked() {
+  local pip=("$VENV/bin/python" -m pip install --quiet)
+  say "the packages of $lock, each by its hash"
+  "${pip[@]}" --require-hashes -r "$lock"
+  # The build backend comes from the lock too (an environment made by Python 3.12 has none, an older one is too old).
+  if [[ $lock == requirements.lock ]]; then
+    local backend
+    backend=$(mktemp)
+    awk '/^[^ #]/ { on = /^setuptools==/ } on' requirements-dev.lock >"$backend"
+    "${pip[@]}" --require-hashes --no-deps -r "$backend"
+    rm -f "$backend"
+  fi
+  "${pip[@]}" --no-deps --no-build-isolation --editable .
+}
+
+# ---- one after the other ------------------------------------------------------------------------------------------------
+
+exec 9<"$0"
+flock 9 # two runs at once would write into one .venv
+
+find_missing
+if ((${#packages[@]} == 0)) && is_ready; then
+  say "ready"
+  exit 0
+fi
+((${#packages[@]} == 0)) || install_packages
+if ! is_ready; then
+  make_venv
+  install_locked
+  stamp_of "$lock" >"$VENV/.ready"
+fi
+say "done: $VENV/bin/ebbtide"
