@@ -1,0 +1,45 @@
+"""The demo as a user runs it: green when nothing is wrong, red when something is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+
+
+def demo(*words: str) -> tuple[int, dict[str, object]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "ebbtide", "demo", "--json", *words], capture_output=True, text=True, timeout=170, check=False
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_demo_loses_nothing_and_leaves_nothing() -> None:
+    code, result = demo()
+    assert code == 0, result
+    assert result["passed"]
+    assert result["probes_lost"] == 0
+    assert result["residue"] == 0
+    assert result["recovered_identical"] is True
+    assert result["computes_left"] == ["B", "D", "E"]
+    assert result["pairs"] == 40
+    assert isinstance(result["probes_sent"], int)
+    assert result["probes_sent"] > 10_000
+    assert set(result["seconds"]) == {"steady", "scale-out", "start", "empty", "end", "recover", "after"}  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "seen"),
+    [("break-before-make", "probes_lost"), ("skip-tunnel", "probes_lost"), ("leave-residue", "residue")],
+)
+def test_a_sabotaged_demo_ends_red(sabotage: str, seen: str) -> None:
+    code, result = demo("--sabotage", sabotage)
+    assert code == 1
+    assert not result["passed"]
+    assert isinstance(result[seen], int)
+    assert result[seen] > 0  # type: ignore[operator]
