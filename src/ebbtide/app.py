@@ -123,6 +123,8 @@ class App:
     async def stop(self) -> None:
         """Close every session and stop; no switch is changed by that."""
         if self._web is not None:
+            # Streams have no end of their own: without this, the server would wait for their watchers.
+            self._web.config.app.state.hub.close()  # type: ignore[union-attr]
             self._web.should_exit = True
         for server in self._servers:
             server.close()

@@ -9,7 +9,7 @@
     │   └── TooLarge                 413  exit 2   more bytes than accepted
     ├── NotReady                     503  exit 5   a part it needs is away; try again
     │   ├── StoreUnreachable         503  exit 5   the store cannot be written; read-only until it is back
-    │   └── StillWorking             503  exit 6   accepted and going on; the same call again waits for it
+    │   └── StillWorking             409  exit 6   accepted and going on; the same call again waits for it
     ├── Unexpected                   500  exit 1   a broken invariant of ours
     └── ProtocolError                     closes the one connection that it concerns
         ├── LocalProtocolError            we asked the codec for something that the protocol does not allow
@@ -100,6 +100,7 @@ class StoreUnreachable(NotReady):
 class StillWorking(NotReady):
     """The work was accepted and goes on; `operation` names it."""
 
+    status = 409
     exit_code = 6
     tag = "in-use"
 

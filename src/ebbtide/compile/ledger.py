@@ -87,8 +87,8 @@ class Priority:
     REFLECTION = 12
     # table 220
     TO_COMPUTE = 10
+    FORWARD = 15
     TO_LOCAL = 20
-    FORWARD = 30
 
 
 # --- metadata (NetVirt's layout) ---

@@ -5,17 +5,20 @@ identities (every name, id, address and number that a compute ever had), and loo
 fault of the compiler, or of an older version, is found like anything else.
 
 Encodings searched:
-  TEP address       dotted, and as 32 bits in an address match or set-field; in any text of a row
-  DPN id            decimal, 16 hex digits, openflow:<n>; in rows
+  TEP address       dotted in any text of a row; as 32 bits in a match, set-field or load of a tunnel, IP or ARP address (in the
+                    flows of a port the last two are a tenant's, who may use the same addresses inside the overlay)
+  DPN id            decimal, 16 hex digits, openflow:<n>; in rows, the bare number not where a row counts something else
   system-id, uuid   text; in rows
-  name              text, whole word; in rows
+  name              text, whole word; in rows, but not in an iface-id, which is a tenant's word
   MACs              six bytes in match, actions, group buckets; text in rows
-  number            in the owner field of cookies of kind "compute", as the value of reg5 in matches and actions, in the
-                    `ebbtide-peer` key of rows
+  number            in the owner field of cookies of kind "compute" and "relation", as the value of reg5 in matches, set-fields and
+                    loads, in the `ebbtide-peer` key of rows
+Fields are searched with their headers: four bytes of an address alone are soon found across the border of two other fields.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 
@@ -67,17 +70,45 @@ class Residue(msgspec.Struct, frozen=True):
 
 
 class Needle(msgspec.Struct, frozen=True):
-    """One identity in all its encodings. `raw`: bytes that must appear in match, instructions or buckets."""
+    """One identity in all its encodings. `raw`: bytes that must appear in match, instructions or buckets.
+
+    `inner`: the same, but a tenant's in the flows of a port. `bare`: `text` may be a plain number.
+    """
 
     identity: str
     raw: tuple[bytes, ...] = ()
     text: re.Pattern[str] | None = None
     number: int = 0
+    inner: tuple[bytes, ...] = ()
+    bare: re.Pattern[str] | None = None
 
 
-# The wire's own forms (OpenFlow 1.3 section 7.2.3; nicira-ext.h): NXM/OXM header of reg5, as match and set-field, and reg_load.
-_REG5_HEADER = (0x0001 << 16 | 5 << 9 | 4).to_bytes(4, "big")
-_COOKIE_KIND_COMPUTE = 2
+# The wire's own forms: class and number of a field in an OXM or NXM header (OpenFlow 1.3 section 7.2.3; nicira-ext.h).
+_REG5 = ((0x0001, 5),)
+_TUNNEL_V4, _TUNNEL_V6 = ((0x0001, 31), (0x0001, 32)), ((0x0001, 109), (0x0001, 110))
+_ADDRESS_V4 = (
+    *((0x8000, 11), (0x8000, 12), (0x8000, 22), (0x8000, 23)),  # ipv4_src, ipv4_dst, arp_spa, arp_tpa
+    *((0x0000, 7), (0x0000, 8), (0x0000, 16), (0x0000, 17)),
+    *((0x0001, 120), (0x0001, 121)),  # ct_nw_src, ct_nw_dst
+)
+_ADDRESS_V6 = ((0x8000, 26), (0x8000, 27), (0x0001, 19), (0x0001, 20))  # ipv6_src, ipv6_dst
+_COOKIES_OF_COMPUTES = (2, 6)
+_COOKIE_OF_PORT = 4
+#: Keys of rows whose numbers are not DPN ids, and the one whose word is a tenant's.
+_COUNTS = re.compile(r"bfd:.*|options:(key|dst_port|tos|ttl)|.*:ebbtide-(revision|term|peer)|(.*:)?(ofport|mtu)\w*")
+_TENANT = "external_ids:iface-id"
+
+
+def _forms(fields: Iterable[tuple[int, int]], value: bytes) -> tuple[bytes, ...]:
+    """The value in these fields: exact (a match, a set-field), masked, and as the 64 bits of a reg_load."""
+    found = []
+    for oxm_class, number in fields:
+        head = oxm_class << 16 | number << 9
+        exact, masked = (head | len(value)).to_bytes(4, "big"), (head | 1 << 8 | 2 * len(value)).to_bytes(4, "big")
+        found += [exact + value, masked + value]
+        if len(value) < 8:
+            found.append(exact + value.rjust(8, b"\0"))
+    return tuple(found)
 
 
 def needles(identities: Iterable[str]) -> tuple[Needle, ...]:
@@ -86,21 +117,29 @@ def needles(identities: Iterable[str]) -> tuple[Needle, ...]:
     for identity in sorted(identities):
         kind, _, value = identity.partition(":")
         if kind == "tep":
-            packed = bytes(int(part) for part in value.split(".")) if value.count(".") == 3 else b""
-            found.append(Needle(identity, (packed,) if packed else (), _word(value)))
+            found.append(_tep(identity, value))
         elif kind == "dpid":
             number = int(value)
-            forms = [str(number), f"{number:016x}", f"openflow:{number}"]
-            found.append(
-                Needle(identity, (), re.compile("|".join(rf"(?<![\w.]){re.escape(f)}(?![\w.])" for f in forms)))
-            )
+            forms = "|".join(rf"(?<![\w.]){f}(?![\w.])" for f in (f"{number:016x}", f"openflow:{number}"))
+            found.append(Needle(identity, (), re.compile(forms, re.IGNORECASE), bare=_word(str(number))))
         elif kind == "number":
-            found.append(Needle(identity, (_REG5_HEADER + int(value).to_bytes(4, "big"),), None, int(value)))
+            found.append(Needle(identity, _forms(_REG5, int(value).to_bytes(4, "big")), None, int(value)))
         elif kind == "mac":
             found.append(Needle(identity, (bytes.fromhex(value.replace(":", "")),), _word(value)))
+        elif kind == "name":
+            found.append(Needle(identity, bare=_word(value)))
         else:
             found.append(Needle(identity, (), _word(value)))
     return tuple(found)
+
+
+def _tep(identity: str, value: str) -> Needle:
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        return Needle(identity, (), _word(value))
+    tunnel, other = (_TUNNEL_V4, _ADDRESS_V4) if address.version == 4 else (_TUNNEL_V6, _ADDRESS_V6)
+    return Needle(identity, _forms(tunnel, address.packed), _word(value), inner=_forms(other, address.packed))
 
 
 def _word(value: str) -> re.Pattern[str]:
@@ -113,15 +152,16 @@ def search(removed: str, wanted: Iterable[Needle], dump: Dump) -> list[Residue]:
     chosen = tuple(wanted)
     for flow in dump.flows:
         blob = flow.match + flow.instructions
+        kind, owner = flow.cookie >> 60, flow.cookie >> 32 & 0xFFFFF
         for needle in chosen:
-            owner = flow.cookie >> 32 & 0xFFFFF
-            by_cookie = needle.number and flow.cookie >> 60 == _COOKIE_KIND_COMPUTE and owner == needle.number
-            if by_cookie or any(raw in blob for raw in needle.raw):
+            by_cookie = needle.number and kind in _COOKIES_OF_COMPUTES and owner == needle.number
+            forms = needle.raw if kind == _COOKIE_OF_PORT else needle.raw + needle.inner
+            if by_cookie or any(raw in blob for raw in forms):
                 found.append(Residue(removed, dump.compute, "flow", needle.identity, flow.text))
                 break
     for group in dump.groups:
         for needle in chosen:
-            if any(raw in group.buckets for raw in needle.raw):
+            if any(raw in group.buckets for raw in needle.raw + needle.inner):
                 found.append(Residue(removed, dump.compute, "group", needle.identity, group.text))
                 break
     for row in dump.rows:
@@ -136,6 +176,13 @@ def _in_row(row: RawRow, wanted: tuple[Needle, ...]) -> tuple[str, str] | None:
         for needle in wanted:
             if needle.number and column.endswith(":ebbtide-peer") and value == str(needle.number):
                 return needle.identity, f"{column}={value}"
-            if needle.text is not None and needle.text.search(value):
+            text = needle.text is not None and needle.text.search(value)
+            bare = needle.bare is not None and not _is_other(column, value) and needle.bare.search(value)
+            if text or bare:
                 return needle.identity, f"{column}={value}"
     return None
+
+
+def _is_other(column: str, value: str) -> bool:
+    """Whether a word or number there is something else's, whatever it looks like."""
+    return column == _TENANT or (value.isdecimal() and _COUNTS.fullmatch(column) is not None)

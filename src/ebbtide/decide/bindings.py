@@ -40,6 +40,9 @@ def judge(state: State, port: str, sight: Sight) -> list[Edit]:
     gone = [b for b in bindings if b.phase is BindingPhase.PENDING and sight.plugged.get(b.compute) is False]
     if gone:
         return [Edit(b, None) for b in gone]
+    left_over = [b for b in bindings if b.phase is BindingPhase.LEAVING and sight.plugged.get(b.compute) is False]
+    if sight.flipped and left_over:
+        return [Edit(b, None) for b in left_over]
     pending = next((b for b in bindings if b.phase is BindingPhase.PENDING), None)
     left = sight.plugged.get(active.compute) is False
     if pending is not None:
@@ -53,13 +56,7 @@ def judge(state: State, port: str, sight: Sight) -> list[Edit]:
     fresh = _fresh(state, port, sight, {b.compute for b in bindings})
     if fresh is not None:
         return [Edit(None, Binding(port, fresh, BindingPhase.PENDING))]
-    if left:
-        return [Edit(b, None) for b in bindings]
-    if sight.flipped:
-        return [
-            Edit(b, None) for b in bindings if b.phase is BindingPhase.LEAVING and sight.plugged.get(b.compute) is False
-        ]
-    return []
+    return [Edit(b, None) for b in bindings] if left else []
 
 
 def _back(old: Binding, left: bool, sight: Sight) -> bool:

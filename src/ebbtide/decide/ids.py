@@ -27,6 +27,7 @@ class Allocator:
     def __init__(self, state: State) -> None:
         self._state = state
         self._last: dict[str, int] = {}
+        self._taken: set[tuple[str, int]] = set()
 
     def take(self, kind: str) -> int:
         """A free id of this kind.
@@ -40,8 +41,9 @@ class Allocator:
         candidate = last
         for _ in range(high - low + 1):
             candidate = candidate + 1 if candidate < high else low
-            if not used(self._state, candidate):
+            if (kind, candidate) not in self._taken and not used(self._state, candidate):
                 self._last[kind] = candidate
+                self._taken.add((kind, candidate))
                 return candidate
         raise Refused(f"no free {kind} id is left between {low} and {high}: delete something that is not needed")
 

@@ -19,7 +19,8 @@ system-id and TEP stay is the same compute under its new name; the old name stay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+import ipaddress
+from collections.abc import Set
 from enum import StrEnum
 
 import msgspec
@@ -93,23 +94,41 @@ def _free_dpid(state: State, wanted: int, number: int, own: int = 0) -> int:
     return candidate
 
 
-def judge(state: State, claim: Claim, alive: Set[int], *, session_of: int = 0, open_admission: bool = False) -> Verdict:
+def judge(
+    state: State,
+    claim: Claim,
+    alive: Set[int],
+    *,
+    recent: Set[int] = frozenset(),
+    session_of: int = 0,
+    open_admission: bool = False,
+) -> Verdict:
     """Decide a claim.
 
-    `alive`: numbers of computes that are alive by another session than the one that claims. `session_of`: the compute that this
-    very session was accepted as before (0: it is new); an accepted session may change its TEP or name.
+    `alive`: numbers of computes that are alive by another session than the one that claims. `recent`: those that have not been silent
+    for long enough to be taken for gone; their own return is let in, nobody else gets what is theirs. `session_of`: the compute
+    that this very session was accepted as before (0: it is new); an accepted session may change its TEP or name.
     """
     if len(claim.teps) > 1:
         return Verdict(
             Outcome.REFUSED,
             reason=f"{claim.name} announces {len(claim.teps)} tunnel addresses; one is supported: set one local_ip",
         )
+    if any(not _is_address(tep) for tep in claim.teps):
+        why = f"{claim.name} announces {claim.teps[0]!r} as its tunnel address: set other_config:local_ip to one IPv4 address of it"
+        return Verdict(Outcome.REFUSED, reason=why)
     gone = _removed_holder(state, claim)
     holders = _holders(state, claim)
     by_tep = holders["tep"]
     known = holders["session"] if session_of == 0 else state.computes.get(session_of)
     if known is None and session_of == 0:
         known = holders["system-id"] if _same_host(holders["system-id"], claim) else None
+        if known is not None and known.number in recent - alive:
+            # Its database is another: a reinstalled host, or a clone that was quicker. The real one has a minute to come back.
+            return Verdict(
+                Outcome.REFUSED,
+                reason=f"{claim.name} has the system-id of {known.name} but another database; accepted when {known.name} stays silent",
+            )
     if known is not None:
         return _returns(state, claim, known, by_tep, alive)
     if gone is not None:
@@ -118,7 +137,7 @@ def judge(state: State, claim: Claim, alive: Set[int], *, session_of: int = 0, o
             gone.number,
             f"{gone.name} was removed at revision {gone.removed_at}: `ebbtide compute readmit {gone.name}` takes it back",
         )
-    refused = _against_live(claim, holders, alive)
+    refused = _against_live(claim, holders, alive | recent)
     if refused:
         return Verdict(Outcome.REFUSED, reason=refused)
     if holders["name"] is not None:
@@ -136,12 +155,21 @@ def judge(state: State, claim: Claim, alive: Set[int], *, session_of: int = 0, o
     return _join(state, claim, approved=open_admission, reason="a new compute: `ebbtide compute approve` admits it")
 
 
+def _is_address(text: str) -> bool:
+    try:
+        address = ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return not (address.is_multicast or address.is_unspecified)
+
+
 def _holders(state: State, claim: Claim) -> dict[str, Compute | None]:
     found: dict[str, Compute | None] = dict.fromkeys(("name", "system-id", "tep", "session"))
     number = state.by_name.get(claim.name)
     found["name"] = state.computes[number] if number else None
     for compute in state.computes.values():
-        if compute.system_id and compute.system_id == claim.system_id:
+        # Two have one system-id where a cloned image was approved: then the one that is the claimant's by the rest.
+        if compute.system_id and compute.system_id == claim.system_id and not _same_host(found["system-id"], claim):
             found["system-id"] = compute
         if claim.teps and claim.teps[0] in compute.teps:
             found["tep"] = compute
@@ -173,7 +201,7 @@ def _against_live(claim: Claim, holders: dict[str, Compute | None], alive: Set[i
     for what, remedy in why.items():
         holder = holders[what]
         if holder is not None and holder.number in alive:
-            return f"{claim.name} claims the {what} of {holder.name}, which is alive; {remedy}"
+            return f"{claim.name} claims the {what} of {holder.name}, which is alive or was a moment ago; {remedy}"
     return ""
 
 
@@ -226,24 +254,28 @@ def _join(state: State, claim: Claim, *, approved: bool, reason: str) -> Verdict
     return Verdict(outcome, number, "" if approved else reason, (Edit(None, new), *ids.edits()))
 
 
+def _names(compute: Compute) -> Set[str]:
+    found = {compute.name, compute.system_id, compute.hostname, str(compute.dpid), compute.node_id}
+    return found | ({compute.ovsdb_node_id, compute.bridge_node_id} if compute.ovs_uuid else set())
+
+
+def _aliases(compute: Compute) -> Set[str]:
+    return {value for kind, _, value in (i.partition(":") for i in compute.past) if kind in ("name", "system-id")}
+
+
 def resolve(state: State, text: str) -> tuple[Compute | None, str]:
     """The one compute that an id names: host name, system-id, DPN id in decimal, openflow:<dpn>, or bridge node id.
 
     Returns the compute and "", or None and the reason (unknown, ambiguous). Removed computes are found too.
     """
-    matchers: list[Callable[[Compute], bool]] = [
-        lambda c: text in (c.name, c.system_id, c.node_id, c.bridge_node_id, c.ovsdb_node_id),
-        lambda c: text == str(c.dpid),
-        lambda c: bool(c.hostname) and text == c.hostname,
-        lambda c: f"name:{text}" in c.past or f"system-id:{text}" in c.past,
-    ]
-    for pool in (state.computes.values(), state.removed.values()):
-        everyone = list(pool)
-        found = {c.number: c for m in matchers[:3] for c in everyone if m(c)}
-        found = found or {c.number: c for c in everyone if matchers[3](c)}
-        if len(found) == 1:
-            return next(iter(found.values())), ""
-        if found:
-            names = ", ".join(sorted(c.name for c in found.values()))
-            return None, f"{text!r} is ambiguous: {names}; use one's DPN id"
+    everyone = [list(state.computes.values()), list(state.removed.values())]
+    # What one is called now counts before what another was called once, be it removed: "end a" twice must not end another.
+    for names in (_names, _aliases):
+        for pool in everyone:
+            found = [c for c in pool if text and text in names(c)]
+            if len(found) == 1:
+                return found[0], ""
+            if found:
+                listed = ", ".join(sorted(c.name for c in found))
+                return None, f"{text!r} is ambiguous: {listed}; use one's openflow:<DPN id>"
     return None, f"no compute is known as {text!r}; `ebbtide compute list` shows those there are"

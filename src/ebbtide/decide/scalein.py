@@ -160,12 +160,17 @@ def end(state: State, ids: Sequence[str], reachable: Set[int]) -> Decision:
         verdicts.append(
             IdVerdict(text, Answer.REFUSED, compute.name, compute.number, why, tuple(f"port {p}" for p in left))
         )
-    edits = [edit for compute in leaving for edit in removal(state, compute, reachable)]
+    # Those that go together owe each other nothing, and a relation between two of them goes once.
+    together = {compute.number for compute in leaving}
+    edits = list(dict.fromkeys(e for compute in leaving for e in removal(state, compute, reachable, together)))
     return _decision(verdicts, edits)
 
 
-def removal(state: State, compute: Compute, reachable: Set[int]) -> list[Edit]:
-    """Everything that State holds of a compute goes; who cannot be reached now owes its cleaning."""
+def removal(state: State, compute: Compute, reachable: Set[int], together: Set[int] = frozenset()) -> list[Edit]:
+    """Everything that State holds of a compute goes; who cannot be reached now owes its cleaning.
+
+    `together`: the computes that are removed in the same transaction, which will be wiped as a whole.
+    """
     gone = msgspec.structs.replace(
         compute,
         membership=Membership.REMOVED,
@@ -180,7 +185,7 @@ def removal(state: State, compute: Compute, reachable: Set[int]) -> list[Edit]:
         assert isinstance(binding, Binding)
         edits.append(Edit(binding, None))
     edits += [Edit(r, None) for r in state.relations.values() if compute.number in (r.gateway, r.peer)]
-    owing = {c.number for c in state.members()} | {compute.number}
+    owing = {c.number for c in state.members()} - together | {compute.number}
     edits += [
         Edit(None, Debt(other, compute.number))
         for other in sorted(owing - set(reachable))

@@ -86,8 +86,11 @@ class State(msgspec.Struct, frozen=True):
         return None
 
     def peers(self, compute: int) -> set[int]:
-        """The computes it needs a tunnel to: those it shares a network or a gateway relation with."""
+        """The computes it needs a tunnel to: those it shares a network or a gateway relation with. Both ends have a TEP."""
         found: set[int] = set()
+        own = self.computes.get(compute)
+        if own is None or not own.tep:
+            return found
         for network in self.networks_on.get(compute, _EMPTY):
             found.update(self.presence[network])
         for gateway, peer in self.relations:
@@ -129,21 +132,26 @@ class _Draft:
         elif key in table:
             self.maps[name] = table.delete(key)
 
+    def _index(self, name: str, key: Any, owner: Any, present: bool) -> None:
+        # An owner that gives a key up takes nothing from another that has been given it by an earlier edit of the same revision.
+        if present or self.maps[name].get(key) == owner:
+            self._put(name, key, owner, present)
+
     def _compute(self, fact: Compute, present: bool) -> None:
         gone = fact.membership is Membership.REMOVED
         self._put("removed" if gone else "computes", fact.number, fact, present)
         if not gone:
-            self._put("by_name", fact.name, fact.number, present)
-            self._put("by_dpid", fact.dpid, fact.number, present)
+            self._index("by_name", fact.name, fact.number, present)
+            self._index("by_dpid", fact.dpid, fact.number, present)
 
     def _network(self, fact: Network, present: bool) -> None:
         self._put("networks", fact.id, fact, present)
-        self._put("by_tag", fact.tag, fact.id, present)
-        self._put("by_vni", fact.vni, fact.id, present)
+        self._index("by_tag", fact.tag, fact.id, present)
+        self._index("by_vni", fact.vni, fact.id, present)
 
     def _port(self, fact: Port, present: bool) -> None:
         self._put("ports", fact.id, fact, present)
-        self._put("by_lport", fact.lport, fact.id, present)
+        self._index("by_lport", fact.lport, fact.id, present)
         index = self.maps["ports_of"]
         inner = index.get(fact.network, _EMPTY)
         inner = inner.set(fact.id, None) if present else inner.delete(fact.id)

@@ -70,7 +70,6 @@ class Cluster:
         self.full_frame = 1450 + 14
         self.changed = Pulse()
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
-        self._led_since: float | None = None
         self._seen: dict[str, set[int]] = {}
         self._frames: dict[str, set[int]] = {}
         self._judge: set[str] = set()
@@ -98,7 +97,6 @@ class Cluster:
     async def _lead(self) -> None:
         while True:
             await self.store.leading.wait()
-            self._led_since = self.now()
             for number in [*self.state.computes, *self.state.removed]:
                 self._member(number)
             self._look_at(self.state.ports)
@@ -183,6 +181,7 @@ class Cluster:
                 state,
                 claim,
                 self._alive(number),
+                recent=self._recent(number),
                 session_of=number,
                 open_admission=self.settings.open_admission,
             )
@@ -216,18 +215,17 @@ class Cluster:
                 return
 
     def _alive(self, but: int) -> set[int]:
-        """Computes that must not be taken for gone."""
+        """Computes with a session that is up, other than `but`."""
+        return {n for n, m in self.members.items() if n != but and (m.link is not None or m.switch is not None)}
+
+    def _recent(self, but: int) -> set[int]:
+        """Computes that have been silent for less than `silence`; at the start of a leadership, all."""
         now = self.now()
-        young = self._led_since is None or now - self._led_since < self.settings.silence
-        alive = set()
-        for number, member in self.members.items():
-            if number == but:
-                continue
-            if member.link is not None or member.switch is not None:
-                alive.add(number)
-            elif young and member.lost_at is not None and member.resyncs == 0:
-                continue  # never heard in this leadership: its own return must be let in
-        return alive
+        return {
+            number
+            for number, member in self.members.items()
+            if number != but and member.lost_at is not None and now - member.lost_at < self.settings.silence
+        }
 
     def _ovsdb_event(self, link: OvsdbLink, holder: list[Member], event: ev.Event) -> None:
         if not isinstance(event, (ev.Updated, ev.Synced)):

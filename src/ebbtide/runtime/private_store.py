@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from pathlib import Path
 
 import structlog
@@ -47,6 +48,7 @@ class PrivateStore:
             await self._tool("ovsdb-tool", "create", str(self.database), str(schema))
         if await self._answers():
             return
+        await self._convert()
         for stale in (self.socket, self._control):
             stale.unlink(missing_ok=True)
         await self._tool(
@@ -61,6 +63,22 @@ class PrivateStore:
             str(self.database),
         )
         log.info("store_started", directory=str(self.directory))
+
+    async def _convert(self) -> None:
+        """Bring a database of an older schema to ours; a copy of what it was stays beside it. Schemas only ever grow."""
+        schema = self.directory / "ebbtide.ovsschema"
+        schema.write_text(json.dumps(records.schema(), indent=1))
+        answer = await self._tool("ovsdb-tool", "needs-conversion", str(self.database), str(schema))
+        if answer.strip() != "yes":
+            return
+        version = (await self._tool("ovsdb-tool", "db-version", str(self.database))).strip()
+        if _numbers(version) > _numbers(records.SCHEMA_VERSION):
+            raise NotReady(
+                f"{self.database} has schema {version}, newer than {records.SCHEMA_VERSION}: use a newer Ebbtide"
+            )
+        shutil.copy2(self.database, self.directory / f"ebbtide.db.{version}")
+        await self._tool("ovsdb-tool", "convert", str(self.database), str(schema))
+        log.warning("store_converted", old=version, new=records.SCHEMA_VERSION)
 
     async def watch(self) -> None:
         """Start it again whenever it has died."""
@@ -86,18 +104,23 @@ class PrivateStore:
         writer.close()
         return True
 
-    async def _tool(self, *words: str) -> None:
+    async def _tool(self, *words: str) -> str:
         try:
             process = await asyncio.create_subprocess_exec(
                 *words,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env={**os.environ, "OVS_RUNDIR": str(self.directory)},
                 start_new_session=True,
             )
         except FileNotFoundError:
             raise NotReady(f"{words[0]} is not installed: apt-get install openvswitch-switch") from None
-        _, errors = await process.communicate()
+        output, errors = await process.communicate()
         if process.returncode:
             raise NotReady(f"{words[0]} failed: {errors.decode(errors='replace').strip()}")
+        return output.decode()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())

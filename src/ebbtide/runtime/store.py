@@ -22,6 +22,7 @@ from ebbtide.model.facts import Binding, Compute, Edit, Fact, Operation
 from ebbtide.model.state import State, apply, in_order
 from ebbtide.ovsdb import events as ev
 from ebbtide.ovsdb.conditions import add, eq
+from ebbtide.ovsdb.databases import SERVER_DATABASE, database_statuses, database_watch
 from ebbtide.ovsdb.replica import Replica, RowChange
 from ebbtide.ovsdb.transaction import Transaction
 from ebbtide.runtime import records
@@ -62,6 +63,7 @@ class Store:
         self._new_store_id = new_store_id
         self._replica: Replica | None = None
         self._link: OvsdbLink | None = None
+        self._status: Replica | None = None
         self._writing = asyncio.Lock()
         self._locked = asyncio.Event()
         self._term = 0
@@ -96,6 +98,7 @@ class Store:
         link = OvsdbLink(reader, writer, self._event)
         task = asyncio.create_task(link.run())
         try:
+            await self._check_leader(link)
             schema = await link.schema(records.DATABASE)
             if schema.version.split(".")[0] != records.SCHEMA_VERSION.split(".")[0]:
                 raise LinkLost(
@@ -123,6 +126,21 @@ class Store:
         finally:
             link.close("")
             task.cancel()
+
+    async def _check_leader(self, link: OvsdbLink) -> None:
+        """In a cluster, only its leader will do: a follower's reads lag, and its locks are its own (ovsdb-server(7) section 2.2.2)."""
+        watch = database_watch(await link.schema(SERVER_DATABASE))
+        await link.monitor(watch)
+        status = database_statuses(watch).get(records.DATABASE)
+        if status is None:
+            raise LinkLost(f"this server has no database {records.DATABASE}")
+        if status.model == "clustered" and not (status.connected and status.leader):
+            raise LinkLost("this server of the cluster is not its leader")
+        self._status = watch
+
+    def _led_elsewhere(self) -> bool:
+        status = database_statuses(self._status).get(records.DATABASE) if self._status is not None else None
+        return status is None or (status.model == "clustered" and not (status.connected and status.leader))
 
     async def _lead(self, schema: Any) -> None:
         """A new leadership: one more term, in a transaction that only succeeds for one."""
@@ -156,6 +174,9 @@ class Store:
 
     def _event(self, event: ev.Event) -> None:
         match event:
+            case ev.Updated(replica=replica) | ev.Synced(replica=replica) if replica is not self._replica:
+                if self._link is not None and self._led_elsewhere():
+                    self._link.close("the cluster has another leader")
             case ev.Updated(changes=changes) | ev.Synced(changes=changes):
                 self._follow(changes)
             case ev.Locked():

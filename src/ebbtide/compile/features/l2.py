@@ -163,11 +163,13 @@ def plugged(net: Network, port: Port, binding: Binding, ofport: int, copy_to: in
         ),
     ]
     if pending:
-        # Only what comes from elsewhere: this compute's own VMs still send to where the port is active.
+        # Only what comes from elsewhere: this compute's own VMs still send to where the port is active. It has the key of
+        # `leaving`'s row and takes its place at once: a row that forwards must not outlive the flip back, or two computes would
+        # forward to each other until it is taken away. And it is below what an active port has, whom a row left over must not hide.
         flows.append(
             Flow(
                 T.EGRESS,
-                Priority.TO_LOCAL,
+                Priority.FORWARD,
                 match(**here, metadata=(ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON)),
                 actions=(Output(ofport),),
                 cookie=cookie,

@@ -1,0 +1,175 @@
+"""`ebbtide status|audit|explain|operation|events`: verbs that only read."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from ebbtide.cli import render
+from ebbtide.cli.client import segment
+from ebbtide.cli.session import Session, client_verb, known_operations
+from ebbtide.cli.tree import NounGroup
+from ebbtide.errors import NotReady
+
+FOUND = 7
+NOTHING_READ = 8
+AUDIT_SECONDS = 900.0
+
+
+@click.command("status")
+@client_verb
+def status(session: Session) -> None:
+    """The controller: leading or not, at which revision, what is held up.
+
+    \b
+    Examples:
+      ebbtide status
+      ebbtide status --json
+    """
+    found = session.client.get("/status")
+    render.as_json(found) if session.json else render.facts(found)
+
+
+@click.command("audit")
+@client_verb
+def audit(session: Session) -> None:
+    """Compare all that is installed with what should be; look for residue.
+
+    Reads every flow, group and row of every reachable compute. Residue is anything left of a removed compute.
+
+    Exit code 0: clean; 7: something was found; 8: nothing could be read, which proves nothing.
+
+    \b
+    Examples:
+      ebbtide audit
+      ebbtide audit --json
+    """
+    with render.working("auditing: reading every compute"):
+        report = session.client.call("POST", "/audit", {}, timeout=AUDIT_SECONDS)
+    if session.json:
+        render.as_json(report)
+    else:
+        _show(report)
+    if not report.get("computes"):
+        sys.exit(NOTHING_READ)
+    if report.get("findings") or not report.get("clean", True):
+        sys.exit(FOUND)
+
+
+def _show(report: dict[str, Any]) -> None:
+    read, unreachable, removed = (report.get(k) or [] for k in ("computes", "unreachable", "removed"))
+    if read:
+        render.line(", ".join(f"{report.get(kind, 0)} {kind}" for kind in ("missing", "unexpected", "residue")))
+    else:
+        render.line("nothing was read, so nothing is proven: no compute is reachable")
+    amounts = ", ".join(render.counted(report.get(f"{noun}s", 0), noun) for noun in ("flow", "group", "row"))
+    revision = report.get("revision", 0)
+    render.line(f"read {amounts} on {render.counted(len(read), 'compute')} at revision {revision}")
+    if unreachable:
+        render.line(f"not read, unreachable: {', '.join(map(str, unreachable))}")
+    if removed:
+        render.line(f"looked for what is left of: {', '.join(map(str, removed))}")
+    findings = report.get("findings") or []
+    if findings:
+        rows = [(f.get("kind"), f.get("compute"), f.get("what"), f.get("text")) for f in findings]
+        render.table(("finding", "compute", "what", "text"), rows)
+        total = sum(int(report.get(kind, 0)) for kind in ("missing", "unexpected", "residue"))
+        if total > len(findings):
+            render.line(f"{total - len(findings)} more are not listed")
+
+
+@click.command("explain")
+@click.argument("kind", type=click.Choice(["compute", "port", "network"]))
+@click.argument("name", metavar="ID")
+@client_verb
+def explain(session: Session, kind: str, name: str) -> None:
+    """Why a compute, port or network is as it is, in words.
+
+    \b
+    Examples:
+      ebbtide explain compute c4
+      ebbtide explain port vm1
+    """
+    found = session.client.get(f"/explain/{kind}/{segment(name)}")
+    if session.json:
+        render.as_json(found)
+        return
+    for text in found.get("lines", []):
+        render.line(text)
+
+
+@click.group("operation", cls=NounGroup)
+def operation() -> None:
+    """Long work: scale-in ends, and what they wait for.
+
+    \b
+    Examples:
+      ebbtide operations
+    """
+
+
+@operation.command("list")
+@client_verb
+def operation_list(session: Session) -> None:
+    """List operations.
+
+    \b
+    Examples:
+      ebbtide operations
+      ebbtide operations --json
+    """
+    found = session.client.get("/operations")
+    if session.json:
+        render.as_json(found)
+        return
+    columns = ("operation", "verb", "computes", "state", "reason")
+    rows = [
+        (o.get("id"), o.get("verb"), o.get("computes"), o.get("state"), o.get("reason"))
+        for o in found.get("operations", [])
+    ]
+    render.table(columns, rows, "no operations")
+
+
+@operation.command("show")
+@click.argument("operation_id", metavar="ID", shell_complete=known_operations)
+@client_verb
+def operation_show(session: Session, operation_id: str) -> None:
+    """Show an operation.
+
+    \b
+    Examples:
+      ebbtide operation show 4f3c1a52-0d3b-4c55-9a0e-5d1e4c3f9a2b
+    """
+    found = session.client.get(f"/operations/{segment(operation_id)}")
+    render.as_json(found) if session.json else render.facts(found)
+
+
+@click.command("events")
+@click.option("--count", type=int, metavar="N", help="End after N events.")
+@client_verb
+def events(session: Session, count: int | None) -> None:
+    """Follow changes as they happen.
+
+    One event a line: its kind, then its facts as JSON (with --json only these). Ends with Ctrl-C; exit code 5 when the controller
+    goes away.
+
+    \b
+    Examples:
+      ebbtide events
+      ebbtide events --count 1
+    """
+    seen = 0
+    name, data = "message", list[str]()
+    for text in session.client.lines("/events"):
+        if text.startswith("event:"):
+            name = text[6:].strip()
+        elif text.startswith("data:"):
+            data.append(text[5:].removeprefix(" "))
+        elif not text and data:
+            render.line(" ".join(data) if session.json else f"{name}  {' '.join(data)}")
+            name, data, seen = "message", [], seen + 1
+            if seen == count:
+                return
+    raise NotReady(f"{session.client.place} has gone, and its events with it")

@@ -1,0 +1,265 @@
+"""`ebbtide network|port|relation ...`: what tenants have, and who sends by whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ebbtide.cli import render, verdicts
+from ebbtide.cli.client import segment
+from ebbtide.cli.session import (
+    Session,
+    client_verb,
+    known_computes,
+    known_networks,
+    known_ports,
+    wait_option,
+    waiting,
+)
+from ebbtide.cli.tree import NounGroup
+
+
+def _show(session: Session, found: dict[str, Any]) -> None:
+    render.as_json(found) if session.json else render.facts(found)
+
+
+def _delete(session: Session, kind: str, ids: tuple[str, ...], wait: bool) -> None:
+    def call(text: str) -> dict[str, Any]:
+        return session.client.call("DELETE", f"/{kind}/{segment(text)}", query=waiting(wait))
+
+    verdicts.each(session, ids, call)
+
+
+@click.group("network", cls=NounGroup)
+def network() -> None:
+    """Tenant networks, each with a VNI and subnets.
+
+    \b
+    Examples:
+      ebbtide network add blue --subnet 10.1.0.0/24
+      ebbtide networks
+    """
+
+
+@network.command("add")
+@click.argument("name")
+@click.option("--subnet", "subnets", multiple=True, metavar="CIDR", help="A subnet; may be given several times.")
+@click.option("--vni", type=int, help="VXLAN network id; chosen when not given.")
+@click.option("--mtu", type=int, help="MTU in bytes, as a VM sees it (1450 when not given).")
+@wait_option
+@client_verb
+def network_add(
+    session: Session, name: str, subnets: tuple[str, ...], vni: int | None, mtu: int | None, wait: bool
+) -> None:
+    """Make a network. The same again changes nothing.
+
+    \b
+    Examples:
+      ebbtide network add blue --subnet 10.1.0.0/24
+      ebbtide network add red --subnet 10.2.0.0/24 --vni 7002 --mtu 8950
+    """
+    body: dict[str, Any] = {"id": name, "subnets": list(subnets)}
+    body |= {key: value for key, value in (("vni", vni), ("mtu", mtu)) if value is not None}
+    verdicts.made(session, session.client.call("POST", "/networks", body, query=waiting(wait)), "network")
+
+
+@network.command("list")
+@client_verb
+def network_list(session: Session) -> None:
+    """List the networks.
+
+    \b
+    Examples:
+      ebbtide networks
+      ebbtide networks --json
+    """
+    found = session.client.get("/networks")
+    if session.json:
+        render.as_json(found)
+        return
+    rows = [
+        (n["id"], n["vni"], n["mtu"], n["subnets"], n["ports"], render.some(n["computes"])) for n in found["networks"]
+    ]
+    render.table(
+        ("network", "vni", "mtu", "subnets", "ports", "present on"),
+        rows,
+        "no networks: `ebbtide network add NAME --subnet CIDR`",
+    )
+
+
+@network.command("show")
+@click.argument("name", shell_complete=known_networks)
+@client_verb
+def network_show(session: Session, name: str) -> None:
+    """Show a network.
+
+    \b
+    Examples:
+      ebbtide network show blue
+    """
+    _show(session, session.client.get(f"/networks/{segment(name)}"))
+
+
+@network.command("delete")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=known_networks)
+@wait_option
+@client_verb
+def network_delete(session: Session, names: tuple[str, ...], wait: bool) -> None:
+    """Delete networks that have no ports.
+
+    \b
+    Examples:
+      ebbtide network delete blue
+    """
+    _delete(session, "networks", names, wait)
+
+
+@click.group("port", cls=NounGroup)
+def port() -> None:
+    """Logical ports: the MAC and addresses of a VM's interface.
+
+    \b
+    Examples:
+      ebbtide port add vm1 --network blue --mac 02:00:00:00:00:01 --ip 10.1.0.1
+      ebbtide ports
+    """
+
+
+@port.command("add")
+@click.argument("port_id", metavar="ID")
+@click.option("--network", required=True, help="The network it is in.", shell_complete=known_networks)
+@click.option("--mac", required=True, help="Its MAC address.")
+@click.option("--ip", "addresses", multiple=True, metavar="IP", help="An address of it; may be given several times.")
+@wait_option
+@client_verb
+def port_add(session: Session, port_id: str, network: str, mac: str, addresses: tuple[str, ...], wait: bool) -> None:
+    """Make a port. The same again changes nothing.
+
+    ID is what the interface will have as external_ids:iface-id; where such an interface is plugged, the port is served.
+
+    \b
+    Examples:
+      ebbtide port add vm1 --network blue --mac 02:00:00:00:00:01 --ip 10.1.0.1
+    """
+    body = {"id": port_id, "network": network, "mac": mac, "addresses": list(addresses)}
+    verdicts.made(session, session.client.call("POST", "/ports", body, query=waiting(wait)), "port")
+
+
+@port.command("list")
+@click.option("--network", help="Only those of this network.", shell_complete=known_networks)
+@client_verb
+def port_list(session: Session, network: str | None) -> None:
+    """List the ports, and where they are.
+
+    \b
+    Examples:
+      ebbtide ports
+      ebbtide port list --network blue
+    """
+    found = session.client.get("/ports", {} if network is None else {"network": network})
+    if session.json:
+        render.as_json(found)
+        return
+    cells = [(p["id"], p["network"], p["mac"], p["addresses"], _where(p)) for p in found["ports"]]
+    render.table(("port", "network", "mac", "addresses", "where"), cells, "no ports: `ebbtide port add ID ...`")
+
+
+def _where(found: dict[str, Any]) -> str:
+    """Where it is plugged; the phase is said when it is not just active there."""
+    places = [(str(b["compute"]), str(b["phase"])) for b in found["bindings"]]
+    return ", ".join(name if phase == "active" else f"{name} ({phase})" for name, phase in places)
+
+
+@port.command("show")
+@click.argument("port_id", metavar="ID", shell_complete=known_ports)
+@client_verb
+def port_show(session: Session, port_id: str) -> None:
+    """Show a port.
+
+    \b
+    Examples:
+      ebbtide port show vm1
+    """
+    _show(session, session.client.get(f"/ports/{segment(port_id)}"))
+
+
+@port.command("delete")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=known_ports)
+@wait_option
+@client_verb
+def port_delete(session: Session, ids: tuple[str, ...], wait: bool) -> None:
+    """Delete ports, wherever they are plugged.
+
+    \b
+    Examples:
+      ebbtide port delete vm1 vm2 --wait
+    """
+    _delete(session, "ports", ids, wait)
+
+
+@click.group("relation", cls=NounGroup)
+def relation() -> None:
+    """Gateway relations: who sends by whom, watched by BFD.
+
+    \b
+    Examples:
+      ebbtide relation add c1 c2
+      ebbtide relations
+    """
+
+
+def _relation_arguments(function: Any) -> Any:
+    for name in ("peer", "gateway"):
+        function = click.argument(name, shell_complete=known_computes)(function)
+    return function
+
+
+def _relate(session: Session, method: str, gateway: str, peer: str, wait: bool) -> None:
+    body = {"gateway": gateway, "peer": peer}
+    verdicts.made(session, session.client.call(method, "/relations", body, query=waiting(wait)), "relation")
+
+
+@relation.command("add")
+@_relation_arguments
+@wait_option
+@client_verb
+def relation_add(session: Session, gateway: str, peer: str, wait: bool) -> None:
+    """Let PEER send by GATEWAY.
+
+    \b
+    Examples:
+      ebbtide relation add c1 c2
+    """
+    _relate(session, "POST", gateway, peer, wait)
+
+
+@relation.command("list")
+@client_verb
+def relation_list(session: Session) -> None:
+    """List the gateway relations.
+
+    \b
+    Examples:
+      ebbtide relations
+    """
+    found = session.client.get("/relations")
+    if session.json:
+        render.as_json(found)
+        return
+    rows = [(r["gateway"], r["peer"]) for r in found["relations"]]
+    render.table(("gateway", "peer"), rows, "no gateway relations")
+
+
+@relation.command("delete")
+@_relation_arguments
+@wait_option
+@client_verb
+def relation_delete(session: Session, gateway: str, peer: str, wait: bool) -> None:
+    """End a gateway relation.
+
+    \b
+    Examples:
+      ebbtide relation delete c1 c2
+    """
+    _relate(session, "DELETE", gateway, peer, wait)

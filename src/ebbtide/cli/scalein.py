@@ -1,0 +1,124 @@
+"""`ebbtide scale-in ...`: take computes out, or back. Every call is all or nothing, and safe to repeat."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from ebbtide.cli import render, verdicts
+from ebbtide.cli.session import Session, client_verb, known_computes
+from ebbtide.cli.tree import NounGroup
+from ebbtide.errors import StillWorking
+
+_IDS = click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=known_computes)
+_WAIT = click.option(
+    "--wait",
+    "seconds",
+    type=float,
+    metavar="SECONDS",
+    help="How long to wait for the proof (as the controller has it; 0: not).",
+)
+_SPARE_SECONDS = 30.0
+_SERVERS_WAIT = 120.0
+
+
+@click.group("scale-in", cls=NounGroup)
+def scale_in() -> None:
+    """Take computes out of the cluster, or back, without a packet lost.
+
+    start marks them; then their VMs are moved away; end removes those that are empty, and proves that nothing of them is left;
+    recover takes the mark away. All ids of a call are accepted, or none.
+
+    \b
+    Examples:
+      ebbtide scale-in start c4 c5     mark both
+      ebbtide scale-in status          what keeps them from being empty
+      ebbtide scale-in end c4          c4 is empty: remove it
+      ebbtide scale-in recover c5      keep c5 after all
+    """
+
+
+def _call(session: Session, verb: str, ids: tuple[str, ...], seconds: float | None) -> None:
+    body: dict[str, Any] = {"computes": list(ids)}
+    if seconds is not None:
+        body["wait"] = seconds
+    patience = (_SERVERS_WAIT if seconds is None else seconds) + _SPARE_SECONDS
+    with render.working(f"scale-in {verb}"):
+        found = session.client.call("POST", f"/scale-in/{verb}", body, timeout=patience)
+    given: list[dict[str, Any]] = found.get("verdicts") or []
+    if session.json:
+        render.as_json(found)
+    else:
+        verdicts.show(given)
+        for operation in found.get("operations") or []:
+            render.line(f"{operation['state']}: {operation['reason']}")
+    code = verdicts.exit_code(given)
+    if code or not found.get("done", True):
+        sys.exit(code or StillWorking.exit_code)
+
+
+@scale_in.command("start")
+@_IDS
+@client_verb
+def start(session: Session, ids: tuple[str, ...]) -> None:
+    """Mark computes as tombstoned: no new service comes to them, and what they serve moves.
+
+    \b
+    Examples:
+      ebbtide scale-in start c4
+      ebbtide scale-in start c4 c5 c6 --json
+    """
+    _call(session, "start", ids, None)
+
+
+@scale_in.command("end")
+@_IDS
+@_WAIT
+@client_verb
+def end(session: Session, ids: tuple[str, ...], seconds: float | None) -> None:
+    """Remove computes that are tombstoned and empty; done when an audit has found nothing of them.
+
+    Exit code 6: accepted, but not proven yet. The work goes on; the same call again waits for it.
+
+    \b
+    Examples:
+      ebbtide scale-in end c4
+      ebbtide scale-in end c4 c5 --wait 120
+    """
+    _call(session, "end", ids, seconds)
+
+
+@scale_in.command("recover")
+@_IDS
+@client_verb
+def recover(session: Session, ids: tuple[str, ...]) -> None:
+    """Take the mark away again.
+
+    \b
+    Examples:
+      ebbtide scale-in recover c5
+    """
+    _call(session, "recover", ids, None)
+
+
+@scale_in.command("status")
+@client_verb
+def status(session: Session) -> None:
+    """Which computes are tombstoned, and what keeps each from being removed.
+
+    \b
+    Examples:
+      ebbtide scale-in status
+    """
+    found = session.client.get("/scale-in/status")
+    if session.json:
+        render.as_json(found)
+        return
+    rows = [(c["name"], "empty" if c["empty"] else "not empty", render.some(c["remains"])) for c in found["computes"]]
+    render.table(("compute", "state", "what remains"), rows, "no compute is tombstoned")
+    running = [o for o in found["operations"] if o["state"] == "running"]
+    if running:
+        cells = [(o["id"], o["computes"], o["reason"]) for o in running]
+        render.table(("operation", "computes", "waits for"), cells)

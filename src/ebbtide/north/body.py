@@ -1,0 +1,99 @@
+"""Bodies: read with a limit, decoded strictly. What was read leaves its digest behind for the audit log."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from ebbtide.errors import BadInput, TooLarge
+from ebbtide.north import media
+
+#: Bytes of a body that are read and kept.
+LIMIT = 1 << 20
+#: Bytes of a body that is too large which are taken off the wire and dropped, so that its sender gets to read the answer.
+DRAIN = 1 << 26
+#: Ids in one call; each is looked for among all computes.
+MAX_IDS = 1024
+#: Characters in one id: the longest (an OVSDB node id with a bridge) needs about 300.
+MAX_ID = 512
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+async def read(request: Request) -> bytes:
+    """The body.
+
+    Raises:
+        TooLarge: it is longer than LIMIT; no more than that was held in memory.
+    """
+    kept, size = bytearray(), 0
+    declared = request.headers.get("content-length", "")
+    long = declared.isdecimal() and int(declared) > LIMIT
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if long or size > LIMIT:
+                long = True
+                kept.clear()
+                if size > DRAIN:
+                    break
+            else:
+                kept += chunk
+    except ClientDisconnect:
+        raise BadInput("the body ended before it was complete", tag="malformed-message") from None
+    if long:
+        raise TooLarge(f"the body is longer than {LIMIT} bytes: send less, or in several calls")
+    request.state.digest = sha256(kept).hexdigest() if kept else ""
+    return bytes(kept)
+
+
+def decode(raw: bytes) -> Any:
+    """A body as JSON.
+
+    Raises:
+        BadInput: malformed-message.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"the body is not JSON: {error}", tag="malformed-message") from None
+    except RecursionError:
+        raise BadInput("the body is nested too deeply", tag="malformed-message") from None
+
+
+async def struct(request: Request, kind: type[T]) -> T:
+    """The body as a struct of `kind`; none is {}.
+
+    Raises:
+        BadInput: it is not JSON, or not of that shape; the path says where.
+    """
+    raw = await read(request)
+    if raw or request.headers.get("content-type"):
+        media.check_body(request.headers.get("content-type", ""), (media.JSON, media.YANG))
+    try:
+        return msgspec.convert(decode(raw) if raw else {}, kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        tag = (
+            "unknown-element" if "unknown field" in message else "missing-element" if "missing" in message else ""
+        ) or "invalid-value"
+        raise BadInput(message, path.rstrip("`").lstrip("."), tag) from None
+
+
+def check_ids(request: Request, ids: list[str] | tuple[str, ...], path: str) -> list[str]:
+    """Ids as given, if they can be ids at all; noted for the audit log.
+
+    Raises:
+        BadInput: too many, too long, or with characters that no id has.
+    """
+    if len(ids) > MAX_IDS:
+        raise BadInput(f"{len(ids)} ids in one call: at most {MAX_IDS}", path, "too-big")
+    for position, text in enumerate(ids, 1):
+        if not text or len(text) > MAX_ID or not text.isprintable():
+            raise BadInput(
+                f"id {position} ({text[:40]!r}) is none: 1 to {MAX_ID} printable characters", f"{path}[{position}]"
+            )
+    request.state.ids = list(ids)
+    return list(ids)

@@ -1,0 +1,96 @@
+"""The gate that every request passes: who asks, may they, how was it answered. Writes are logged before their answer leaves."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ebbtide.errors import EbbtideError
+from ebbtide.north import auth
+from ebbtide.north.answers import on_fault, refusal
+from ebbtide.north.audit_log import AuditLog, Line
+from ebbtide.north.metrics import Metrics
+from ebbtide.runtime.service import Service
+
+#: Asked by machines that have no credentials, and telling nothing but "alive".
+OPEN = ("/healthz", "/readyz", "/.well-known/host-meta")
+READS = ("GET", "HEAD", "OPTIONS")
+
+
+class Gate:
+    """ASGI middleware. `credentials` None: everybody may do everything (`local`: as far as this machine goes)."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        service: Service,
+        credentials: auth.Credentials | None,
+        audit: AuditLog,
+        metrics: Metrics,
+        local: bool,
+    ) -> None:
+        self._app = app
+        self._service = service
+        self._credentials = credentials
+        self._audit = audit
+        self._metrics = metrics
+        self._local = local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        scope.setdefault("state", {})
+        reads = scope["method"] in READS
+        started = False
+
+        async def sent(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self._metrics.answered(scope["method"], message["status"])
+                if not reads:
+                    self._audit.append(self._line(request, message["status"]))
+            await send(message)
+
+        try:
+            request.state.who = await self._who(request, reads)
+        except (EbbtideError, HTTPException) as error:
+            await refusal(request, error)(scope, receive, sent)
+            return
+        try:
+            await self._app(scope, receive, sent)
+        except Exception as error:
+            if started:
+                raise
+            await on_fault(request, error)(scope, receive, sent)
+
+    async def _who(self, request: Request, reads: bool) -> auth.Principal:
+        headers: Headers = request.headers
+        if self._credentials is None:
+            auth.check_origin(headers, writes=not reads, local=self._local)
+            return auth.ANYBODY
+        header = headers.get("authorization", "")
+        who = await self._credentials.check(header) if header else auth.NOBODY
+        if request.url.path not in OPEN:
+            request.state.who = who
+            auth.demand(who, "read" if reads else "operate")
+        return who
+
+    def _line(self, request: Request, status: int) -> Line:
+        state, client = request.state, request.client
+        return Line(
+            self._audit.clock(),
+            getattr(state, "who", auth.NOBODY).name,
+            f"{client.host}:{client.port}" if client else "",
+            request.method,
+            request.url.path,
+            getattr(state, "digest", ""),
+            getattr(state, "ids", []),
+            status,
+            self._service.state.revision,
+        )

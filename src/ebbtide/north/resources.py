@@ -1,0 +1,142 @@
+"""The own API's networks, ports and gateway relations: list, show, make, delete. Making the same again is "already so" (200)."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ebbtide.errors import BadInput, NotFound
+from ebbtide.north import body, shapes
+from ebbtide.north.answers import json_response
+from ebbtide.north.api import Waiting, answer
+from ebbtide.runtime.service import Service
+
+
+class NewNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A network to make. `vni` null: the next free one."""
+
+    id: str
+    subnets: list[str] = []
+    vni: int | None = None
+    mtu: int = 1450
+    wait: bool = False
+
+
+class NewPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A port to make. `id` is what the interface has as external_ids:iface-id."""
+
+    id: str
+    network: str
+    mac: str
+    addresses: list[str] = []
+    wait: bool = False
+
+
+class NewRelation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A gateway relation to make or to end, by any ids of its computes."""
+
+    gateway: str = ""
+    peer: str = ""
+    wait: bool = False
+
+
+def routes(service: Service) -> list[Route]:
+    """The routes of this room."""
+    return [*_networks(service), *_ports(service), *_relations(service)]
+
+
+def _networks(service: Service) -> list[Route]:
+    async def listing(request: Request) -> Response:
+        state = service.state
+        shown = [shapes.network(state, state.networks[i]) for i in sorted(state.networks)]
+        return json_response({"networks": shown, "revision": state.revision})
+
+    async def one(request: Request) -> Response:
+        known = service.state.networks.get(request.path_params["id"])
+        if known is None:
+            raise NotFound(f"there is no network {request.path_params['id'][:80]}")
+        return json_response(shapes.network(service.state, known))
+
+    async def make(request: Request) -> Response:
+        wish = await body.struct(request, NewNetwork)
+        old = wish.id in service.state.networks
+        made = await service.add_network(wish.id, wish.subnets, wish.vni, wish.mtu)
+        shown = {"network": shapes.network(service.state, made), "changed": not old}
+        return await answer(request, service, shown, status=200 if old else 201, wait=wish.wait)
+
+    async def delete(request: Request) -> Response:
+        wish = await body.struct(request, Waiting)
+        await service.delete_network(request.path_params["id"])
+        return await answer(request, service, {"deleted": request.path_params["id"]}, wait=wish.wait)
+
+    return [
+        Route("/api/v1/networks", listing, methods=["GET"]),
+        Route("/api/v1/networks", make, methods=["POST"]),
+        Route("/api/v1/networks/{id:path}", one, methods=["GET"]),
+        Route("/api/v1/networks/{id:path}", delete, methods=["DELETE"]),
+    ]
+
+
+def _ports(service: Service) -> list[Route]:
+    async def listing(request: Request) -> Response:
+        state, network = service.state, request.query_params.get("network")
+        if network is not None and network not in state.networks:
+            raise NotFound(f"there is no network {network[:80]}")
+        chosen = sorted(state.ports if network is None else state.ports_of.get(network, ()))
+        return json_response(
+            {"ports": [shapes.port(state, state.ports[i]) for i in chosen], "revision": state.revision}
+        )
+
+    async def one(request: Request) -> Response:
+        known = service.state.ports.get(request.path_params["id"])
+        if known is None:
+            raise NotFound(f"there is no port {request.path_params['id'][:80]}")
+        return json_response(shapes.port(service.state, known))
+
+    async def make(request: Request) -> Response:
+        wish = await body.struct(request, NewPort)
+        old = wish.id in service.state.ports
+        made = await service.add_port(wish.id, wish.network, wish.mac, wish.addresses)
+        shown = {"port": shapes.port(service.state, made), "changed": not old}
+        return await answer(request, service, shown, status=200 if old else 201, wait=wish.wait)
+
+    async def delete(request: Request) -> Response:
+        wish = await body.struct(request, Waiting)
+        await service.delete_port(request.path_params["id"])
+        return await answer(request, service, {"deleted": request.path_params["id"]}, wait=wish.wait)
+
+    return [
+        Route("/api/v1/ports", listing, methods=["GET"]),
+        Route("/api/v1/ports", make, methods=["POST"]),
+        Route("/api/v1/ports/{id:path}", one, methods=["GET"]),
+        Route("/api/v1/ports/{id:path}", delete, methods=["DELETE"]),
+    ]
+
+
+def _relations(service: Service) -> list[Route]:
+    async def listing(request: Request) -> Response:
+        state = service.state
+        shown = [shapes.relation(state, r) for _, r in sorted(state.relations.items())]
+        return json_response({"relations": shown, "revision": state.revision})
+
+    async def change(request: Request) -> Response:
+        wish = await body.struct(request, NewRelation)
+        gateway = wish.gateway or request.query_params.get("gateway", "")
+        peer = wish.peer or request.query_params.get("peer", "")
+        if not gateway or not peer:
+            raise BadInput('a relation is {"gateway": id, "peer": id}', tag="missing-element")
+        ends = body.check_ids(request, [gateway, peer], "relation")
+        on = request.method == "POST"
+        before = len(service.state.relations)
+        made = await service.relate(*ends, on=on)
+        changed = len(service.state.relations) != before
+        shown = {"relation": shapes.relation(service.state, made), "changed": changed}
+        return await answer(request, service, shown, status=201 if on and changed else 200, wait=wish.wait)
+
+    return [
+        Route("/api/v1/relations", listing, methods=["GET"]),
+        Route("/api/v1/relations", change, methods=["POST"]),
+        Route("/api/v1/relations", change, methods=["DELETE"]),
+    ]

@@ -1,0 +1,164 @@
+"""The verbs against a real controller with a real store, and the controller's own life."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ebbtide.cli.controller import HELP
+from ebbtide.config import Config
+from tests.cli.conftest import need_store
+from tests.cli.controllers import Run, Running
+
+
+def test_every_setting_is_an_option_with_help() -> None:
+    assert {field.name for field in msgspec.structs.fields(Config)} == set(HELP)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--http", "nonsense"),
+        ("--http", "192.0.2.1:8181"),
+        ("--admission", "maybe"),
+        ("--lag", "soon"),
+        ("--config", "/nonexistent/ebbtide.toml"),
+    ],
+)
+def test_settings_that_are_not_possible(run: Run, words: tuple[str, ...]) -> None:
+    result = run("controller", *words)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("ebbtide: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_when_it_leads_and_ends_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+    need_store()
+    running = Running(tmp_path)
+    try:
+        assert running.notice() == b"READY=1\nSTATUS=leading"
+        assert running.stop(number) == 0
+        assert running.notice() == b"STOPPING=1"
+        assert "Traceback" not in running.log.read_text()
+    finally:
+        running.close()
+
+
+def test_an_address_in_use_is_said(real: Running, tmp_path: Path) -> None:
+    other = Running(tmp_path, "--ovsdb-listen", f"ptcp:{real.port('ovsdb')}")
+    try:
+        assert other.process.wait(30) == 5
+        assert "Address already in use" in other.log.read_text()
+    finally:
+        other.close()
+
+
+def test_status(run: Run, real: Running) -> None:
+    found = json.loads(run("status", "--json").stdout)
+    assert found["leading"] is True
+    assert "leading" in run("status").stdout
+
+
+def test_no_computes(run: Run, real: Running) -> None:
+    assert run("computes").stdout.startswith("no computes have registered")
+    assert json.loads(run("computes", "--json").stdout)["computes"] == []
+    assert run("computes", "--removed").stdout == "no removed computes\n"
+    assert run("compute", "show", "c1").exit_code == 3
+    assert run("compute", "approve", "c1").exit_code == 3
+
+
+def test_networks_and_ports(run: Run, real: Running) -> None:
+    add = ("network", "add", "blue", "--subnet", "10.1.0.0/24", "--vni", "77")
+    assert run(*add).exit_code == 0
+    assert "already so" in run(*add).stdout
+    assert run("network", "add", "blue", "--subnet", "10.2.0.0/24").exit_code == 4
+    assert run("network", "add", "red", "--subnet", "nonsense").exit_code == 2
+    port = ("port", "add", "vm1", "--network", "blue", "--mac", "02:00:00:00:00:01", "--ip", "10.1.0.1")
+    assert run(*port).exit_code == 0
+    assert run("port", "add", "vm2", "--network", "no", "--mac", "02:00:00:00:00:02").exit_code == 3
+    assert run("ports").stdout == (
+        "PORT  NETWORK  MAC                ADDRESSES\nvm1   blue     02:00:00:00:00:01  10.1.0.1\n"
+    )
+    shown = json.loads(run("network", "show", "blue", "--json").stdout)
+    assert (shown["vni"], shown["subnets"]) == (77, ["10.1.0.0/24"])
+    assert run("network", "delete", "blue").exit_code == 4
+    assert "vm1" in run("explain", "port", "vm1").stdout
+    assert run("explain", "port", "vm9").exit_code == 3
+    result = run("port", "delete", "vm9", "vm1")
+    assert result.exit_code == 3
+    assert "accepted" in result.stdout
+    assert run("network", "delete", "blue").exit_code == 0
+    assert "blue" not in run("networks").stdout
+
+
+def test_scale_in_of_computes_that_nobody_knows(run: Run, real: Running) -> None:
+    for verb in ("start", "end", "recover"):
+        result = run("scale-in", verb, "c8", "c9")
+        assert result.exit_code == 3
+        assert result.stdout.count("refused") == 2
+        assert "2 ids of 2 refused; nothing was changed" in result.stderr
+    assert run("scale-in", "start").exit_code == 2
+    assert run("scale-in", "status").stdout == "no compute is tombstoned\n"
+
+
+def test_relations_need_members(run: Run, real: Running) -> None:
+    assert run("relation", "add", "c1", "c2").exit_code == 3
+    assert run("relations").stdout == "no gateway relations\n"
+
+
+def test_nothing_to_audit_proves_nothing(run: Run, real: Running) -> None:
+    assert run("audit").exit_code == 8
+
+
+def test_reconcile_and_operations(run: Run, real: Running) -> None:
+    assert run("reconcile").exit_code == 0
+    assert run("reconcile", "--approve").exit_code == 0
+    assert run("reconcile", "c9").exit_code == 3
+    assert run("operations").stdout == "no operations\n"
+    assert run("operation", "show", "x").exit_code == 3
+
+
+def test_an_event_is_heard(run: Run, real: Running) -> None:
+    command = [sys.executable, "-m", "ebbtide", "events", "--count", "1", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listening:
+        for number in range(1000):
+            try:
+                said, _ = listening.communicate(timeout=0.1)
+                break
+            except subprocess.TimeoutExpired:
+                assert run("network", "add", f"heard{number}").exit_code == 0
+        else:
+            raise AssertionError("1000 networks were made, and none was heard of")
+    assert listening.returncode == 0
+    assert json.loads(said)["revision"] > 0
+
+
+def test_a_hash_opens_the_door(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_store()
+    hashed = run("user", "hash", input="secret\n").stdout.strip()
+    token = run("user", "hash", "--token", input="token\n").stdout.strip()
+    assert run("user", "hash", input="\n").exit_code == 2
+    file = tmp_path / "credentials"
+    file.write_text(
+        f'[[user]]\nname = "admin"\npassword = "{hashed}"\nroles = ["operate"]\n'
+        f'[[token]]\nname = "ci"\nvalue = "{token}"\nroles = ["read"]\n'
+    )
+    running = Running(tmp_path, "--credentials", str(file))
+    try:
+        assert b"READY=1" in running.notice()
+        monkeypatch.setenv("EBBTIDE_URL", running.url)
+        assert run("status").exit_code == 4
+        monkeypatch.setenv("EBBTIDE_USER", "admin")
+        monkeypatch.setenv("EBBTIDE_PASSWORD", "secret")
+        assert run("network", "add", "blue").exit_code == 0
+        monkeypatch.setenv("EBBTIDE_TOKEN", "token")
+        assert run("networks").exit_code == 0
+        assert run("network", "delete", "blue").exit_code == 4
+    finally:
+        running.close()

@@ -1,0 +1,48 @@
+"""The brake: which store may rule a switch, and how much may go without a reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from ebbtide.decide.brake import FEW, Stamp, unexplained, wrong_store
+
+OURS = "11111111-store"
+
+
+@pytest.mark.parametrize(
+    ("stamp", "word"),
+    [
+        (Stamp(), ""),
+        (Stamp(OURS, 0), ""),
+        (Stamp(OURS, 7), ""),
+        (Stamp(OURS, 8), "the store is older than the switch"),
+        (Stamp("22222222-other", 3), "from store 22222222, this is store 11111111"),
+        (Stamp("22222222-other", 99), "replaced or restored"),
+        (Stamp("", 99), "older than the switch"),
+    ],
+)
+def test_a_switch_is_ruled_by_the_store_that_made_it_and_by_none_older(stamp: Stamp, word: str) -> None:
+    reason = wrong_store(stamp, OURS, 7)
+    assert word in reason
+    assert bool(reason) == bool(word)
+    assert not reason or "--approve" in reason
+
+
+@pytest.mark.parametrize(
+    ("stamp", "revision", "installed", "deletes", "stopped"),
+    [
+        pytest.param(Stamp(OURS, 7), 7, 1000, 201, True, id="more than a fifth, nothing changed since"),
+        pytest.param(Stamp(OURS, 7), 7, 1000, 200, False, id="a fifth and no more"),
+        pytest.param(Stamp(OURS, 7), 7, 60, FEW, False, id="few, whatever their share"),
+        pytest.param(Stamp(OURS, 7), 7, 60, FEW + 1, True, id="one more than few"),
+        pytest.param(Stamp(OURS, 7), 8, 1000, 1000, False, id="a change explains it"),
+        pytest.param(Stamp(), 7, 1000, 1000, False, id="a switch that was never ours"),
+        pytest.param(Stamp(OURS, 7), 7, 0, 0, False, id="an empty switch"),
+    ],
+)
+def test_deleting_a_large_share_needs_a_change_that_explains_it(
+    stamp: Stamp, revision: int, installed: int, deletes: int, stopped: bool
+) -> None:
+    reason = unexplained(stamp, revision, installed, deletes)
+    assert bool(reason) is stopped
+    assert not stopped or f"{deletes} of {installed} flows" in reason

@@ -1,0 +1,230 @@
+"""Identity: one test for each cell of the table, and the names by which a compute is found.
+
+The holder is "c1" (number 1): alive by another session, silent, tombstoned and silent, tombstoned and alive, or removed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from ebbtide.decide.lifecycle import Claim, Outcome, Verdict, judge, resolve
+from ebbtide.model.facts import Compute, Edit, Membership
+from ebbtide.model.state import State
+from tests.fakes.clouds import change, compute, state
+
+HOLDER = compute(1, hostname="host-1")
+SAME = Claim("c1", "sys-1", "uuid-1", "host-1", ("10.0.0.1",), HOLDER.dpid)
+NEW = Claim("new", "sys-new", "uuid-new", "host-new", ("10.0.0.99",), 0x99)
+MADE_DPID = 0x00EB_0000_0000_0000
+
+CLAIMS = {
+    "all the same": SAME,
+    "all the same, database made anew": msgspec.structs.replace(SAME, ovs_uuid="uuid-new"),
+    "same name, rest new": msgspec.structs.replace(NEW, name="c1"),
+    "same system-id, rest new": msgspec.structs.replace(NEW, system_id="sys-1"),
+    "same DPN id, rest new": msgspec.structs.replace(NEW, dpid=HOLDER.dpid),
+    "same TEP, rest new": msgspec.structs.replace(NEW, teps=SAME.teps),
+    "new name, rest the same": msgspec.structs.replace(SAME, name="new"),
+    "new TEP, rest the same": msgspec.structs.replace(SAME, teps=NEW.teps),
+    "all new": NEW,
+}
+HOLDERS: dict[str, tuple[dict[str, Any], frozenset[int]]] = {
+    "alive": ({}, frozenset({1})),
+    "silent": ({}, frozenset()),
+    "tombstoned, silent": ({"tombstoned": True}, frozenset()),
+    "tombstoned, alive": ({"tombstoned": True}, frozenset({1})),
+    "removed": ({"membership": Membership.REMOVED, "removed_at": 5}, frozenset()),
+}
+
+
+def outcome(claim: Claim, holder: str, *, session_of: int = 0, open_admission: bool = True) -> tuple[Verdict, State, State]:
+    fields, alive = HOLDERS[holder]
+    before = state(msgspec.structs.replace(HOLDER, **fields))
+    verdict = judge(before, claim, alive - {session_of}, session_of=session_of, open_admission=open_admission)
+    return verdict, before, change(before, *verdict.edits)
+
+
+def same_compute(verdict: Verdict, before: State, after: State, **fields: Any) -> None:
+    """It is the holder: number, DPN id and mark are kept, and what it was called before is remembered."""
+    was, now = before.computes[1], after.computes[1]
+    assert verdict.number == 1
+    assert (now.number, now.dpid, now.tombstoned, now.membership) == (1, was.dpid, was.tombstoned, was.membership)
+    assert len(after.computes) == 1
+    for name, value in fields.items():
+        assert getattr(now, name) == value
+    assert was.identities() <= now.identities()
+
+
+def newcomer(verdict: Verdict, after: State, **fields: Any) -> None:
+    """It is a compute of its own, and the holder is untouched."""
+    assert verdict.number == 2
+    for name, value in fields.items():
+        assert getattr(after.computes[2], name) == value
+    assert (after.computes.get(1) or after.removed[1]) == (after.computes.get(1) or after.removed[1])
+
+
+TABLE: dict[tuple[str, str], Outcome] = {}
+for _claim, _row in {
+    #                                   alive       silent        tombstoned,silent  tombstoned,alive removed
+    "all the same":                    ("refused", "accepted", "accepted", "refused", "quarantined"),
+    "all the same, database made anew": ("refused", "accepted", "accepted", "refused", "quarantined"),
+    "same name, rest new":             ("refused", "accepted", "accepted", "refused", "quarantined"),
+    "same system-id, rest new":        ("refused", "waiting", "waiting", "refused", "quarantined"),
+    "same DPN id, rest new":           ("accepted", "accepted", "accepted", "accepted", "accepted"),
+    "same TEP, rest new":              ("refused", "waiting", "waiting", "refused", "accepted"),
+    "new name, rest the same":         ("refused", "accepted", "accepted", "refused", "quarantined"),
+    "new TEP, rest the same":          ("refused", "accepted", "accepted", "refused", "quarantined"),
+    "all new":                         ("accepted", "accepted", "accepted", "accepted", "accepted"),
+}.items():
+    TABLE |= {(_claim, holder): Outcome(word) for holder, word in zip(HOLDERS, _row, strict=True)}
+
+
+@pytest.mark.parametrize(("claim", "holder"), TABLE)
+def test_each_cell_of_the_identity_table(claim: str, holder: str) -> None:
+    verdict, before, after = outcome(CLAIMS[claim], holder)
+    assert verdict.outcome is TABLE[claim, holder], verdict.reason
+    if verdict.outcome is Outcome.REFUSED:
+        assert verdict.edits == ()
+        assert verdict.number == 0
+        assert verdict.reason
+    elif verdict.outcome is Outcome.QUARANTINED:
+        assert verdict.edits == ()
+        assert verdict.number == 1
+        assert "readmit" in verdict.reason
+    elif claim in ("same DPN id, rest new", "same TEP, rest new", "same system-id, rest new", "all new"):
+        newcomer(verdict, after, name="new", ovs_uuid="uuid-new")
+        assert (before.computes or before.removed) == (after.removed or after.computes.delete(2))
+        made = after.computes[2]
+        assert made.membership is (Membership.MEMBER if verdict.outcome is Outcome.ACCEPTED else Membership.WAITING)
+        assert made.dpid == (MADE_DPID | 2 if claim == "same DPN id, rest new" else 0x99)
+        held = claim == "same TEP, rest new" and holder != "removed"
+        assert made.teps == (() if held else CLAIMS[claim].teps)
+        assert not made.tombstoned
+    else:
+        said = CLAIMS[claim]
+        same_compute(verdict, before, after, name=said.name, system_id=said.system_id, ovs_uuid=said.ovs_uuid, teps=said.teps)
+        assert not verdict.edits or claim != "all the same"
+
+
+@pytest.mark.parametrize("claim", ["all the same", "new name, rest the same", "new TEP, rest the same"])
+@pytest.mark.parametrize("holder", ["alive", "tombstoned, alive"])
+def test_a_session_may_say_something_new_of_its_own_compute(claim: str, holder: str) -> None:
+    """Alive by its own session and by no other: it is it, the mark stays, and the old name stays an alias."""
+    verdict, before, after = outcome(CLAIMS[claim], holder, session_of=1)
+    assert verdict.outcome is Outcome.ACCEPTED
+    same_compute(verdict, before, after, name=CLAIMS[claim].name, teps=CLAIMS[claim].teps)
+    assert resolve(after, "c1")[0] == after.computes[1]
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+@pytest.mark.parametrize("fields", [{}, {"tombstoned": True}], ids=["member", "tombstoned"])
+def test_one_that_was_heard_a_moment_ago_is_displaced_by_nobody_but_its_own_database(claim: str, fields: dict[str, Any]) -> None:
+    before = state(msgspec.structs.replace(HOLDER, **fields))
+    verdict = judge(before, CLAIMS[claim], frozenset(), recent=frozenset({1}), open_admission=True)
+    own = claim in ("all the same", "new TEP, rest the same")
+    newcomers = claim in ("all new", "same DPN id, rest new")
+    assert verdict.outcome is (Outcome.ACCEPTED if own or newcomers else Outcome.REFUSED), verdict.reason
+    assert verdict.number == (1 if own else 2 if newcomers else 0)
+    assert bool(verdict.edits) is (newcomers or claim == "new TEP, rest the same")
+
+
+@pytest.mark.parametrize("claim", ["all new", "same DPN id, rest new"])
+def test_without_open_admission_a_newcomer_waits_for_approval(claim: str) -> None:
+    verdict, _, after = outcome(CLAIMS[claim], "silent", open_admission=False)
+    assert verdict.outcome is Outcome.WAITING
+    assert "approve" in verdict.reason
+    assert after.computes[2].membership is Membership.WAITING
+
+
+def test_one_that_waits_still_waits_when_it_comes_again() -> None:
+    _, _, after = outcome(NEW, "silent", open_admission=False)
+    again = judge(after, NEW, frozenset(), open_admission=True)
+    assert (again.outcome, again.number, again.edits) == (Outcome.WAITING, 2, ())
+
+
+def test_a_name_or_address_that_another_has_is_not_taken_from_it_by_a_session() -> None:
+    before = state(compute(1), compute(2))
+    verdict = judge(before, Claim("c2", "sys-1", "uuid-1", teps=("10.0.0.2",)), frozenset(), session_of=1)
+    after = change(before, *verdict.edits)
+    assert verdict.outcome is Outcome.ACCEPTED
+    assert (after.computes[1].name, after.computes[1].teps) == ("c1", ("10.0.0.1",))
+    assert after.computes[2] == before.computes[2]
+    assert verdict.reason
+
+
+def test_an_address_that_the_taken_over_host_brings_is_not_taken_from_a_third() -> None:
+    before = state(compute(1), compute(2))
+    verdict = judge(before, Claim("c1", "sys-new", "uuid-new", teps=("10.0.0.2",)), frozenset())
+    after = change(before, *verdict.edits)
+    assert after.computes[1].teps == ("10.0.0.1",)
+    assert after.computes[2] == before.computes[2]
+
+
+def test_two_tunnel_addresses_are_refused_with_the_remedy() -> None:
+    verdict = judge(state(), msgspec.structs.replace(NEW, teps=("10.0.0.1", "10.0.0.2")), frozenset())
+    assert verdict.outcome is Outcome.REFUSED
+    assert "one local_ip" in verdict.reason
+
+
+@pytest.mark.parametrize("tep", ["eth0", "10.0.0", "10.0.0.256", "fd00::1", "0.0.0.0", "224.0.0.1", "10.0.0.1/24"])
+@pytest.mark.parametrize("session_of", [0, 1])
+def test_what_is_no_ipv4_address_is_refused_as_a_tunnel_address(tep: str, session_of: int) -> None:
+    verdict, _, _ = outcome(msgspec.structs.replace(SAME, teps=(tep,)), "silent", session_of=session_of)
+    assert (verdict.outcome, verdict.edits) == (Outcome.REFUSED, ())
+    assert "local_ip" in verdict.reason
+
+
+def test_a_datapath_id_is_not_given_to_another_while_it_is_remembered() -> None:
+    gone = compute(1, membership=Membership.REMOVED, dpid=MADE_DPID | 2)
+    verdict = judge(state(gone), msgspec.structs.replace(NEW, dpid=0), frozenset(), open_admission=True)
+    new = verdict.edits[0].new
+    assert isinstance(new, Compute)
+    assert new.dpid not in (0, gone.dpid)
+
+
+def test_of_two_that_share_a_system_id_each_is_known_by_the_rest() -> None:
+    """A cloned image that was approved keeps its own number, whichever of the two comes back first, with a new database row."""
+    before = state(compute(1), compute(2, system_id="sys-1"))
+    for number in (1, 2):
+        verdict = judge(before, Claim(f"c{number}", "sys-1", "uuid-new", teps=(f"10.0.0.{number}",)), frozenset({3 - number}))
+        assert (verdict.outcome, verdict.number) == (Outcome.ACCEPTED, number), verdict.reason
+
+
+@pytest.mark.parametrize(
+    "text", ["c1", "sys-1", "host-1", str(HOLDER.dpid), f"openflow:{HOLDER.dpid}", "ovsdb://uuid/uuid-1", "ovsdb://uuid/uuid-1/bridge/br-int"]
+)
+@pytest.mark.parametrize("membership", list(Membership))
+def test_a_compute_is_found_by_each_of_its_names(text: str, membership: Membership) -> None:
+    holder = msgspec.structs.replace(HOLDER, membership=membership)
+    assert resolve(state(holder, compute(2)), text) == (holder, "")
+
+
+@pytest.mark.parametrize("text", ["", "c", "c11", "10.0.0.1", "openflow:", "ovsdb://uuid/", "1"])
+def test_nothing_is_found_by_what_is_nobodys_name(text: str) -> None:
+    found, reason = resolve(state(compute(1, system_id="", ovs_uuid=""), compute(2)), text)
+    assert found is None
+    assert "compute list" in reason
+
+
+def test_an_id_that_two_computes_have_names_neither() -> None:
+    found, reason = resolve(state(compute(1, hostname="twin"), compute(2, hostname="twin")), "twin")
+    assert found is None
+    assert "c1, c2" in reason
+
+
+def test_what_a_compute_is_called_now_counts_before_what_another_was_called_once() -> None:
+    renamed = compute(1, past=("name:old",))
+    assert resolve(state(renamed), "old") == (renamed, "")
+    for membership in (Membership.MEMBER, Membership.REMOVED):
+        named = compute(2, name="old", membership=membership)
+        assert resolve(state(renamed, named), "old") == (named, "")
+
+
+def test_an_edit_is_made_only_where_something_is_new() -> None:
+    verdict, _, _ = outcome(SAME, "silent")
+    assert verdict.edits == ()
+    verdict, before, _ = outcome(msgspec.structs.replace(SAME, hostname="other"), "silent")
+    assert verdict.edits == (Edit(before.computes[1], msgspec.structs.replace(before.computes[1], hostname="other")),)

@@ -1,0 +1,303 @@
+"""Clouds in memory: facts written short, the view that a compute would show of them, and random changes of them.
+
+`Story` changes a State as the decisions do (one active binding a port, users gone with what they use), in batches. It makes up
+nothing that the parsers would refuse: MACs and addresses are unique in a network, ids are unique, a port stays in its network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any, TypeVar
+
+import msgspec
+from immutables import Map
+
+from ebbtide.decide import scalein
+from ebbtide.model.facts import (
+    Binding,
+    BindingPhase,
+    Compute,
+    Cursor,
+    Debt,
+    Edit,
+    Fact,
+    Membership,
+    Network,
+    Operation,
+    Port,
+    Relation,
+)
+from ebbtide.model.observed import Interface, View
+from ebbtide.model.state import State, apply
+
+PENDING, ACTIVE, LEAVING = BindingPhase.PENDING, BindingPhase.ACTIVE, BindingPhase.LEAVING
+FIRST_TUNNEL = 1000
+V = TypeVar("V")
+
+
+def compute(number: int, **more: Any) -> Compute:
+    """Compute "c<number>" with TEP 10.0.0.<number>."""
+    made = Compute(f"c{number}", number, 0xEB0000 + number, system_id=f"sys-{number}", ovs_uuid=f"uuid-{number}")
+    return msgspec.structs.replace(made, **{"teps": (f"10.0.0.{number}",), **more})
+
+
+def network(tag: int, **more: Any) -> Network:
+    """Network "n<tag>" with VNI 10000 + tag."""
+    return msgspec.structs.replace(Network(f"n{tag}", tag, 10_000 + tag), **more)
+
+
+def port(lport: int, tag: int, **more: Any) -> Port:
+    """Port "p<lport>" in network "n<tag>", with a MAC and an address made of its number."""
+    made = Port(f"p{lport}", f"n{tag}", 0x02_0000_000000 + lport, lport, (f"10.1.{lport >> 8}.{lport & 255}",))
+    return msgspec.structs.replace(made, **more)
+
+
+def state(*facts: Fact, revision: int = 1) -> State:
+    """The State of these facts."""
+    return apply(State(), [Edit(None, f) for f in facts], revision, store_id="store", term=1)
+
+
+def change(before: State, *edits: Edit) -> State:
+    """The next revision."""
+    return apply(before, edits, before.revision + 1)
+
+
+def ofport(lport: int) -> int:
+    """OpenFlow port of a tap, the same on each compute."""
+    return lport
+
+
+def view(found: State, number: int, *, taps: Iterable[str] | None = None) -> View:
+    """What a compute shows when all that State asks is realised: a tap for each binding (or for `taps`), all its tunnels."""
+    here = found.ports_on.get(number, Map()) if taps is None else taps
+    ports = {p: Interface(f"tap-{p}", ofport(found.ports[p].lport), p) for p in here}
+    tunnels = {n: Interface(f"tun{n}", FIRST_TUNNEL + n, type="vxlan") for n in found.peers(number)}
+    return View(True, Map(ports), Map(tunnels))
+
+
+def key_of(fact: Fact) -> tuple[Any, ...]:
+    """What makes two facts the same thing."""
+    match fact:
+        case Compute():
+            return ("compute", fact.number)
+        case Binding():
+            return ("binding", fact.port, fact.compute)
+        case Relation():
+            return ("relation", fact.gateway, fact.peer)
+        case Debt():
+            return ("debt", fact.compute, fact.removed)
+        case Cursor():
+            return ("cursor", fact.kind)
+        case _:
+            return (type(fact).__name__, fact.id)
+
+
+def squash(edits: Iterable[Edit]) -> list[Edit]:
+    """One edit a fact, from what it was first to what it is last."""
+    first: dict[tuple[Any, ...], Fact | None] = {}
+    last: dict[tuple[Any, ...], Fact | None] = {}
+    for old, new in edits:
+        fact = new if new is not None else old
+        assert fact is not None
+        first.setdefault(key_of(fact), old)
+        last[key_of(fact)] = new
+    return [Edit(first[k], last[k]) for k in first if first[k] != last[k]]
+
+
+class Story:
+    """A State that changes at random."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.state = State()
+        self._next = 0
+
+    def batch(self, size: int = 3) -> list[Edit]:
+        """The edits of one transaction, after which `state` is one revision on."""
+        before, edits = self.state, []
+        founded = [_join] * 5 + [_network] * 3 + [_port] * 8 if not before.revision else []
+        chosen = self.random.choices(list(_CHANGES), list(_CHANGES.values()), k=self.random.randint(1, size))
+        for made in (make(self) for make in founded or chosen):
+            self.state = apply(self.state, made, before.revision + 1)
+            edits += made
+        net = squash(edits)
+        self.state = apply(before, net, before.revision + 1)
+        return net
+
+    def fresh(self) -> int:
+        """A number that nothing has had before."""
+        self._next += 1
+        return self._next
+
+    def pick(self, among: Iterable[V]) -> V | None:
+        """One of them, or None."""
+        found = sorted(among, key=repr)  # hashes differ from run to run; a story must not
+        return self.random.choice(found) if found else None
+
+    def changed(self, fact: Any, **fields: Any) -> list[Edit]:
+        """An edit of some fields."""
+        return [Edit(fact, msgspec.structs.replace(fact, **fields))] if fact is not None else []
+
+    def member(self) -> Compute | None:
+        """One that a port may be bound to."""
+        return self.pick(self.state.members())
+
+
+def _join(s: Story) -> list[Edit]:
+    n = s.fresh()
+    membership = s.random.choice([Membership.MEMBER, Membership.MEMBER, Membership.WAITING])
+    teps = s.random.choice([(), (f"10.0.0.{n}",), (f"10.0.0.{n}",)])
+    return [Edit(None, compute(n, membership=membership, teps=teps))]
+
+
+def _member(s: Story) -> list[Edit]:
+    waiting = [c for c in s.state.computes.values() if c.membership is Membership.WAITING]
+    return s.changed(s.pick(waiting), membership=Membership.MEMBER)
+
+
+def _tep(s: Story) -> list[Edit]:
+    return s.changed(s.pick(s.state.computes.values()), teps=s.random.choice([(), (f"10.0.1.{s.fresh()}",)]))
+
+
+def _rename(s: Story) -> list[Edit]:
+    one, two = s.pick(s.state.computes.values()), s.pick(s.state.computes.values())
+    if one is None or two is None:
+        return []
+    if one == two:
+        return s.changed(one, name=f"r{s.fresh()}", dpid=0xEC0000 + s.fresh())
+    return s.changed(one, name=two.name, dpid=two.dpid) + s.changed(two, name=one.name, dpid=one.dpid)
+
+
+def _mark(s: Story) -> list[Edit]:
+    found = s.member()
+    return s.changed(found, tombstoned=not found.tombstoned) if found else []
+
+
+def _remove(s: Story) -> list[Edit]:
+    found = s.member()
+    reachable = {c.number for c in s.state.members() if s.random.random() < 0.7}
+    return scalein.removal(s.state, found, reachable) if found else []
+
+
+def _replace(s: Story) -> list[Edit]:
+    """A compute goes and another takes its name and DPN id at once."""
+    gone = _remove(s)
+    if not gone:
+        return []
+    old = gone[0].old
+    assert isinstance(old, Compute)
+    return [Edit(None, compute(s.fresh(), name=old.name, dpid=old.dpid)), *gone]
+
+
+def _forget(s: Story) -> list[Edit]:
+    found = s.pick(s.state.removed.values())
+    return [Edit(found, None)] if found else []
+
+
+def _network(s: Story) -> list[Edit]:
+    return [Edit(None, network(s.fresh()))]
+
+
+def _retag(s: Story) -> list[Edit]:
+    one, two = s.pick(s.state.networks.values()), s.pick(s.state.networks.values())
+    if one is None or two is None:
+        return []
+    if one == two:
+        return s.changed(one, vni=20_000 + s.fresh(), mtu=s.random.choice([1400, 1450]))
+    return s.changed(one, tag=two.tag, vni=two.vni) + s.changed(two, tag=one.tag, vni=one.vni)
+
+
+def _port(s: Story) -> list[Edit]:
+    net = s.pick(s.state.networks.values())
+    if net is None:
+        return []
+    n = s.fresh()
+    made = [Edit(None, port(n, 0, network=net.id))]
+    at = s.member()
+    return [*made, Edit(None, Binding(f"p{n}", at.number, ACTIVE))] if at and s.random.random() < 0.7 else made
+
+
+def _readdress(s: Story) -> list[Edit]:
+    n = s.fresh()
+    fields: dict[str, Any] = {"mac": 0x06_0000_000000 + n, "addresses": (f"10.2.0.{n % 250}", "fd00::1")}
+    name = s.random.choice([*fields, "lport"])
+    return s.changed(s.pick(s.state.ports.values()), **{name: fields.get(name, n)})
+
+
+def _unport(s: Story) -> list[Edit]:
+    found = s.pick(s.state.ports.values())
+    return _without(s, found) if found else []
+
+
+def _without(s: Story, found: Port) -> list[Edit]:
+    return [Edit(found, None), *(Edit(b, None) for b in s.state.bindings.get(found.id, ()))]
+
+
+def _unnetwork(s: Story) -> list[Edit]:
+    found = s.pick(s.state.networks.values())
+    if found is None:
+        return []
+    ports = [s.state.ports[p] for p in sorted(s.state.ports_of.get(found.id, ()))]
+    return [Edit(found, None), *(e for p in ports for e in _without(s, p))]
+
+
+def _bind(s: Story) -> list[Edit]:
+    found, at = s.pick(s.state.ports.values()), s.member()
+    if found is None or at is None or s.state.binding(found.id, at.number):
+        return []
+    phases = [PENDING, LEAVING] if s.state.active(found.id) else [ACTIVE, LEAVING]
+    return [Edit(None, Binding(found.id, at.number, s.random.choice(phases), s.state.revision))]
+
+
+def _unbind(s: Story) -> list[Edit]:
+    found = s.pick(b for bindings in s.state.bindings.values() for b in bindings)
+    return [Edit(found, None)] if found else []
+
+
+def _flip(s: Story) -> list[Edit]:
+    found = s.pick(p for p, bindings in s.state.bindings.items() if len(bindings) > 1)
+    if found is None:
+        return []
+    active = s.state.active(found)
+    other = s.pick(b for b in s.state.bindings[found] if b != active)
+    edits = s.changed(active, phase=LEAVING)
+    return edits + s.changed(other, phase=s.random.choice([ACTIVE, ACTIVE, PENDING]) if active else ACTIVE)
+
+
+def _relate(s: Story) -> list[Edit]:
+    one, two = s.member(), s.member()
+    if one is None or two is None or one == two:
+        return []
+    held = s.state.relations.get((one.number, two.number))
+    return [Edit(held, None) if held else Edit(None, Relation(one.number, two.number))]
+
+
+def _record(s: Story) -> list[Edit]:
+    n = s.fresh()
+    held = s.state.cursors.get("lport")
+    made = Operation(f"o{n}", "end", (n,), "running")
+    return [Edit(held, Cursor("lport", n)), Edit(None, made), *(Edit(o, None) for o in s.state.operations.values())]
+
+
+#: How often each kind of change is made: clouds must grow, or nothing is left to go wrong.
+_CHANGES: dict[Callable[[Story], list[Edit]], int] = {
+    **{_join: 2, _member: 2, _tep: 2, _rename: 2, _mark: 2, _remove: 2, _replace: 1, _forget: 1},
+    **{_network: 1, _retag: 3, _port: 8, _readdress: 3, _unport: 2, _unnetwork: 1},
+    **{_bind: 14, _unbind: 4, _flip: 6, _relate: 3, _record: 1},
+}
+
+
+def random_view(random: Random, found: State, number: int, before: View) -> View:
+    """What a compute shows, more or less of it: ports and tunnels come, go, and change their numbers."""
+    whole = view(found, number)
+    if random.random() < 0.5:
+        return whole
+    keep = {name: i for name, i in sorted({**before.ports, **whole.ports}.items()) if random.random() < 0.7}
+    numbers = random.sample(range(1, 60), len(keep))
+    if random.random() < 0.5:
+        keep = {name: msgspec.structs.replace(i, ofport=n) for (name, i), n in zip(keep.items(), numbers, strict=True)}
+    if random.random() < 0.2:
+        keep = {name: msgspec.structs.replace(i, ofport=0) for name, i in keep.items()}
+    tunnels = {name: i for name, i in sorted({**before.tunnels, **whole.tunnels}.items()) if random.random() < 0.8}
+    return View(random.random() < 0.9, Map(keep), Map(tunnels))
