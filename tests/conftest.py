@@ -16,7 +16,9 @@ settings.load_profile("ebbtide")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--regen-golden", action="store_true", help="write the golden files anew instead of comparing them")
+    parser.addoption(
+        "--regen-golden", action="store_true", help="write the golden files anew instead of comparing them"
+    )
 
 
 @pytest.fixture

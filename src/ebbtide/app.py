@@ -128,7 +128,8 @@ class App:
             self._web.should_exit = True
         for server in self._servers:
             server.close()
-        await self.cluster.shut()
+        if hasattr(self, "cluster"):
+            await self.cluster.shut()
         if self._web is not None:
             await asyncio.wait([t for t in self._tasks if t.get_name() == "http"], timeout=2)
         for task in self._tasks:
@@ -139,7 +140,11 @@ class App:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Start, and stop when asked, or when a part fails."""
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
         stopped = asyncio.create_task(stopping.wait())
         try:
             await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -282,9 +282,25 @@ def _record(s: Story) -> list[Edit]:
 
 #: How often each kind of change is made: clouds must grow, or nothing is left to go wrong.
 _CHANGES: dict[Callable[[Story], list[Edit]], int] = {
-    **{_join: 2, _member: 2, _tep: 2, _rename: 2, _mark: 2, _remove: 2, _replace: 1, _forget: 1},
-    **{_network: 1, _retag: 3, _port: 8, _readdress: 3, _unport: 2, _unnetwork: 1},
-    **{_bind: 14, _unbind: 4, _flip: 6, _relate: 3, _record: 1},
+    _join: 2,
+    _member: 2,
+    _tep: 2,
+    _rename: 2,
+    _mark: 2,
+    _remove: 2,
+    _replace: 1,
+    _forget: 1,
+    _network: 1,
+    _retag: 3,
+    _port: 8,
+    _readdress: 3,
+    _unport: 2,
+    _unnetwork: 1,
+    _bind: 14,
+    _unbind: 4,
+    _flip: 6,
+    _relate: 3,
+    _record: 1,
 }
 
 

@@ -53,7 +53,9 @@ class ModelSwitch:
         chosen = list(wanted)
         flows = {f.key: f for e in chosen for f in e.flows}
         groups = {g.group_id: g for e in chosen for g in e.groups}
-        return (self.flows, self.groups) == (flows, groups) and {m.meter_id for e in chosen for m in e.meters} <= self.meters
+        return (self.flows, self.groups) == (flows, groups) and {
+            m.meter_id for e in chosen for m in e.meters
+        } <= self.meters
 
 
 def used_groups(flow: EncodedFlow) -> set[int]:

@@ -19,7 +19,7 @@ from ebbtide.model.state import State
 
 BASE = Key("base", 0)
 QUARANTINE = Key("quarantine", 0)
-_NONE: Map[int, int] = Map()
+_NONE: Map[str, int] = Map()
 
 
 def fragment(state: State, key: Key, view: View) -> Fragment | None:

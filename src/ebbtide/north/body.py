@@ -22,19 +22,19 @@ MAX_ID = 512
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-async def read(request: Request) -> bytes:
+async def read(request: Request, limit: int = LIMIT) -> bytes:
     """The body.
 
     Raises:
-        TooLarge: it is longer than LIMIT; no more than that was held in memory.
+        TooLarge: it is longer than `limit` bytes; no more than that was held in memory.
     """
     kept, size = bytearray(), 0
     declared = request.headers.get("content-length", "")
-    long = declared.isdecimal() and int(declared) > LIMIT
+    long = declared.isdecimal() and int(declared) > limit
     try:
         async for chunk in request.stream():
             size += len(chunk)
-            if long or size > LIMIT:
+            if long or size > limit:
                 long = True
                 kept.clear()
                 if size > DRAIN:
@@ -44,7 +44,7 @@ async def read(request: Request) -> bytes:
     except ClientDisconnect:
         raise BadInput("the body ended before it was complete", tag="malformed-message") from None
     if long:
-        raise TooLarge(f"the body is longer than {LIMIT} bytes: send less, or in several calls")
+        raise TooLarge(f"the body is longer than {limit} bytes: send less, or in several calls")
     request.state.digest = sha256(kept).hexdigest() if kept else ""
     return bytes(kept)
 

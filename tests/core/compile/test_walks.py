@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 from random import Random
 
 import msgspec
@@ -166,7 +166,7 @@ def moments(story: list[str], neighbours: bool) -> Iterator[tuple[str, str, Mome
     lazy = [clean[0]]
     for newer in clean[1:]:
         lazy.append({n: lazy[-1][n].made(newer[n]) for n in newer})
-    for index, (older, newer) in enumerate(zip(story, story[1:], strict=False)):
+    for index, (older, newer) in enumerate(pairwise(story)):
         choices = {
             "before": clean[index],
             "made": {n: clean[index][n].made(clean[index + 1][n]) for n in (A, B, C)},

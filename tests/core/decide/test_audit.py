@@ -22,7 +22,15 @@ from tests.fakes.clouds import ACTIVE, Story, compute, network, port, state, vie
 
 TEP, MAC, NUMBER, DPID = 0x0A000007, 0x02AABBCCDDEE, 7, 0xEB0007
 GONE = frozenset(
-    {"name:gone", "tep:10.0.0.7", f"dpid:{DPID}", "number:7", "system-id:sys-gone", "uuid:uuid-gone", "mac:02:aa:bb:cc:dd:ee"}
+    {
+        "name:gone",
+        "tep:10.0.0.7",
+        f"dpid:{DPID}",
+        "number:7",
+        "system-id:sys-gone",
+        "uuid:uuid-gone",
+        "mac:02:aa:bb:cc:dd:ee",
+    }
 )
 BASE = ledger.cookie(Kind.BASE, Feature.PIPELINE)
 
@@ -125,7 +133,10 @@ def test_a_needle_of_each_kind_and_encoding_is_found(identity: str, index: int) 
         # A set-field of 10 and the action after it: 0000000a 0019 0010.
         ("tep:10.0.25.0", flow((), SetField("reg5", 10), SetField("reg6", 1), Output(1))),
         # A tenant's addresses are its own, whatever the underlay uses.
-        ("tep:10.0.0.1", flow(match(arp_tpa=0x0A000001, arp_op=1, **ARP), cookie=ledger.cookie(Kind.PORT, Feature.ARP, 1))),
+        (
+            "tep:10.0.0.1",
+            flow(match(arp_tpa=0x0A000001, arp_op=1, **ARP), cookie=ledger.cookie(Kind.PORT, Feature.ARP, 1)),
+        ),
         ("tep:10.0.0.1", flow((), SetField("arp_spa", 0x0A000001), cookie=ledger.cookie(Kind.PORT, Feature.ARP, 1))),
         ("number:1", flow(match(reg6=1))),
         ("number:1", flow(match(reg5=11))),
@@ -180,7 +191,8 @@ def dump_of(number: int, cloud: State) -> Dump:
     ids = {"external_ids:ebbtide-revision": str(cloud.revision), "external_ids:ebbtide-term": "1"}
     rows.append(RawRow("Bridge", "br-int", {**ids, "other_config:datapath-id": f"{cloud.computes[number].dpid:016x}"}))
     rows += [
-        RawRow("Interface", f"tap-{p}", {"name": f"tap-{p}", "external_ids:iface-id": p}) for p in cloud.ports_on.get(number, ())
+        RawRow("Interface", f"tap-{p}", {"name": f"tap-{p}", "external_ids:iface-id": p})
+        for p in cloud.ports_on.get(number, ())
     ]
     return Dump(cloud.computes[number].name, tuple(flows), tuple(groups), tuple(rows))
 

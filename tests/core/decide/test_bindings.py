@@ -25,7 +25,9 @@ EMPTY = state(compute(A), compute(B), compute(C), network(1), port(1, 1))
 def stored(before: State, edits: list[Edit]) -> State:
     """As the store does it: a new or changed binding carries the revision with which it was written."""
     revision = before.revision + 1
-    dated = [Edit(o, msgspec.structs.replace(n, since=revision)) if isinstance(n, Binding) else Edit(o, n) for o, n in edits]
+    dated = [
+        Edit(o, msgspec.structs.replace(n, since=revision)) if isinstance(n, Binding) else Edit(o, n) for o, n in edits
+    ]
     return apply(before, dated, revision)
 
 
@@ -213,7 +215,7 @@ class Migrations(RuleBasedStateMachine):
 
     def sight(self) -> Sight:
         held = self.state.bindings.get("p1", ())
-        plugged = {n: True for n in self.plugged & self.heard}
+        plugged = dict.fromkeys(self.plugged & self.heard, True)
         plugged |= {b.compute: False for b in held if b.compute in self.heard - self.plugged}
         applied = {b.compute for b in held if self.holds[b.compute].revision >= b.since}
         since = max((b.since for b in held if b.phase is not PENDING), default=0)

@@ -40,7 +40,9 @@ HOLDERS: dict[str, tuple[dict[str, Any], frozenset[int]]] = {
 }
 
 
-def outcome(claim: Claim, holder: str, *, session_of: int = 0, open_admission: bool = True) -> tuple[Verdict, State, State]:
+def outcome(
+    claim: Claim, holder: str, *, session_of: int = 0, open_admission: bool = True
+) -> tuple[Verdict, State, State]:
     fields, alive = HOLDERS[holder]
     before = state(msgspec.structs.replace(HOLDER, **fields))
     verdict = judge(before, claim, alive - {session_of}, session_of=session_of, open_admission=open_admission)
@@ -69,15 +71,15 @@ def newcomer(verdict: Verdict, after: State, **fields: Any) -> None:
 TABLE: dict[tuple[str, str], Outcome] = {}
 for _claim, _row in {
     #                                   alive       silent        tombstoned,silent  tombstoned,alive removed
-    "all the same":                    ("refused", "accepted", "accepted", "refused", "quarantined"),
+    "all the same": ("refused", "accepted", "accepted", "refused", "quarantined"),
     "all the same, database made anew": ("refused", "accepted", "accepted", "refused", "quarantined"),
-    "same name, rest new":             ("refused", "accepted", "accepted", "refused", "quarantined"),
-    "same system-id, rest new":        ("refused", "waiting", "waiting", "refused", "quarantined"),
-    "same DPN id, rest new":           ("accepted", "accepted", "accepted", "accepted", "accepted"),
-    "same TEP, rest new":              ("refused", "waiting", "waiting", "refused", "accepted"),
-    "new name, rest the same":         ("refused", "accepted", "accepted", "refused", "quarantined"),
-    "new TEP, rest the same":          ("refused", "accepted", "accepted", "refused", "quarantined"),
-    "all new":                         ("accepted", "accepted", "accepted", "accepted", "accepted"),
+    "same name, rest new": ("refused", "accepted", "accepted", "refused", "quarantined"),
+    "same system-id, rest new": ("refused", "waiting", "waiting", "refused", "quarantined"),
+    "same DPN id, rest new": ("accepted", "accepted", "accepted", "accepted", "accepted"),
+    "same TEP, rest new": ("refused", "waiting", "waiting", "refused", "accepted"),
+    "new name, rest the same": ("refused", "accepted", "accepted", "refused", "quarantined"),
+    "new TEP, rest the same": ("refused", "accepted", "accepted", "refused", "quarantined"),
+    "all new": ("accepted", "accepted", "accepted", "accepted", "accepted"),
 }.items():
     TABLE |= {(_claim, holder): Outcome(word) for holder, word in zip(HOLDERS, _row, strict=True)}
 
@@ -105,7 +107,9 @@ def test_each_cell_of_the_identity_table(claim: str, holder: str) -> None:
         assert not made.tombstoned
     else:
         said = CLAIMS[claim]
-        same_compute(verdict, before, after, name=said.name, system_id=said.system_id, ovs_uuid=said.ovs_uuid, teps=said.teps)
+        same_compute(
+            verdict, before, after, name=said.name, system_id=said.system_id, ovs_uuid=said.ovs_uuid, teps=said.teps
+        )
         assert not verdict.edits or claim != "all the same"
 
 
@@ -121,7 +125,9 @@ def test_a_session_may_say_something_new_of_its_own_compute(claim: str, holder: 
 
 @pytest.mark.parametrize("claim", CLAIMS)
 @pytest.mark.parametrize("fields", [{}, {"tombstoned": True}], ids=["member", "tombstoned"])
-def test_one_that_was_heard_a_moment_ago_is_displaced_by_nobody_but_its_own_database(claim: str, fields: dict[str, Any]) -> None:
+def test_one_that_was_heard_a_moment_ago_is_displaced_by_nobody_but_its_own_database(
+    claim: str, fields: dict[str, Any]
+) -> None:
     before = state(msgspec.structs.replace(HOLDER, **fields))
     verdict = judge(before, CLAIMS[claim], frozenset(), recent=frozenset({1}), open_admission=True)
     own = claim in ("all the same", "new TEP, rest the same")
@@ -189,12 +195,23 @@ def test_of_two_that_share_a_system_id_each_is_known_by_the_rest() -> None:
     """A cloned image that was approved keeps its own number, whichever of the two comes back first, with a new database row."""
     before = state(compute(1), compute(2, system_id="sys-1"))
     for number in (1, 2):
-        verdict = judge(before, Claim(f"c{number}", "sys-1", "uuid-new", teps=(f"10.0.0.{number}",)), frozenset({3 - number}))
+        verdict = judge(
+            before, Claim(f"c{number}", "sys-1", "uuid-new", teps=(f"10.0.0.{number}",)), frozenset({3 - number})
+        )
         assert (verdict.outcome, verdict.number) == (Outcome.ACCEPTED, number), verdict.reason
 
 
 @pytest.mark.parametrize(
-    "text", ["c1", "sys-1", "host-1", str(HOLDER.dpid), f"openflow:{HOLDER.dpid}", "ovsdb://uuid/uuid-1", "ovsdb://uuid/uuid-1/bridge/br-int"]
+    "text",
+    [
+        "c1",
+        "sys-1",
+        "host-1",
+        str(HOLDER.dpid),
+        f"openflow:{HOLDER.dpid}",
+        "ovsdb://uuid/uuid-1",
+        "ovsdb://uuid/uuid-1/bridge/br-int",
+    ],
 )
 @pytest.mark.parametrize("membership", list(Membership))
 def test_a_compute_is_found_by_each_of_its_names(text: str, membership: Membership) -> None:

@@ -128,7 +128,9 @@ def test_ids_that_are_only_unknown_or_ambiguous_are_bad_input(verb: str) -> None
 def test_an_id_given_twice_or_in_two_spellings_is_one_compute(verb: str) -> None:
     before = state(compute(1, tombstoned=verb != "start"))
     dpid = compute(1).dpid
-    decision = VERBS[verb](before, ["c1", "c1", str(dpid), f"openflow:{dpid}", "sys-1", "ovsdb://uuid/uuid-1/bridge/br-int"])
+    decision = VERBS[verb](
+        before, ["c1", "c1", str(dpid), f"openflow:{dpid}", "sys-1", "ovsdb://uuid/uuid-1/bridge/br-int"]
+    )
     assert [v.id for v in decision.verdicts] == ["c1"]
     assert len([e for e in decision.edits if isinstance(e.old, Compute)]) == 1
 
@@ -196,7 +198,10 @@ def test_recover_gives_every_compute_byte_for_byte_what_it_held_before_start(see
 
 def in_bytes(found: State, number: int) -> list[Any]:
     made = compiler.desired(found, number, view(found, number))
-    return [(k, [encode_flow(f) for f in m.flows], [encode_group(g) for g in m.groups]) for k, m in sorted(made.items(), key=repr)]
+    return [
+        (k, [encode_flow(f) for f in m.flows], [encode_group(g) for g in m.groups])
+        for k, m in sorted(made.items(), key=repr)
+    ]
 
 
 def test_readmitting_forgets_the_grave_once_nobody_owes() -> None:

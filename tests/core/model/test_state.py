@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.fakes.clouds import Story, compute, key_of, network, state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebbtide.model.facts import Edit, Network
 from ebbtide.model.state import State, apply, facts, rebuild
+from tests.fakes.clouds import Story, compute, key_of, network, state
 
 seeds = st.integers(0, 1 << 32)
 
@@ -36,7 +36,7 @@ def test_a_story_told_in_one_step_or_backwards_ends_in_the_same_state(seed: int,
     for _ in range(random.randint(0, 10)):
         story.batch()
         start = story.state
-    first = {f for f in facts(start)}
+    first = set(facts(start))
     for _ in range(length):
         story.batch()
     last = set(facts(story.state))

@@ -27,7 +27,10 @@ def some_fragments(random: Random) -> dict[Key, Encoded]:
     random.shuffle(groups)
     made = {}
     for n in range(random.randint(0, 4)):
-        own = [Group(groups.pop(), GroupType.ALL, (Bucket((Output(random.randint(1, 3)),)),)) for _ in range(random.randint(0, 1))]
+        own = [
+            Group(groups.pop(), GroupType.ALL, (Bucket((Output(random.randint(1, 3)),)),))
+            for _ in range(random.randint(0, 1))
+        ]
         flows = []
         for _ in range(random.randint(0, 2)):
             if keys:
@@ -49,7 +52,9 @@ def test_work_takes_a_switch_from_any_fragments_to_any_others_in_an_order_it_acc
         switch.make(work)
         switch.take_away(work)
         assert switch.holds(wanted.values())
-        held = {k: e for k, e in work.after.items() if e is not None} | {k: e for k, e in held.items() if wanted.get(k) == e}
+        held = {k: e for k, e in work.after.items() if e is not None} | {
+            k: e for k, e in held.items() if wanted.get(k) == e
+        }
         assert held == wanted
         again = diff(held, wanted)
         assert (again.makes, again.breaks, again.after) == (0, 0, {})
@@ -84,7 +89,10 @@ def test_a_reconnected_switch_that_holds_what_it_should_is_sent_nothing(seed: in
     for _ in range(10):
         story.batch()
     for member in story.state.members():
-        wanted = {k: encode(f) for k, f in compiler.desired(story.state, member.number, view(story.state, member.number)).items()}
+        wanted = {
+            k: encode(f)
+            for k, f in compiler.desired(story.state, member.number, view(story.state, member.number)).items()
+        }
         switch = ModelSwitch()
         first = resync(switch.dump(), wanted)
         switch.make(first)

@@ -1,0 +1,109 @@
+"""docs/pipeline.md says what the ledger says: every table, priority, register, cookie field, group id, VNI and bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ebbtide.compile import ledger
+from ebbtide.compile.ledger import TABLE_JOBS, Feature, Kind, Priority, Punt, T
+
+PAGE = (Path(__file__).parents[3] / "docs" / "pipeline.md").read_text()
+
+
+def rows(title: str, first: str) -> list[list[str]]:
+    """Cells of the table under a title whose first column is headed `first`."""
+    section = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    lines = section.split(f"| {first} |")[1].splitlines()[2:]
+    found = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def test_every_table_stands_there_with_its_number_name_and_job() -> None:
+    told = {(int(number), name): job for number, name, job in rows("Tables", "table")}
+    assert list(told) == [(int(t), t.name) for t in T]
+    for table in T:
+        job = told[int(table), table.name]
+        if table in TABLE_JOBS:
+            assert job == TABLE_JOBS[table]
+        else:
+            assert job.startswith("reserved: ")
+
+
+def test_every_priority_stands_there() -> None:
+    told = {name: int(number) for _, name, number, _ in rows("Priorities", "table")}
+    assert told == {name: value for name, value in vars(Priority).items() if name.isupper()}
+
+
+def test_priorities_stand_under_tables_that_hold_flows() -> None:
+    tables = {table for table, _, _, _ in rows("Priorities", "table")} - {"all"}
+    assert tables <= {str(int(t)) for t in TABLE_JOBS}
+
+
+def test_metadata() -> None:
+    told = [(bits, int(mask, 16)) for _, bits, mask in rows("Metadata", "field")]
+    spans = [
+        (ledger.LPORT_SHIFT, ledger.LPORT_BITS, ledger.LPORT_MASK),
+        (ledger.NETWORK_SHIFT, ledger.NETWORK_BITS, ledger.NETWORK_MASK),
+        (ledger.VRF_SHIFT, ledger.VRF_BITS, ledger.VRF_MASK),
+    ]
+    assert told == [*((f"{s} to {s + n - 1}", mask) for s, n, mask in spans), ("0", ledger.SPLIT_HORIZON)]
+
+
+def test_every_register_stands_there() -> None:
+    assert dict(rows("Registers", "register")) == ledger.REGISTERS
+    roles = {
+        "reg5": ledger.TO_COMPUTE_REG,
+        "reg6": ledger.TO_LPORT_REG,
+        "reg7": ledger.NETWORK_REG,
+        "reg10": ledger.INPUT_REG,
+    }
+    assert all(name == register for name, register in roles.items())
+
+
+def test_cookies() -> None:
+    assert [(int(n), name) for n, name, _ in rows("Cookies", "kind")] == [(int(k), k.name) for k in Kind]
+    assert [(int(n), name) for n, name in rows("Cookies", "feature")] == [(int(f), f.name) for f in Feature]
+    places = ((ledger.KIND_SHIFT, 4), (ledger.FEATURE_SHIFT, 8), (ledger.OWNER_SHIFT, ledger.OWNER_BITS))
+    for word, (shift, width) in zip(("kind (bits ", "feature (", "owner ("), places, strict=True):
+        assert f"{word}{shift} to {shift + width - 1})" in PAGE
+    assert f"low {ledger.HASH_BITS}" in PAGE
+
+
+def test_groups_meters_vnis_and_bounds() -> None:
+    told = [number for _, number in rows("Groups, meters, VNIs, ids", "what")]
+    assert told == [
+        f"{ledger.local_group(0):#x} + network tag",
+        f"{ledger.flood_group(0):#x} + network tag",
+        f"{ledger.flood_part(0, 0):#x} + {ledger.flood_part(1, 0) - ledger.flood_part(0, 0)} x network tag + part",
+        str(ledger.MAX_BUCKETS),
+        str(ledger.MAX_FLOOD_COMPUTES),
+        str(ledger.PUNT_METER),
+        str(ledger.EVIDENCE_METER),
+        str(ledger.PUNTS_PER_SECOND),
+        f"{ledger.FIRST_VNI} to {ledger.LAST_VNI}",
+        f"{ledger.RELATION_VNI} to {ledger.DELIVER_VNI - 1}",
+        f"{ledger.DELIVER_VNI:#x} + lport tag",
+        f"{ledger.PROBE_VNI:#x}",
+        f"{ledger.PROBE_ETHERTYPE:#x}",
+        str(ledger.MAX_COMPUTE),
+        str(ledger.MAX_LPORT),
+        str(ledger.MAX_TAG),
+        str(int(Punt.PROBE)),
+        str(int(Punt.EVIDENCE)),
+    ]
+
+
+def test_no_two_uses_of_a_number_meet() -> None:
+    """Group ids of the highest tags, and VNIs of the highest lports, stay clear of what comes after them."""
+    top = ledger.MAX_TAG
+    assert ledger.local_group(top) < ledger.flood_group(0) <= ledger.flood_group(top) < ledger.flood_part(0, 0)
+    assert ledger.flood_part(top, 4095) < 0xFFFFFF00  # OFPG_MAX
+    assert ledger.LAST_VNI < ledger.RELATION_VNI < ledger.DELIVER_VNI
+    assert ledger.DELIVER_VNI | ledger.MAX_LPORT < ledger.PROBE_VNI
+    assert ledger.DELIVER_VNI & ledger.MAX_LPORT == 0
+    assert max(ledger.MAX_COMPUTE, ledger.MAX_LPORT, ledger.MAX_TAG) < 1 << ledger.OWNER_BITS
+    assert ledger.LPORT_MASK | ledger.NETWORK_MASK | ledger.VRF_MASK | ledger.SPLIT_HORIZON == (1 << 60) - 1
