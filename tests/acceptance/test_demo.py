@@ -13,7 +13,11 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
 
 def demo(*words: str) -> tuple[int, dict[str, object]]:
     done = subprocess.run(
-        [sys.executable, "-m", "ebbtide", "demo", "--json", *words], capture_output=True, text=True, timeout=170, check=False
+        [sys.executable, "-m", "ebbtide", "demo", "--json", *words],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
     )
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout.splitlines()[-1])

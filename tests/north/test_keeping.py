@@ -41,6 +41,13 @@ def test_what_is_no_backup_changes_nothing(make_site: Callable[..., Site]) -> No
     backup = exchange(site, "GET", "/api/v1/backup")[1]
     before = site.state
     cut = b"\n".join(backup.splitlines()[:-1])
-    for bad in (b"", b"nonsense", b"{}", cut, backup.replace(b'"number":', b'"nummer":'), b'{"ebbtide-backup":1,"schema":"9.0.0","facts":0}'):
+    for bad in (
+        b"",
+        b"nonsense",
+        b"{}",
+        cut,
+        backup.replace(b'"number":', b'"nummer":'),
+        b'{"ebbtide-backup":1,"schema":"9.0.0","facts":0}',
+    ):
         assert exchange(site, "POST", "/api/v1/restore", bad)[0] == 400, bad[:60]
     assert site.state == before

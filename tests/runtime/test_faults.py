@@ -97,14 +97,18 @@ def test_a_new_store_stops_at_the_brake_and_nothing_is_touched(pair: Cloud) -> N
 
 def test_yesterdays_store_stops_at_the_brake(pair: Cloud) -> None:
     pair.controller.stop()
-    shutil.copytree(pair.directory / "state", pair.directory / "yesterday", ignore=shutil.ignore_patterns("*.sock", "*.ctl"))
+    shutil.copytree(
+        pair.directory / "state", pair.directory / "yesterday", ignore=shutil.ignore_patterns("*.sock", "*.ctl")
+    )
     pair.controller = type(pair.controller)(pair.lab, pair.directory / "state")
     pair.add_vm("vm3", "a", "blue", 3)
     pair.wait_clean()
     bridges = [pair.lab.compute(name) for name in "ab"]
     newest = pair.controller.app.cluster.state.revision
     pair.wait(
-        lambda: all(f'ebbtide-revision="{newest}"' in c.vsctl("get", "bridge", "br-int", "external_ids") for c in bridges),
+        lambda: all(
+            f'ebbtide-revision="{newest}"' in c.vsctl("get", "bridge", "br-int", "external_ids") for c in bridges
+        ),
         what="the stamp on both switches",
     )
     with unnoticed(pair):

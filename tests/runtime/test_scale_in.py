@@ -71,7 +71,9 @@ def test_a_removed_compute_that_comes_back_is_quarantined_until_readmitted(trio:
     trio.lab.compute("a").heal_control()
     cluster = trio.controller.app.cluster
     number = next(iter(cluster.state.removed))
-    trio.wait(lambda: cluster.members[number].phase is Phase.QUARANTINED and cluster.members[number].synced, deadline=30)
+    trio.wait(
+        lambda: cluster.members[number].phase is Phase.QUARANTINED and cluster.members[number].synced, deadline=30
+    )
     wait_until(lambda: len(snapshots.flows(trio.lab.compute("a"))) == 1, "the drop-only flow")
     assert "actions=drop" in snapshots.flows(trio.lab.compute("a"))[0]
     assert snapshots.tunnels(trio.lab.compute("a")) == []

@@ -74,10 +74,10 @@ def _plug(state: State, key: Key, view: View) -> Fragment | None:
     if binding.phase is BindingPhase.LEAVING:
         target = state.active(port_id)
         return l2.leaving(net, port, ofport, _tunnel(view, target.compute) if target else 0)
-    if not ofport:
-        return None
     pending = [b.compute for b in state.bindings[port_id] if b.phase is BindingPhase.PENDING]
     copy_to = _tunnel(view, pending[0]) if pending and binding.phase is BindingPhase.ACTIVE else 0
+    if not ofport:
+        return l2.relay(port, binding, copy_to) if copy_to else None
     return l2.plugged(net, port, binding, ofport, copy_to)
 
 

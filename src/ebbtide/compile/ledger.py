@@ -197,7 +197,7 @@ def is_ours(value: int) -> bool:
 # --- groups, meters, VNIs ---
 
 MAX_BUCKETS = 500
-_LOCAL_GROUPS, _FLOOD_GROUPS, _FLOOD_PARTS = 0x0010_0000, 0x0020_0000, 0x1000_0000
+_LOCAL_GROUPS, _FLOOD_GROUPS, _FLOOD_PARTS, _LOCAL_PARTS = 0x0010_0000, 0x0020_0000, 0x1000_0000, 0x3000_0000
 
 
 def local_group(tag: int) -> int:
@@ -214,6 +214,12 @@ def flood_part(tag: int, part: int) -> int:
     """Sub-group `part` (0..4095) of a flood group with more than MAX_BUCKETS computes."""
     assert 0 <= part < 4096
     return _FLOOD_PARTS + (tag << 12) + part
+
+
+def local_part(tag: int, part: int) -> int:
+    """Sub-group `part` (0..4095) of a local group with more than MAX_BUCKETS ports."""
+    assert 0 <= part < 4096
+    return _LOCAL_PARTS + (tag << 12) + part
 
 
 PUNT_METER = 1

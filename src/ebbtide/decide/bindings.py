@@ -20,13 +20,15 @@ class Sight(msgspec.Struct, frozen=True):
     `plugged`: compute -> True (its interface is there and realised), False (its OVSDB is heard and says it is not). A compute
     that is not heard is absent, and that changes nothing. `frames`: computes where a frame of the port's MAC came in by its
     interface. `applied`: computes that have applied everything up to the revision of their binding of this port.
-    `flipped`: whether every compute of the footprint has applied the flip and is settled.
+    `flipped`: whether every compute of the footprint has applied the flip and is settled. `open`:
+    whether the tunnels between the pending place and the rest of the footprint are known to carry frames.
     """
 
     plugged: Mapping[int, bool]
     frames: Set[int] = frozenset()
     applied: Set[int] = frozenset()
     flipped: bool = False
+    open: bool = True
 
 
 def judge(state: State, port: str, sight: Sight) -> list[Edit]:
@@ -46,7 +48,7 @@ def judge(state: State, port: str, sight: Sight) -> list[Edit]:
     pending = next((b for b in bindings if b.phase is BindingPhase.PENDING), None)
     left = sight.plugged.get(active.compute) is False
     if pending is not None:
-        if (left or pending.compute in sight.frames) and pending.compute in sight.applied:
+        if (left or pending.compute in sight.frames) and pending.compute in sight.applied and sight.open:
             return _flip(active, pending)
         return []
     for old in bindings:

@@ -7,7 +7,7 @@ differ, mark the members concerned, and queue the ports whose bindings must be l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -23,7 +23,8 @@ from ebbtide.model.observed import Phase, View
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
 from ebbtide.ovsdb import events as ev
-from ebbtide.ovsdb.replica import Replica
+from ebbtide.ovsdb.framing import PEER_LIMIT
+from ebbtide.ovsdb.replica import Replica, RowChange
 from ebbtide.reconcile.compiled import Compiled
 from ebbtide.runtime import probes, vswitch
 from ebbtide.runtime.link import LinkLost, OvsdbLink
@@ -33,6 +34,8 @@ from ebbtide.runtime.store import Store
 from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
 
 log = structlog.get_logger("cluster")
+#: Seconds in which a peer that has connected must have said who it is.
+HANDSHAKE, REGISTRATION = 10.0, 30.0
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -40,12 +43,14 @@ class Settings(msgspec.Struct, frozen=True):
 
     `lag`: how long cached datapath flows may follow their tables. `silence`: after which a holder counts as silent.
     `unreachable_grace`: after which an unreachable compute no longer holds back the end of a move.
+    `open_patience`: how long a flip waits for the new place's tunnels to carry frames.
     """
 
     open_admission: bool = False
     lag: float = 1.0
     silence: float = 60.0
     unreachable_grace: float = 300.0
+    open_patience: float = 5.0
     bfd_interval: int = 100
     realise_timeout: float = 20.0
     stamp_interval: float = 1.0
@@ -74,6 +79,7 @@ class Cluster:
         self._frames: dict[str, set[int]] = {}
         self._judge: set[str] = set()
         self._unsettled: set[str] = set()
+        self._waking: dict[str, float] = {}
         self._judging = asyncio.Event()
         self._sessions: set[OvsdbLink | SwitchLink] = set()
         self._handlers: set[asyncio.Task[None]] = set()
@@ -143,21 +149,25 @@ class Cluster:
             writer.close()
             return
         holder: list[Member] = []
-        link = OvsdbLink(reader, writer, lambda event: self._ovsdb_event(link, holder, event))
+        link = OvsdbLink(reader, writer, lambda event: self._ovsdb_event(link, holder, event), limit=PEER_LIMIT)
         self._sessions.add(link)
         task = asyncio.create_task(link.run())
         number = 0
         try:
-            schema = await link.schema(vswitch.DATABASE)
-            tables = vswitch.replica(schema)
-            await link.monitor(tables)
+            async with asyncio.timeout(REGISTRATION):
+                schema = await link.schema(vswitch.DATABASE)
+                tables = vswitch.replica(schema)
+                await link.monitor(tables)
             while not link.lost.is_set():
-                number = await self._admit(link, tables, number)
+                claim = vswitch.claim(tables)
+                number = await self._admit(link, claim, number)
                 if number and not holder:
                     holder.append(self._member(number))
                     self._view_changed(holder[0], vswitch.view(tables, live=True))
                     holder[0].attach_link(link, tables)
-                await self._claim_changed(link, tables)
+                await self._claim_changed(link, tables, claim)
+        except TimeoutError:
+            link.close(f"not registered within {REGISTRATION:.0f} s")
         except LinkLost as error:
             log.info("ovsdb_session_lost", peer=str(link.peer), reason=str(error))
         finally:
@@ -170,9 +180,8 @@ class Cluster:
                 self._view_changed(member, member.view)
                 self._notify("compute", name=member.name)
 
-    async def _admit(self, link: OvsdbLink, tables: Replica, number: int) -> int:
+    async def _admit(self, link: OvsdbLink, claim: lifecycle.Claim | None, number: int) -> int:
         """Ask the identity table about what the session says of itself."""
-        claim = vswitch.claim(tables)
         if claim is None:
             return number
 
@@ -201,9 +210,8 @@ class Cluster:
             log.info(str(verdict.outcome), name=claim.name, reason=verdict.reason)
         return verdict.number
 
-    async def _claim_changed(self, link: OvsdbLink, tables: Replica) -> None:
-        """Wait until the session says something else of itself, or ends."""
-        before = vswitch.claim(tables)
+    async def _claim_changed(self, link: OvsdbLink, tables: Replica, before: lifecycle.Claim | None) -> None:
+        """Wait until the session says something else of itself than what was judged, or ends."""
         refused = str(link.peer) in self.refused
         while not link.lost.is_set() and vswitch.claim(tables) == before:
             try:
@@ -233,7 +241,18 @@ class Cluster:
         for member in holder:
             if member.link is link:
                 self._view_changed(member, vswitch.view(event.replica, live=True))
+                if vswitch.edited(event.changes):
+                    self._edited(member, event.changes)
         self._notify("rows")
+
+    def _edited(self, member: Member, changes: Iterable[RowChange]) -> None:
+        """What we keep in order on a compute was changed, by us or by hand: look at it again."""
+        compute = self.state.computes.get(member.number)
+        marks = vswitch.mark_change(changes)
+        # Our own writes only ever lead to what State says.
+        if compute is not None and marks is not None and marks[0] == compute.tombstoned != marks[1]:
+            log.warning("edited_by_hand", compute=compute.name, key=vswitch.TOMBSTONED, put_back=compute.tombstoned)
+        member.touch_rows()
 
     async def openflow_session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one switch until it goes."""
@@ -245,12 +264,13 @@ class Cluster:
         task = asyncio.create_task(switch.run())
         member: Member | None = None
         try:
-            async with asyncio.timeout(10):
-                ready = asyncio.create_task(switch.ready.wait())
-                lost = asyncio.create_task(switch.lost.wait())
-                await asyncio.wait([ready, lost], return_when=asyncio.FIRST_COMPLETED)
-                ready.cancel()
-                lost.cancel()
+            async with asyncio.timeout(HANDSHAKE):
+                waits = [asyncio.create_task(switch.ready.wait()), asyncio.create_task(switch.lost.wait())]
+                try:
+                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for waiter in waits:
+                        waiter.cancel()
             if switch.lost.is_set():
                 raise SwitchLost(switch.reason)
             member = self._owner(switch)
@@ -260,7 +280,7 @@ class Cluster:
             await switch.lost.wait()
             log.info("openflow_session_lost", compute=member.name, reason=switch.reason)
         except TimeoutError:
-            switch.close("no handshake within 10 s")
+            switch.close(f"no handshake within {HANDSHAKE:.0f} s")
         except Rejected as error:
             switch.close(f"the switch obeys a newer leader: {error}")
             log.error("stale_leader", dpid=switch.dpid, reason=str(error))
@@ -460,7 +480,23 @@ class Cluster:
         applied = {
             b.compute for b in held if b.compute in self.members and self.members[b.compute].applied() >= b.since
         }
-        return bindings.Sight(plugged, self._frames.get(port, frozenset()), applied, self._flipped(port, held))
+        frames: Set[int] = self._frames.get(port, set())
+        return bindings.Sight(
+            plugged, frames, applied, self._flipped(port, held), self._opened(port, held, plugged, frames)
+        )
+
+    def _opened(self, port: str, held: Sequence[Binding], plugged: Mapping[int, bool], frames: Set[int]) -> bool:
+        """Whether the tunnels of a pending place carry frames, or have been waited for long enough. Until then the old one relays."""
+        pending = next((b.compute for b in held if b.phase is BindingPhase.PENDING), 0)
+        left = any(b.phase is BindingPhase.ACTIVE and plugged.get(b.compute) is False for b in held)
+        if not pending or not (left or pending in frames):
+            self._waking.pop(port, None)
+            return True
+        since = self._waking.setdefault(port, self.now())
+        if self.now() - since >= self.settings.open_patience:
+            return True
+        reachable = (n for n in self.state.footprint(self.state.ports[port].network) if n in self.members)
+        return all(self.probes.is_open(pending, n) for n in reachable if n != pending and self.members[n].connected)
 
     def _speaks(self, member: Member) -> bool:
         """Whether what a compute does not show is to be believed: not while its br-int is missing."""
@@ -492,6 +528,7 @@ class Cluster:
             probe = probes.read(packet.data)
             if probe is not None and probe[1] == member.number and packet.total_len >= probe[2]:
                 self.probes.arrived(probe[0], probe[1], probe[2])
+                self._look_at(self._waking)
             return
         port = self.state.by_lport.get(owner)
         if port is None or len(packet.data) < 12:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from ebbtide.errors import NotReady, ProtocolError
 from ebbtide.ovsdb import events as ev
+from ebbtide.ovsdb.framing import DEFAULT_LIMIT
 from ebbtide.ovsdb.replica import Replica
 from ebbtide.ovsdb.schema import DatabaseSchema
 from ebbtide.ovsdb.session import Session, State
@@ -33,8 +34,9 @@ class OvsdbLink:
         writer: asyncio.StreamWriter,
         on_event: Callable[[ev.Event], None],
         probe: float = 5.0,
+        limit: int = DEFAULT_LIMIT,
     ) -> None:
-        self.session = Session()
+        self.session = Session(limit=limit)
         self.peer = writer.get_extra_info("peername")
         self.local = writer.get_extra_info("sockname")
         self.lost = asyncio.Event()
@@ -84,6 +86,8 @@ class OvsdbLink:
             await asyncio.sleep(self._probe)
             if not self._heard:
                 self.close(f"no answer for {2 * self._probe:.0f} s")
+                # What is still unsent to a peer that does not read would hold a closed connection open for ever.
+                self._writer.transport.abort()
                 return
             self._heard = False
             if self.session.state is State.OPEN:

@@ -166,6 +166,7 @@ class Member:
             self.switch.close("replaced by a newer session")
         self.switch = switch
         self.synced = False
+        self.rejected.clear()  # another switch may take what this one refused
         self._note_reachable()
         self._wake.set()
 
@@ -394,7 +395,11 @@ class Member:
         self._group_breaks.clear()
         self.held = {}
         before = switch.flow_mods
-        await self._carry_out(work, state.revision)
+        try:
+            await self._carry_out(work, state.revision)
+        except Rejected as error:
+            self._isolate(error, work, set())
+            raise
         self.synced = True
         self.approved = False
         self.resyncs += 1
@@ -473,6 +478,7 @@ class Member:
                 any(g.group_id in bad_groups for g in encoded.groups) or any(f.key in bad_flows for f in encoded.flows)
             ):
                 self.rejected[key] = words
+                self._again(0.05)
                 self.log.error("fragment_rejected", compute=self.name, fragment=str(key), reason=words)
         self._dirty |= {k for k in keys if k not in self.rejected}
 

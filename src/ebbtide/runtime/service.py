@@ -430,6 +430,7 @@ class Service:
             return await self.cluster.approve(names)
         chosen = [m for m in self.cluster.members.values() if not names or m.name in names]
         for member in chosen:
+            member.rejected.clear()
             member.synced = False
             member.touch_rows()
         return sorted(m.name for m in chosen)

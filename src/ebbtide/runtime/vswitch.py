@@ -18,7 +18,7 @@ from ebbtide.decide.brake import Stamp
 from ebbtide.decide.lifecycle import Claim
 from ebbtide.model.observed import Interface, View
 from ebbtide.ovsdb.conditions import add, by_uuid, delete_from, eq, includes, insert_into
-from ebbtide.ovsdb.replica import Replica, Watch
+from ebbtide.ovsdb.replica import Replica, RowChange, Watch
 from ebbtide.ovsdb.schema import DatabaseSchema
 from ebbtide.ovsdb.transaction import Transaction
 from ebbtide.ovsdb.values import Uuid
@@ -179,6 +179,43 @@ def view(tables: Replica, live: bool) -> View:
             if other is None or not other.ofport or (seen.ofport and seen.ofport < other.ofport):
                 ports[seen.iface_id] = seen
     return View(live=live, ports=Map(ports), tunnels=Map(tunnels))
+
+
+_KEPT = {
+    "Bridge": ("external_ids", "other_config", "fail_mode", "protocols", "controller"),
+    "Controller": ("target", "max_backoff", "inactivity_probe", "connection_mode"),
+    "Interface": ("external_ids", "options", "type"),
+}
+
+
+def edited(changes: Iterable[RowChange]) -> bool:
+    """Whether something that we keep in order has changed: br-int, its controller, our tunnel ports. Not our stamp, not statistics."""
+    return any(c.table in _KEPT and _ours(c) and _kept(c.table, c.old) != _kept(c.table, c.new) for c in changes)
+
+
+def _ours(change: RowChange) -> bool:
+    rows = [row for row in (change.old, change.new) if row is not None]
+    if change.table == "Interface":
+        return any(PEER in row["external_ids"] for row in rows)
+    return change.table == "Controller" or any(row["name"] == BRIDGE for row in rows)
+
+
+def _kept(table: str, row: Mapping[str, Any] | None) -> Any:
+    if row is None:
+        return None
+    found = {column: row[column] for column in _KEPT[table]}
+    if table == "Bridge":
+        found["external_ids"] = {k: v for k, v in row["external_ids"].items() if k not in (REVISION, TERM)}
+    return found
+
+
+def mark_change(changes: Iterable[RowChange]) -> tuple[bool, bool] | None:
+    """The tombstoned mark on br-int before and after, if br-int was there and still is."""
+    for change in changes:
+        if change.table == "Bridge" and change.old is not None and change.new is not None and _ours(change):
+            before, after = (row["external_ids"].get(TOMBSTONED) == "true" for row in (change.old, change.new))
+            return before, after
+    return None
 
 
 def foreign(tables: Replica, store_id: str, target: str) -> str:

@@ -96,7 +96,7 @@ def _encode(fragment: Fragment) -> Encoded:
     return _encoded[fragment]
 
 
-@settings(max_examples=60)
+@settings(max_examples=120)
 @given(st.integers(0, 1 << 32), st.integers(1, 40))
 def test_renewing_what_a_change_touches_equals_computing_everything_anew(seed: int, length: int) -> None:
     random = Random(seed)
@@ -111,7 +111,7 @@ def test_renewing_what_a_change_touches_equals_computing_everything_anew(seed: i
         follower.check()
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(st.integers(0, 1 << 32), st.integers(3, 40))
 def test_the_way_to_a_state_leaves_no_trace_in_what_is_desired(seed: int, length: int) -> None:
     """Told step by step, squashed into one transaction, or backwards: each compute ends with the same bytes."""

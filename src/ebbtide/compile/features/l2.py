@@ -8,6 +8,8 @@ to that port or drops: no loop can form, and a copied frame is never flooded aga
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ebbtide.compile import ledger
 from ebbtide.compile.flow import (
     Action,
@@ -80,13 +82,8 @@ def network(net: Network, footprint: list[int]) -> Fragment:
 
 
 def _flood_groups(tag: int, computes: list[int]) -> tuple[Group, ...]:
-    buckets = [Bucket((SetField(ledger.TO_COMPUTE_REG, n), Resubmit(T.EGRESS))) for n in sorted(computes)]
-    if len(buckets) <= ledger.MAX_BUCKETS:
-        return (Group(ledger.flood_group(tag), GroupType.ALL, tuple(buckets)),)
-    parts = [buckets[i : i + ledger.MAX_BUCKETS] for i in range(0, len(buckets), ledger.MAX_BUCKETS)]
-    groups = [Group(ledger.flood_part(tag, i), GroupType.ALL, tuple(part)) for i, part in enumerate(parts)]
-    top = tuple(Bucket((ToGroup(group.group_id),)) for group in groups)
-    return (*groups, Group(ledger.flood_group(tag), GroupType.ALL, top))
+    buckets = tuple(Bucket((SetField(ledger.TO_COMPUTE_REG, n), Resubmit(T.EGRESS))) for n in sorted(computes))
+    return _in_parts(ledger.flood_group(tag), ledger.flood_part, tag, buckets)
 
 
 def local_delivery(net: Network, here: list[Port]) -> Fragment:
@@ -101,10 +98,18 @@ def local_delivery(net: Network, here: list[Port]) -> Fragment:
         )
         for port in sorted(here, key=lambda p: p.lport)
     )
+    return Fragment(groups=_in_parts(ledger.local_group(net.tag), ledger.local_part, net.tag, buckets))
+
+
+def _in_parts(
+    group_id: int, part_id: Callable[[int, int], int], tag: int, buckets: tuple[Bucket, ...]
+) -> tuple[Group, ...]:
+    """One group, or one of sub-groups where it would not fit into a message (64 KB; 1,100 buckets killed a connection)."""
+    if len(buckets) <= ledger.MAX_BUCKETS:
+        return (Group(group_id, GroupType.ALL, buckets),)
     parts = [buckets[i : i + ledger.MAX_BUCKETS] for i in range(0, len(buckets), ledger.MAX_BUCKETS)]
-    # A compute with more than 500 ports on one network is beyond what one host runs; the bound is kept all the same.
-    assert len(parts) <= 1, f"{len(buckets)} ports of {net.id} on one compute"
-    return Fragment(groups=(Group(ledger.local_group(net.tag), GroupType.ALL, buckets),))
+    groups = [Group(part_id(tag, i), GroupType.ALL, part) for i, part in enumerate(parts)]
+    return (*groups, Group(group_id, GroupType.ALL, tuple(Bucket((ToGroup(group.group_id),)) for group in groups)))
 
 
 def known_mac(net: Network, port: Port, active: Binding) -> Fragment:
@@ -187,6 +192,18 @@ def plugged(net: Network, port: Port, binding: Binding, ofport: int, copy_to: in
             )
         )
     return Fragment(tuple(flows))
+
+
+def relay(port: Port, binding: Binding, copy_to: int) -> Fragment:
+    """One compute's: a port that is active here, its interface gone already, and pending elsewhere: all of it goes there."""
+    flow = Flow(
+        T.EGRESS,
+        Priority.TO_LOCAL,
+        match(reg6=port.lport, reg5=binding.compute),
+        actions=_deliver(port, copy_to),
+        cookie=ledger.cookie(Kind.PORT, Feature.L2, port.lport),
+    )
+    return Fragment((flow,))
 
 
 def leaving(net: Network, port: Port, ofport: int, forward_to: int) -> Fragment:
