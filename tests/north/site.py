@@ -44,8 +44,9 @@ class Answer(NamedTuple):
 class Site:
     """One controller."""
 
-    def __init__(self, state_dir: Path, *listeners: socket.socket, **settings: Any) -> None:
-        """`listeners`: for OVSDB and OpenFlow, where they are not on loopback too."""
+    def __init__(self, state_dir: Path, *listeners: socket.socket, leads: bool = True, **settings: Any) -> None:
+        """`listeners`: for OVSDB and OpenFlow, where they are not on loopback too. `leads`: whether to wait until it does."""
+        self._leads = leads
         self.state_dir = state_dir
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -65,7 +66,8 @@ class Site:
         app = App(config, ovsdb=sockets[0], openflow=sockets[1], http=sockets[2])
         try:
             await app.start()
-            assert await app.cluster.wait_for(app.cluster.store.leading.is_set, 10), app.cluster.store.reason
+            if self._leads:
+                assert await app.cluster.wait_for(app.cluster.store.leading.is_set, 10), app.cluster.store.reason
         except BaseException:
             for each in sockets:
                 each.close()
@@ -78,6 +80,9 @@ class Site:
         return future.result(30)
 
     def stop(self) -> None:
+        """Stop it; again is no harm."""
+        if self.loop.is_closed():
+            return
         self.call(self.app.stop())
         self._end_loop()
 
