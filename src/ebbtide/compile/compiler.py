@@ -13,7 +13,7 @@ from immutables import Map
 
 from ebbtide.compile.features import arp, base, l2, tunnel
 from ebbtide.compile.fragment import Fragment, Key
-from ebbtide.model.facts import Binding, BindingPhase, Compute, Edit, Network, Port, Relation
+from ebbtide.model.facts import Binding, BindingPhase, Compute, Edit, Membership, Network, Port, Relation
 from ebbtide.model.observed import View
 from ebbtide.model.state import State
 
@@ -140,6 +140,14 @@ def audience(state: State, key: Key) -> Iterable[int]:
     return [c.number for c in state.members()]
 
 
+def concerns(state: State, key: Key, compute: int) -> bool:
+    """Whether a compute is in the fragment's audience, without listing it."""
+    if key.room in ("network", "port") or key.compute:
+        return compute in audience(state, key)
+    found = state.computes.get(compute)
+    return found is not None and found.membership is Membership.MEMBER
+
+
 def touched(edits: Iterable[Edit], before: State, after: State) -> dict[int, set[Key]]:
     """Per compute, the keys whose fragment or audience may differ between two States.
 
@@ -167,8 +175,10 @@ def touched(edits: Iterable[Edit], before: State, after: State) -> dict[int, set
                     for binding in after.bindings.get(port_id, ()):
                         add([binding.compute], Key("plug", port_id, binding.compute))
             case Port():
-                add(both(fact.network), Key("port", fact.id))
-                for binding in (*before.bindings.get(fact.id, ()), *after.bindings.get(fact.id, ())):
+                found_at = (*before.bindings.get(fact.id, ()), *after.bindings.get(fact.id, ()))
+                # A port that is nowhere is nobody's business.
+                add(both(fact.network) if found_at else (), Key("port", fact.id))
+                for binding in found_at:
                     here = binding.compute
                     add([here], Key("plug", fact.id, here), Key("local", fact.network, here))
             case Binding():

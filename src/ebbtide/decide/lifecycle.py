@@ -20,7 +20,7 @@ system-id and TEP stay is the same compute under its new name; the old name stay
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Set
+from collections.abc import Callable, Set
 from enum import StrEnum
 
 import msgspec
@@ -254,9 +254,17 @@ def _join(state: State, claim: Claim, *, approved: bool, reason: str) -> Verdict
     return Verdict(outcome, number, "" if approved else reason, (Edit(None, new), *ids.edits()))
 
 
-def _names(compute: Compute) -> Set[str]:
-    found = {compute.name, compute.system_id, compute.hostname, str(compute.dpid), compute.node_id}
-    return found | ({compute.ovsdb_node_id, compute.bridge_node_id} if compute.ovs_uuid else set())
+def _called(text: str) -> Callable[[Compute], bool]:
+    """Whether a compute is called so now. The text is taken apart once, not every compute's names put together."""
+    digits = text.removeprefix("openflow:")
+    number = int(digits) if len(digits) <= 20 and digits.isascii() and digits.isdecimal() else -1
+    dpid = number if str(number) == digits else -1
+    uuid = text.removeprefix("ovsdb://uuid/").removesuffix("/bridge/br-int") if text.startswith("ovsdb://uuid/") else ""
+    return lambda c: (
+        text in (c.name, c.system_id, c.hostname)
+        or c.dpid == dpid
+        or (bool(uuid) and c.ovs_uuid == uuid and text in (c.ovsdb_node_id, c.bridge_node_id))
+    )
 
 
 def _aliases(compute: Compute) -> Set[str]:
@@ -268,11 +276,10 @@ def resolve(state: State, text: str) -> tuple[Compute | None, str]:
 
     Returns the compute and "", or None and the reason (unknown, ambiguous). Removed computes are found too.
     """
-    everyone = [list(state.computes.values()), list(state.removed.values())]
     # What one is called now counts before what another was called once, be it removed: "end a" twice must not end another.
-    for names in (_names, _aliases):
-        for pool in everyone:
-            found = [c for c in pool if text and text in names(c)]
+    for matches in (_called(text), lambda c: text in _aliases(c)):
+        for pool in (state.computes, state.removed):
+            found = [c for c in pool.values() if matches(c)] if text else []
             if len(found) == 1:
                 return found[0], ""
             if found:

@@ -136,8 +136,9 @@ def recover(state: State, ids: Sequence[str]) -> Decision:
     return _decision(verdicts, edits)
 
 
-def end(state: State, ids: Sequence[str], reachable: Set[int]) -> Decision:
-    """Remove computes. `reachable`: computes that can be cleaned now; the others get debts, to be paid at their return."""
+def end(state: State, ids: Sequence[str], reachable: Set[int], moving: Set[str] = frozenset()) -> Decision:
+    """Remove computes. `reachable`: computes that can be cleaned now; the others get debts, to be paid at their return.
+    `moving`: ports that have just moved, and whose new place not everybody has learnt: where they left still forwards for them."""
     verdicts: list[IdVerdict] = []
     leaving: list[Compute] = []
     for text, compute, reason in _resolve(state, ids):
@@ -153,6 +154,8 @@ def end(state: State, ids: Sequence[str], reachable: Set[int]) -> Decision:
         elif left:
             shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
             why = f"{compute.name} still carries {len(left)} port(s): {shown}; migrate or delete them, or recover it"
+        elif forwards := sorted(set(state.ports_on.get(compute.number) or ()) & moving):
+            why = f"{compute.name} still forwards for {forwards[0]}, which has just moved: try again in a moment"
         else:
             verdicts.append(IdVerdict(text, Answer.ACCEPTED, compute.name, compute.number, "removed"))
             leaving.append(compute)
@@ -185,7 +188,7 @@ def removal(state: State, compute: Compute, reachable: Set[int], together: Set[i
         assert isinstance(binding, Binding)
         edits.append(Edit(binding, None))
     edits += [Edit(r, None) for r in state.relations.values() if compute.number in (r.gateway, r.peer)]
-    owing = {c.number for c in state.members()} - together | {compute.number}
+    owing = {n for n, c in state.computes.items() if c.membership is Membership.MEMBER} - together | {compute.number}
     edits += [
         Edit(None, Debt(other, compute.number))
         for other in sorted(owing - set(reachable))

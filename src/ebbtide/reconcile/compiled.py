@@ -36,6 +36,10 @@ class Compiled:
         for key in keys:
             self._shared.pop(key, None)
 
+    def clear(self) -> None:
+        """Drop everything."""
+        self._shared.clear()
+
     def desired(self, state: State, compute: int, view: View) -> dict[Key, Encoded]:
         """All that a member should hold."""
         found = ((key, self.get(state, key, view)) for key in compiler.keys(state, compute, view))
@@ -43,4 +47,4 @@ class Compiled:
 
     def wanted(self, state: State, compute: int, view: View, keys: Iterable[Key]) -> Mapping[Key, Encoded | None]:
         """The fragments of these keys as this compute should hold them: None if it is not in their audience."""
-        return {key: self.get(state, key, view) if compute in compiler.audience(state, key) else None for key in keys}
+        return {key: self.get(state, key, view) if compiler.concerns(state, key, compute) else None for key in keys}

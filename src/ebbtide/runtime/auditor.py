@@ -59,6 +59,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 MAX_FINDINGS = 1000
+TRIES = 5
 
 
 async def audit(cluster: Cluster, only: Iterable[int] | None = None) -> Report:
@@ -70,19 +71,15 @@ async def audit(cluster: Cluster, only: Iterable[int] | None = None) -> Report:
     flows = groups = rows = 0
     for compute in state.members():
         member = cluster.members.get(compute.number)
-        if member is None or not member.connected or not member.synced:
-            unreachable.append(compute.name)
+        looked = await _look(cluster, member, compute, wanted) if member is not None else None
+        if looked is None:
+            if compute.number in cluster.state.computes:
+                unreachable.append(compute.name)
             continue
-        try:
-            dump, found = await _dump(member, compute)
-        except EbbtideError:
-            unreachable.append(compute.name)
-            continue
+        dump, seen = looked
         read.append(compute.name)
         flows, groups, rows = flows + len(dump.flows), groups + len(dump.groups), rows + len(dump.rows)
-        findings += _compare(cluster, member, compute, found)
-        for name, chosen in wanted.items():
-            findings += [_residue(r) for r in search(name, chosen, dump)]
+        findings += seen
     counts = {kind: sum(f.kind == kind for f in findings) for kind in ("missing", "unexpected", "residue")}
     return Report(
         state.revision,
@@ -95,6 +92,32 @@ async def audit(cluster: Cluster, only: Iterable[int] | None = None) -> Report:
         removed=tuple(sorted(wanted)),
         **counts,
     )
+
+
+async def _look(
+    cluster: Cluster, member: Member, compute: Compute, wanted: Mapping[str, tuple[Needle, ...]]
+) -> tuple[Dump, list[Finding]] | None:
+    """One compute's dump and what is wrong with it; None if it cannot be read.
+
+    What is found while the compute is being changed may be the change: then it is looked at again.
+    """
+    for _ in range(TRIES):
+        if not member.connected or not member.synced:
+            return None
+        await cluster.wait_for(lambda: member.clean or not member.connected, 2.0)
+        revision = cluster.state.revision
+        try:
+            dump, found = await _dump(member, compute)
+        except EbbtideError:
+            return None
+        if compute.number not in cluster.state.computes:
+            return None
+        findings = _compare(cluster, member, compute, found)
+        for name, chosen in wanted.items():
+            findings += [_residue(r) for r in search(name, chosen, dump)]
+        if not findings or (member.clean and cluster.state.revision == revision):
+            break
+    return dump, findings
 
 
 def _residue(found: Residue) -> Finding:

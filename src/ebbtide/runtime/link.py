@@ -19,6 +19,8 @@ from ebbtide.ovsdb.session import Session, State
 from ebbtide.ovsdb.transaction import Outcome, Transaction
 
 READ_BYTES = 1 << 20
+#: Seconds that a peer has to answer a request.
+DEADLINE = 30.0
 
 
 class LinkLost(NotReady):
@@ -115,7 +117,14 @@ class OvsdbLink:
         future: asyncio.Future[ev.Event] = asyncio.get_running_loop().create_future()
         self._waiting[request] = future
         self._flush()
-        return await future
+        try:
+            async with asyncio.timeout(DEADLINE):
+                return await future
+        except TimeoutError:
+            self._waiting.pop(request, None)
+            self.close(f"no answer to a request for {DEADLINE:.0f} s")
+            self._writer.transport.abort()
+            raise LinkLost(self.reason) from None
 
     def _open(self) -> Session:
         if self.session.state is not State.OPEN or self.lost.is_set():

@@ -26,7 +26,7 @@ from ebbtide.model.facts import Compute, Membership
 from ebbtide.model.observed import Phase, View
 from ebbtide.ovsdb.replica import Replica
 from ebbtide.reconcile.delta import Break, Encoded, FlowKey, Work, diff, encode, resync, strangers
-from ebbtide.runtime import vswitch
+from ebbtide.runtime import paths, vswitch
 from ebbtide.runtime.link import LinkLost, OvsdbLink
 from ebbtide.runtime.pulse import Pulse
 from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
@@ -65,6 +65,7 @@ class Member:
         self._dirty: set[Key] = set()
         self._dirty_from: int | None = None
         self._rows_dirty = True
+        self._drop_tunnels = True
         self._breaks: dict[FlowKey, tuple[int, float]] = {}
         self._group_breaks: dict[int, float] = {}
         self._done: deque[tuple[int, float]] = deque(maxlen=256)
@@ -72,6 +73,9 @@ class Member:
         self._realised = Pulse()
         self._held_since: float | None = None
         self._busy = False
+        self._leaving = False
+        self.left = False
+        self._wiped: SwitchLink | None = None
         self._stamp_due = 0.0
         self._task: asyncio.Task[None] | None = None
         self.log = log.bind(number=number)
@@ -112,20 +116,28 @@ class Member:
     def clean(self) -> bool:
         """Nothing is left to make or to break."""
         left = self._dirty or self._breaks or self._group_breaks or self._rows_dirty
-        return self.synced and not left and not self._busy
+        return self.synced and not left and not self._busy and not self.held_back
 
     def touch(self, keys: Iterable[Key], revision: int) -> None:
-        """These fragments may differ from `revision` on."""
-        self._dirty.update(keys)
+        """These fragments may differ from `revision` on; and our rows, if tunnels are among them."""
+        for key in keys:
+            self._dirty.add(key)
+            if key.room == "tunnel":
+                self._rows_dirty = True
         if self._dirty_from is None and self._dirty:
             self._dirty_from = revision
-        self._rows_dirty = True
         self._wake.set()
 
     def approve(self) -> None:
         """An operator has approved what the brake held: reconcile anew, and carry it out."""
         self.approved = True
         self.synced = False
+        self.touch_rows()
+
+    def renew(self) -> None:
+        """A new leadership: nothing is known of its switch until it has been dumped again."""
+        self.synced = False
+        self.approved = False
         self.touch_rows()
 
     def touch_rows(self) -> None:
@@ -150,6 +162,7 @@ class Member:
         if self.link is not None:
             self.link.close("replaced by a newer session")
         self.link, self.tables = link, tables
+        self._leaving = self.left = False
         self._note_reachable()
         self.touch_rows()
 
@@ -211,6 +224,13 @@ class Member:
                 self.reason = str(error)
                 self.log.error("step_failed", compute=self.name, reason=str(error))
                 self._again(1.0)
+            except Exception:
+                # A fault of ours must not leave a compute without an owner: begin again from its dump.
+                self.reason = "a fault of the controller: see its log"
+                self.log.exception("step_fault", compute=self.name)
+                self.synced = False
+                self._rows_dirty = True
+                self._again(1.0)
             finally:
                 self._busy = False
 
@@ -222,26 +242,33 @@ class Member:
         if compute is None or self.link is None or self.tables is None:
             return
         if compute.membership is Membership.REMOVED:
-            await self._quarantine(compute)
+            if self._trusted(compute):
+                await self._quarantine(compute)
         elif compute.membership is Membership.WAITING:
             self.phase, self.reason = Phase.WAITING, "waits for `ebbtide compute approve`"
         elif self._may_write(compute):
             await self._member_step(compute)
 
-    def _may_write(self, compute: Compute) -> bool:
-        assert self.tables is not None
-        own = vswitch.bridge(self.tables)
+    def _trusted(self, compute: Compute) -> bool:
+        """Whether this store may rule this switch: the brake's first two questions."""
+        own = vswitch.bridge(self.tables) if self.tables is not None else None
         held = ""
         if own is not None:
             held = self.cluster.store.hold or brake.wrong_store(
                 own.stamp, self.cluster.state.store_id, self.cluster.state.revision
             )
-        if held and not self.approved:
-            if self.phase is not Phase.BRAKED:
-                self.log.error("brake", compute=compute.name, reason=held)
-            self.phase, self.reason = Phase.BRAKED, held
-            self.cluster.braked(self, own.stamp if own else brake.Stamp())
+        if not held or self.approved:
+            return True
+        if self.phase is not Phase.BRAKED:
+            self.log.error("brake", compute=compute.name, reason=held)
+        self.phase, self.reason = Phase.BRAKED, held
+        self.cluster.braked(self, own.stamp if own else brake.Stamp())
+        return False
+
+    def _may_write(self, compute: Compute) -> bool:
+        if not self._trusted(compute):
             return False
+        assert self.tables is not None
         strange = "" if compute.adopted else vswitch.foreign(self.tables, self.cluster.state.store_id, self._target())
         if strange:
             self.phase = Phase.FOREIGN
@@ -249,12 +276,29 @@ class Member:
             return False
         return True
 
+    def _open_switch(self) -> SwitchLink:
+        if self.switch is None:
+            raise SwitchLost("its OpenFlow session has ended")
+        return self.switch
+
     def _target(self) -> str:
-        assert self.link is not None
+        if self.link is None:
+            raise LinkLost("its OVSDB session has ended")
         return self.cluster.openflow_target(self.link)
 
     async def _member_step(self, compute: Compute) -> None:
-        await self._rows_that_make(compute)
+        rows = self._rows_dirty or not self.synced
+        self._rows_dirty = False
+        try:
+            await self._make_and_break(compute, rows)
+        except BaseException:
+            self._rows_dirty = self._rows_dirty or rows
+            raise
+
+    async def _make_and_break(self, compute: Compute, rows: bool) -> None:
+        """`rows`: whether ours are to be compared with what should be; most changes concern flows alone."""
+        if rows:
+            await self._rows_that_make(compute)
         if self.switch is None:
             if compute.gateway:
                 await self._release_held(compute)
@@ -262,14 +306,21 @@ class Member:
         if not self.synced:
             await self._resync(compute)
         else:
-            await self._update()
+            await self._update(compute)
         if self.held_back:
             self.phase, self.reason = Phase.BRAKED, self.held_back
         elif self.phase is not Phase.READY:
             self.phase, self.reason = Phase.READY, ""
             self.log.info("ready", compute=compute.name, revision=self.cluster.state.revision)
-        await self._rows_that_arm(compute)
-        await self._breaks_due(compute)
+            narrow = paths.narrow(self.cluster, self)
+            if narrow:
+                self.log.warning("narrow", compute=compute.name, reason=narrow)
+        if rows:
+            await self._rows_that_arm(compute)
+            self._drop_tunnels = True
+        await self._breaks_due()
+        if self._drop_tunnels:
+            await self._rows_that_break()
         await self._stamp()
 
     # --- rows ---
@@ -278,7 +329,8 @@ class Member:
         transaction = rows.transaction
         if transaction is None:
             return False
-        assert self.link is not None
+        if self.link is None:
+            raise LinkLost("its OVSDB session has ended")
         outcome = await self.link.transact(transaction)
         if not outcome.ok:
             # The fence: something else was written meanwhile, or by a newer term. Look again; the replica has moved.
@@ -297,7 +349,6 @@ class Member:
     async def _rows_that_make(self, compute: Compute) -> None:
         assert self.tables is not None
         state = self.cluster.state
-        self._rows_dirty = False
         ids = {
             vswitch.STORE: state.store_id,
             vswitch.TERM: str(state.term),
@@ -312,9 +363,10 @@ class Member:
         drop = () if compute.tombstoned else (vswitch.TOMBSTONED,)
         rows = self._rows()
         rows.ensure_bridge(ids, drop, compute.dpid, self._target())
-        if own is not None:
-            rows.make_tunnels(tunnel.rows(state, self.number).values())
-        if await self._send_rows(rows) and own is None:
+        again = own is None or rows.make_tunnels(tunnel.rows(state, self.number).values(), compute.adopted)
+        if await self._send_rows(rows) and again:
+            if own is not None:
+                await self._await_realised()
             rows = self._rows()
             rows.make_tunnels(tunnel.rows(state, self.number).values())
             await self._send_rows(rows)
@@ -367,11 +419,14 @@ class Member:
 
     async def _resync(self, compute: Compute) -> None:
         """Dump, compare by key and cookie, send the difference. With nothing changed, nothing is sent."""
-        assert self.switch is not None
         assert self.tables is not None
         await self._await_realised()
-        switch, state = self.switch, self.cluster.state
+        switch = self._open_switch()
         found = await switch.dump()
+        # From here to `desired` nothing is awaited: what changes later is marked dirty, what changed before is in this State.
+        state = self.cluster.state
+        if self.compute is None or self.compute.membership is not Membership.MEMBER or not self._trusted(compute):
+            raise LinkLost("stopped: the store has changed meanwhile")
         own = vswitch.bridge(self.tables)
         stamp = own.stamp if own else brake.Stamp()
         strange = strangers(found)
@@ -413,34 +468,36 @@ class Member:
             to_break=work.breaks,
         )
 
-    async def _update(self) -> None:
+    async def _update(self, compute: Compute) -> None:
         keys, self._dirty = self._dirty, set()
         if not keys:
             self._dirty_from = None
             return
-        state = self.cluster.state
-        for key in keys & set(self.rejected):
-            del self.rejected[key]
-        wanted = self.cluster.compiled.wanted(state, self.number, self.view, keys)
-        work = diff(self.held, wanted)
+        work = Work()
         try:
+            if not self._trusted(compute):
+                raise LinkLost("stopped: the store has changed meanwhile")
+            state = self.cluster.state
+            for key in keys & set(self.rejected):
+                del self.rejected[key]
+            work = diff(self.held, self.cluster.compiled.wanted(state, self.number, self.view, keys))
             await self._carry_out(work, state.revision)
         except Rejected as error:
             self._isolate(error, work, keys)
             raise
-        if not self._dirty:
-            self._dirty_from = None
-        else:
-            self._dirty_from = state.revision + 1
+        except BaseException:
+            self._dirty |= keys
+            raise
+        self._dirty_from = state.revision + 1 if self._dirty else None
 
     async def _carry_out(self, work: Work, revision: int) -> None:
-        assert self.switch is not None
+        switch = self._open_switch()
         for flow in work.flows:
             self._breaks.pop(flow.key, None)
         for group in work.groups:
             self._group_breaks.pop(group.group_id, None)
         if work.makes:
-            await self.switch.make(work)
+            await switch.make(work)
         for key, encoded in work.after.items():
             if encoded is None:
                 self.held.pop(key, None)
@@ -482,21 +539,24 @@ class Member:
                 self.log.error("fragment_rejected", compute=self.name, fragment=str(key), reason=words)
         self._dirty |= {k for k in keys if k not in self.rejected}
 
-    async def _breaks_due(self, compute: Compute) -> None:
-        assert self.switch is not None
+    async def _breaks_due(self) -> None:
+        switch = self._open_switch()
         now = self.cluster.now()
         due = [Break(key, cookie) for key, (cookie, at) in self._breaks.items() if at <= now]
         groups = (
             [number for number, at in self._group_breaks.items() if at <= now] if not self._pending_flows(now) else []
         )
         if due or groups:
-            await self.switch.take_away(due, groups)
+            await switch.take_away(due, groups)
             for gone in due:
                 self._breaks.pop(gone.key, None)
             for number in groups:
                 self._group_breaks.pop(number, None)
         if self._breaks or self._group_breaks:
             self._again(0.05)
+
+    async def _rows_that_break(self) -> None:
+        """Tunnel ports that nobody asks for go when the last flow that uses them has gone."""
         waiting = {
             ledger.read_cookie(c)[2]
             for c, _ in self._breaks.values()
@@ -509,6 +569,7 @@ class Member:
         rows = self._rows()
         rows.drop_tunnels(keep)
         await self._send_rows(rows)
+        self._drop_tunnels = any(peer not in wanted for peer in self.view.tunnels)
 
     def _pending_flows(self, now: float) -> bool:
         return any(at > now for _, at in self._breaks.values())
@@ -541,13 +602,13 @@ class Member:
         own = vswitch.bridge(self.tables)
         if own is None:
             return
-        if self.switch is not None and not self.synced:
+        if self._leaving:
+            await self._leave()
+            return
+        if self.switch is not None and self._wiped is not self.switch:
             drop_only = encode(compiler.fragment(self.cluster.state, compiler.QUARANTINE, self.view) or _NOTHING)
-            await self.switch.wipe(Work(flows=list(drop_only.flows)))
+            await self._wipe(self.switch, Work(flows=list(drop_only.flows)))
             self.synced = True
-            self.held = {}
-            self._breaks.clear()
-            self._group_breaks.clear()
             self.log.warning("quarantined", compute=compute.name)
         self._dirty.clear()
         self._dirty_from = None
@@ -555,19 +616,30 @@ class Member:
         rows.release()
         await self._send_rows(rows)
 
-    async def clean_up_removed(self) -> bool:
-        """At the end of a scale-in: wipe a connected compute and take our Controller row away. False: it is not connected."""
-        if self.link is None or self.tables is None or self.switch is None:
-            return False
-        await self.switch.wipe(Work())
+    async def _wipe(self, switch: SwitchLink, keep: Work) -> None:
+        await switch.wipe(keep)
+        self._wiped = switch
         self.held = {}
         self._breaks.clear()
         self._group_breaks.clear()
+
+    def leave(self) -> None:
+        """The end of a scale-in: a connected compute is wiped and our Controller row taken away, by its own task. See `left`."""
+        if not self.left:
+            self._leaving = True
+            self.touch_rows()
+
+    async def _leave(self) -> None:
+        if self.switch is not None:
+            await self._wipe(self.switch, Work())
+        elif self._wiped is None:
+            return
         self.synced = False
         rows = self._rows()
         rows.release(controller=True)
         await self._send_rows(rows)
-        return True
+        self.left = True
+        self._leaving = False
 
 
 _NOTHING = Fragment()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import struct
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -75,6 +76,14 @@ class Probes:
         """Whether probes of both sizes have arrived, both ways."""
         full = self._cluster.full_frame
         return all({SMALL, full} <= set(self.sizes(*way)) for way in ((source, target), (target, source)))
+
+    def narrow(self, source: int, targets: Iterable[int]) -> list[int]:
+        """Where small probes of a compute arrive, and large ones do not, though both were sent again and again."""
+        return [
+            target
+            for target in targets
+            if self._tries.get((source, target), 0) >= FAST_TRIES and set(self.sizes(source, target)) == {SMALL}
+        ]
 
     def run_due(self) -> float:
         """Send what is due; seconds until the next."""

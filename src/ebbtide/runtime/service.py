@@ -21,6 +21,7 @@ from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, EbbtideError, NotFound, Refused, StillWorking
 from ebbtide.model.facts import (
     Compute,
+    Debt,
     Edit,
     Fact,
     Membership,
@@ -32,12 +33,11 @@ from ebbtide.model.facts import (
     parse_mac,
 )
 from ebbtide.model.state import State, facts, rebuild
-from ebbtide.runtime import records
+from ebbtide.runtime import paths, records
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
 
 log = structlog.get_logger("service")
-TUNNEL_OVERHEAD = 50
 MAX_NAME = 255
 
 
@@ -61,7 +61,10 @@ class Service:
             for operation in self.state.operations.values():
                 if operation.state == "running":
                     self._drive(operation.id)
-            await self.cluster.changed.until(lambda: not self.cluster.store.leading.is_set(), float("inf"))
+            await self._next_leadership(self.cluster.store.epoch)
+
+    async def _next_leadership(self, epoch: int) -> None:
+        await self.cluster.changed.until(lambda: self.cluster.store.epoch != epoch, float("inf"))
 
     # --- networks and ports ---
 
@@ -285,19 +288,21 @@ class Service:
         """The first half of `end`: decide and store. Gives the verdicts, and the ids of the operations that concern these computes."""
 
         def decide(state: State) -> tuple[list[Edit], tuple[Decision, str]]:
-            decision = scalein.end(state, ids, self.cluster.reachable()).checked("scalein-computes-end")
+            reachable, moving = self.cluster.reachable(), self.cluster.moving()
+            decision = scalein.end(state, ids, reachable, moving).checked("scalein-computes-end")
             if not decision.edits:
                 return [], (decision, "")
             numbers = tuple(v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED)
             made = Operation(self._new_id(), "end", numbers, "running", "cleaning", started=state.revision)
             return [*decision.edits, Edit(None, made)], (decision, made.id)
 
-        decision, operation_id = await self.cluster.store.commit(decide)
-        if operation_id:
-            self._drive(operation_id)
+        decision, _ = await self.cluster.store.commit(decide)
         numbers = {v.number for v in decision.verdicts}
-        mine = [o.id for o in self.state.operations.values() if o.verb == "end" and numbers & set(o.computes)]
-        return decision, mine
+        mine = [o for o in self.state.operations.values() if o.verb == "end" and numbers & set(o.computes)]
+        for operation in mine:
+            if operation.state == "running":
+                self._drive(operation.id)
+        return decision, [o.id for o in mine]
 
     async def wait_end(self, operations: Sequence[str], wait: float | None = None) -> None:
         """The second half of `end`: wait until these operations are over.
@@ -342,23 +347,43 @@ class Service:
                     return
             except EbbtideError as error:
                 log.warning("end_goes_on", operation=operation_id, reason=str(error))
+            except Exception:
+                # Whatever it was: an operation that was accepted is never left without somebody who goes on with it.
+                log.exception("end_fault", operation=operation_id)
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 2.0)
 
     async def _try_end(self, operation: Operation) -> str:
         """One attempt; what it still waits for, or ""."""
-        cluster = self.cluster
+        cluster, leaving = self.cluster, []
+        if cluster.store.hold:
+            return f"the brake: {cluster.store.hold}"
         for number in operation.computes:
             member = cluster.members.get(number)
             if member is not None and member.connected:
-                await member.clean_up_removed()
+                member.leave()
+                leaving.append(member)
+        if not await cluster.wait_for(lambda: all(m.left or not m.connected for m in leaving), 5.0):
+            return f"waits for {', '.join(m.name for m in leaving if not m.left)} to be wiped"
         if not await cluster.wait_for(lambda: not self._behind(operation.revision), 2.0):
             return f"waits for {', '.join(self._behind(operation.revision)[:5])} to apply revision {operation.revision}"
         report = await audit(cluster, operation.computes)
         residue = [f for f in report.findings if f.kind == "residue"]
         if residue:
             return f"{len(residue)} residue, first on {residue[0].compute}: {residue[0].what}"
+        await self._owe(operation, report.unreachable)
         return ""
+
+    async def _owe(self, operation: Operation, names: Sequence[str]) -> None:
+        """Computes that were lost after the end was decided owe the cleaning like those that were away before."""
+
+        def decide(state: State) -> tuple[list[Edit], None]:
+            numbers = [state.by_name[name] for name in names if name in state.by_name]
+            owed = [(n, removed) for n in numbers for removed in operation.computes if removed in state.removed]
+            return [Edit(None, Debt(n, removed)) for n, removed in owed if (n, removed) not in state.debts], None
+
+        if names:
+            await self.cluster.store.commit(decide)
 
     async def _proof(self, operation: Operation) -> str:
         report = await audit(self.cluster, operation.computes)
@@ -447,7 +472,7 @@ class Service:
             "system-id": compute.system_id,
             "tep": compute.tep,
             "phase": str(self.cluster.phase(compute)),
-            "reason": member.reason if member else "",
+            "reason": (member.reason or paths.narrow(self.cluster, member)) if member else "",
             "membership": str(compute.membership),
             "tombstoned": compute.tombstoned,
             "connected": bool(member and member.connected),

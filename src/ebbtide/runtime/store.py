@@ -11,7 +11,7 @@ A store that cannot be reached raises StoreUnreachable from `commit`; State stay
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,10 +21,11 @@ from ebbtide.errors import StoreUnreachable, Unexpected
 from ebbtide.model.facts import Binding, Compute, Edit, Fact, Operation
 from ebbtide.model.state import State, apply, in_order
 from ebbtide.ovsdb import events as ev
-from ebbtide.ovsdb.conditions import add, eq
+from ebbtide.ovsdb.conditions import Where, add, by_uuid, eq
 from ebbtide.ovsdb.databases import SERVER_DATABASE, database_statuses, database_watch
 from ebbtide.ovsdb.replica import Replica, RowChange
 from ebbtide.ovsdb.transaction import Transaction
+from ebbtide.ovsdb.values import Uuid
 from ebbtide.runtime import records
 from ebbtide.runtime.link import LinkLost, OvsdbLink
 
@@ -62,11 +63,17 @@ class Store:
         self._on_change = on_change
         self._new_store_id = new_store_id
         self._replica: Replica | None = None
+        # The server finds a row by its uuid at once, and by anything else by looking at all of the table.
+        self._uuids: dict[tuple[Any, ...], Uuid] = {}
         self._link: OvsdbLink | None = None
         self._status: Replica | None = None
         self._writing = asyncio.Lock()
         self._locked = asyncio.Event()
         self._term = 0
+        self._deposed = asyncio.Event()
+        self._broken = False
+        #: Counts leaderships: who waits for a new one cannot miss it, however short the gap was.
+        self.epoch = 0
 
     # --- connection ---
 
@@ -104,24 +111,28 @@ class Store:
                 raise LinkLost(
                     f"the store has schema {schema.version}, this is a controller for {records.SCHEMA_VERSION}"
                 )
+            if self._broken:
+                self._broken, self._replica = False, None
+                self.state = State()
             if self._replica is None:
                 self._replica = Replica(schema)
             else:
                 self._replica.adopt(schema)
             await link.monitor(self._replica)
+            if self._broken:
+                raise LinkLost("the store holds what cannot be understood")
             self._link = link
             self.reachable = True
             if await link.lock(LOCK):
                 self._locked.set()
             while not link.lost.is_set():
-                waits = [asyncio.create_task(self._locked.wait()), asyncio.create_task(link.lost.wait())]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                for waiter in waits:
-                    waiter.cancel()
+                await _first(self._locked.wait(), link.lost.wait())
                 if self._locked.is_set() and not self.leading.is_set() and not link.lost.is_set():
                     await self._lead(schema)
                 if self.leading.is_set():
-                    await link.lost.wait()
+                    await _first(self._deposed.wait(), link.lost.wait())
+                    # Whoever has raised the term may go on raising it: two that lead in turn are worse than one that waits.
+                    await _first(asyncio.sleep(2.0), link.lost.wait())
             self.reason = f"{remote}: {link.reason}"
         finally:
             link.close("")
@@ -151,7 +162,8 @@ class Store:
         term = self.state.term + 1
         if self._replica.rows("Global"):
             self._wait(transaction)
-            transaction.update("Global", (), {"term": term, "revision": self.state.revision + 1})
+            # The revision stays: it counts what was asked for, and a leadership asks for nothing.
+            transaction.update("Global", (), {"term": term})
         else:
             transaction.wait("Global", (), [], columns=["store_id"])
             row = {"store_id": self._new_store_id, "revision": 1, "term": term, "hold": ""}
@@ -160,6 +172,8 @@ class Store:
         outcome = await self._link.transact(transaction)
         if outcome.ok:
             self._term = term
+            self._deposed.clear()
+            self.epoch += 1
             self.leading.set()
             log.info("leading", term=term, revision=self.state.revision, store=self.state.store_id)
         else:
@@ -178,12 +192,20 @@ class Store:
                 if self._link is not None and self._led_elsewhere():
                     self._link.close("the cluster has another leader")
             case ev.Updated(changes=changes) | ev.Synced(changes=changes):
-                self._follow(changes)
+                try:
+                    self._follow(changes)
+                except Exception:
+                    # State and replica must not part: forget both, and read everything again under a new leadership.
+                    log.exception("state_not_followed")
+                    self._broken = True
+                    if self._link is not None:
+                        self._link.close("what the store said could not be followed")
             case ev.Locked():
                 self._locked.set()
             case ev.Stolen():
                 self._locked.clear()
                 self.leading.clear()
+                self._deposed.set()
             case ev.MonitorCanceled() if self._link is not None:
                 self._link.close("the store's schema changed")
             case _:
@@ -202,8 +224,14 @@ class Store:
             old = records.fact_of(change.table, change.old) if change.old is not None else None
             new = records.fact_of(change.table, change.new) if change.new is not None else None
             edits.append(Edit(old, new))
+            if old is not None and self._uuids.get(_name(old)) == change.uuid:
+                del self._uuids[_name(old)]
+            if new is not None:
+                self._uuids[_name(new)] = change.uuid
         if self.leading.is_set() and term > self._term:
+            log.warning("deposed", term=term, own=self._term)
             self.leading.clear()
+            self._deposed.set()
         self.state = apply(before, edits, revision, store_id=store_id, term=term)
         self._on_change(edits, before, self.state)
 
@@ -228,7 +256,7 @@ class Store:
                 edits, answer = decide(self.state)
                 if not edits:
                     return answer
-                revision = self.state.revision
+                seen = self.state.revision, self.state.term
                 try:
                     outcome = await self._link.transact(self._transaction(edits))
                 except LinkLost as error:
@@ -237,7 +265,7 @@ class Store:
                     ) from None
                 if outcome.ok:
                     return answer
-                if self.state.revision == revision:
+                if (self.state.revision, self.state.term) == seen:
                     raise Unexpected(f"the store refused a transaction: {outcome.error}")
         raise StoreUnreachable("the store is changed by somebody else faster than a decision can be made")
 
@@ -250,7 +278,7 @@ class Store:
         for old, new in in_order(list(edits)):
             if new is None:
                 assert old is not None
-                transaction.delete(records.table_of(old), [eq(k, v) for k, v in records.key_of(old)])
+                transaction.delete(records.table_of(old), self._where(old))
                 continue
             row = records.row_of(_dated(new, old, revision))
             if old is None:
@@ -258,16 +286,20 @@ class Store:
             else:
                 was = records.row_of(old)
                 changed = {k: v for k, v in row.items() if was[k] != v}
-                transaction.update(records.table_of(old), [eq(k, v) for k, v in records.key_of(old)], changed)
+                transaction.update(records.table_of(old), self._where(old), changed)
         transaction.mutate("Global", (), [add("revision", 1)])
         transaction.commit(durable=True)
         return transaction
 
+    def _where(self, fact: Fact) -> Where:
+        uuid = self._uuids.get(_name(fact))
+        return by_uuid(uuid) if uuid is not None else [eq(k, v) for k, v in records.key_of(fact)]
+
     async def replace(self, facts: Iterable[Fact], store_id: str, hold: str) -> None:
         """Everything in the store becomes these facts, in one transaction, under a new store id."""
-        if self._link is None or self._replica is None or not self.leading.is_set():
-            raise StoreUnreachable("the store cannot be written now; nothing was changed")
         async with self._writing:
+            if self._link is None or self._replica is None or not self.leading.is_set():
+                raise StoreUnreachable("the store cannot be written now; nothing was changed")
             transaction = Transaction(self._replica.schema)
             transaction.assert_lock(LOCK)
             self._wait(transaction)
@@ -287,21 +319,44 @@ class Store:
 
     async def set_hold(self, reason: str) -> None:
         """Record (or clear, with "") that this store is not trusted: it outlives the controller."""
-        if self._link is None or self._replica is None or not self.leading.is_set():
-            raise StoreUnreachable("the store cannot be written now")
-        transaction = Transaction(self._replica.schema)
-        transaction.update("Global", (), {"hold": reason})
-        await self._link.transact(transaction)
+        await self._set_global({"hold": reason})
 
     async def raise_to(self, revision: int, term: int) -> None:
         """Lift revision and term above what a switch has seen, after an operator has approved this store."""
-        if self._link is None or self._replica is None or not self.leading.is_set():
-            raise StoreUnreachable("the store cannot be written now")
-        transaction = Transaction(self._replica.schema)
-        target = {"revision": max(revision, self.state.revision) + 1, "term": max(term, self.state.term)}
-        transaction.update("Global", (), target)
-        self._term = target["term"]
-        await self._link.transact(transaction)
+        self._term = max(term, self.state.term)
+        await self._set_global({"revision": max(revision, self.state.revision) + 1, "term": self._term})
+
+    async def _set_global(self, row: dict[str, Any]) -> None:
+        async with self._writing:
+            if self._link is None or self._replica is None or not self.leading.is_set():
+                raise StoreUnreachable("the store cannot be written now; nothing was changed")
+            transaction = Transaction(self._replica.schema)
+            transaction.assert_lock(LOCK)
+            self._wait(transaction)
+            transaction.update("Global", (), row)
+            transaction.commit(durable=True)
+            try:
+                outcome = await self._link.transact(transaction)
+            except LinkLost as error:
+                raise StoreUnreachable(f"the store went away in the middle: {error}; ask what became of it") from None
+            if not outcome.ok:
+                raise StoreUnreachable(f"the store was changed by somebody else meanwhile: {outcome.error}; try again")
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Until one of them is done; the others are given up."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _name(fact: Fact) -> tuple[Any, ...]:
+    """What identifies a fact among all."""
+    table = records.table_of(fact)
+    return (table, *(getattr(fact, column) for column in records.TABLES[table][1]))
 
 
 def _dated(new: Fact, old: Fact | None, revision: int) -> Fact:

@@ -62,6 +62,7 @@ class SwitchLink:
         self._waiting: dict[int, asyncio.Future[object]] = {}
         self._errors: dict[int, str] = {}
         self._bundle = 0
+        self._turn = asyncio.Lock()
         self._probe = probe
         self._heard = True
 
@@ -198,6 +199,21 @@ class SwitchLink:
         return Found(flows.iter_flow_stats(flow_body), groups, meters)
 
     async def make(self, work: Work) -> None:
+        """`_make`, one at a time: two tasks that fill bundles on one connection would commit each other's."""
+        async with self._turn:
+            await self._make(work)
+
+    async def take_away(self, breaks: Sequence[Break], groups: Sequence[int]) -> None:
+        """Delete flows that still have the cookie they were given, then groups; up to the barrier."""
+        async with self._turn:
+            await self._take_away(breaks, groups)
+
+    async def wipe(self, keep: Work) -> None:
+        """Delete every flow, group and meter and put `keep` there instead: a removed or quarantined switch."""
+        async with self._turn:
+            await self._wipe(keep)
+
+    async def _make(self, work: Work) -> None:
         """Carry out what makes, up to the barrier.
 
         Raises:
@@ -219,8 +235,7 @@ class SwitchLink:
         await self._bundles(messages, start)
         await self.barrier()
 
-    async def take_away(self, breaks: Sequence[Break], groups: Sequence[int]) -> None:
-        """Delete flows that still have the cookie they were given, then groups; up to the barrier."""
+    async def _take_away(self, breaks: Sequence[Break], groups: Sequence[int]) -> None:
         session = self._open()
         version = session.version
         start = session.take_xids(len(breaks) + len(groups))
@@ -234,14 +249,13 @@ class SwitchLink:
         await self._bundles(messages, start)
         await self.barrier()
 
-    async def wipe(self, keep: Work) -> None:
-        """Delete every flow, group and meter and put `keep` there instead: a quarantined switch."""
+    async def _wipe(self, keep: Work) -> None:
         session = self._open()
         session.send_bytes(flows.flow_delete_bytes(session.take_xids(), session.version))
         session.send_bytes(flows.group_delete_bytes(flows.ALL_GROUPS, session.take_xids(), session.version))
         session.send(m.MeterMod(2, Meter(multipart.ALL_METERS, 0)))
         await self.barrier()
-        await self.make(keep)
+        await self._make(keep)
 
     async def _bundles(self, messages: list[bytes], first_xid: int) -> None:
         """Send whole messages as ordered atomic bundles; one if they fit.

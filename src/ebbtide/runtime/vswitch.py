@@ -34,6 +34,7 @@ STORE, REVISION, TERM, PEER, TOMBSTONED = (
     "tombstoned",
 )
 FIRST_TUNNEL = 10_000
+TUNNEL_TYPES = ("vxlan", "geneve", "gre")
 HELD = "ebbtide-held"
 _KEY = "flow-restore-wait"
 _WATCHES = {
@@ -100,7 +101,8 @@ class Bridge(msgspec.Struct, frozen=True):
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0
+    # A hand may have written anything; beyond this it is no revision of any store.
+    return int(text) if text and text.isdecimal() and len(text) < 19 else 0
 
 
 def root(tables: Replica) -> tuple[Uuid, Mapping[str, Any]] | None:
@@ -181,6 +183,21 @@ def view(tables: Replica, live: bool) -> View:
     return View(live=live, ports=Map(ports), tunnels=Map(tunnels))
 
 
+def concerns_ports(changes: Iterable[RowChange]) -> bool:
+    """Whether the view may differ: ports and interfaces, but for what BFD says of them."""
+    return any(
+        c.table == "Port"
+        or (c.table == "Interface" and _differs(c, "bfd_status"))
+        or (c.table == "Bridge" and (c.old is None or c.new is None or c.old["ports"] != c.new["ports"]))
+        for c in changes
+    )
+
+
+def _differs(change: RowChange, but: str) -> bool:
+    old, new = change.old, change.new
+    return old is None or new is None or any(old[k] != v for k, v in new.items() if k != but)
+
+
 _KEPT = {
     "Bridge": ("external_ids", "other_config", "fail_mode", "protocols", "controller"),
     "Controller": ("target", "max_backoff", "inactivity_probe", "connection_mode"),
@@ -226,9 +243,11 @@ def foreign(tables: Replica, store_id: str, target: str) -> str:
     others = [c["target"] for c in own.controllers if c["target"] != target]
     if others:
         return f"br-int is run by another controller ({', '.join(sorted(others))})"
-    strange = sorted(
-        row["name"] for _, _, row in interfaces(tables) if row["type"] in ("vxlan", "geneve", "gre", "patch")
-    )
+    if own.row["fail_mode"] == "secure" and not own.controllers:
+        ports = sorted(row["name"] for _, _, row in interfaces(tables) if row["name"] != BRIDGE)
+        if ports:
+            return f"br-int has ports ({', '.join(ports[:5])}) and no controller: its flows are put in by other means"
+    strange = sorted(row["name"] for _, _, row in interfaces(tables) if row["type"] in (*TUNNEL_TYPES, "patch"))
     if strange:
         return f"br-int has tunnel or patch ports of another system ({', '.join(strange[:5])})"
     return ""
@@ -238,6 +257,25 @@ def datapath_type(tables: Replica) -> str:
     """The datapath type for a br-int that we make: that of the host's other bridges if they agree, else the default."""
     types = {row["datapath_type"] for row in tables.rows("Bridge").values() if row["name"] != BRIDGE}
     return types.pop() if len(types) == 1 else ""
+
+
+def underlay(tables: Replica) -> tuple[str, int]:
+    """Name and MTU of the bridge that carries the tunnels, or "" and 0: a bridge that is neither br-int nor a provider's.
+
+    Which of several it is the database does not tell: then the widest, so that what is said against it holds for all.
+    """
+    found = root(tables)
+    mappings = found[1]["other_config"].get("provider_mappings", "") if found is not None else ""
+    others = {BRIDGE, *(pair.partition(":")[2] for pair in mappings.split(","))}
+    widths = {}
+    for row in tables.rows("Bridge").values():
+        ports = [tables.row("Port", port) for port in row["ports"]] if row["name"] not in others else []
+        own = next((p for p in ports if p is not None and p["name"] == row["name"]), None)
+        for uuid in own["interfaces"] if own is not None else ():
+            interface = tables.row("Interface", uuid)
+            if interface is not None and interface["mtu"]:
+                widths[row["name"]] = interface["mtu"]
+    return max(widths.items(), key=lambda item: item[1], default=("", 0))
 
 
 class Rows:
@@ -339,10 +377,17 @@ class Rows:
         if mutations:
             self._transaction.mutate("Bridge", by_uuid(uuid), mutations)
 
-    def make_tunnels(self, wanted: Iterable[TunnelRow]) -> None:
-        """Tunnel ports that are missing or differ. BFD is not armed here: see `arm`."""
+    def make_tunnels(self, tunnels: Iterable[TunnelRow], adopted: bool = False) -> bool:
+        """Tunnel ports that are missing or differ. BFD is not armed here: see `arm`.
+
+        True: others had to go first (those of an address that we had before, and on an `adopted` br-int those of the system that
+        ran it); call again when that is realised.
+        """
         own = bridge(self._tables)
         assert own is not None
+        wanted = list(tunnels)
+        if self._clear_way(own, wanted, adopted):
+            return True
         there = {row["name"]: (uuid, row) for _, uuid, row in interfaces(self._tables)}
         made = []
         for index, tunnel in enumerate(sorted(wanted)):
@@ -371,6 +416,24 @@ class Rows:
             made.append(self._transaction.insert("Port", port, name=f"tunnelport{index}"))
         if made:
             self._transaction.mutate("Bridge", by_uuid(own.uuid), [insert_into("ports", frozenset(made))])
+        return False
+
+    def _clear_way(self, own: Bridge, wanted: list[TunnelRow], adopted: bool) -> bool:
+        """Take away ports of ours under another name that lead where a wanted one is to lead: they cannot live side by side."""
+        names, ends = {t.name for t in wanted}, {t.remote_ip for t in wanted}
+        gone = [
+            port
+            for port, _, row in interfaces(self._tables)
+            if row["name"] not in names
+            and (
+                row["options"].get("remote_ip") in ends
+                if PEER in row["external_ids"]
+                else adopted and row["type"] in TUNNEL_TYPES
+            )
+        ]
+        if gone:
+            self._transaction.mutate("Bridge", by_uuid(own.uuid), [delete_from("ports", frozenset(gone))])
+        return bool(gone)
 
     def drop_tunnels(self, keep: Iterable[str]) -> None:
         """Take away our tunnel ports but those named."""
@@ -426,6 +489,7 @@ class Rows:
         if own is None:
             return
         self.drop_tunnels(())
+        self.restore_wait(on=False)
         keys = frozenset(k for k in own.row["external_ids"] if k.startswith("ebbtide-") or k == TOMBSTONED)
         if keys:
             self._transaction.mutate("Bridge", by_uuid(own.uuid), [delete_from("external_ids", keys)])

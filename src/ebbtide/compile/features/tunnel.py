@@ -60,8 +60,8 @@ def name(local: str, remote: str) -> str:
 
 def rows(state: State, number: int) -> dict[int, TunnelRow]:
     """The tunnel ports that a compute should have, by the peer's number."""
-    owner = state.computes[number]
-    if not owner.tep:
+    owner = state.computes.get(number)
+    if owner is None or not owner.tep:
         return {}
     watched = state.relation_peers(number)
     found = {}
