@@ -243,16 +243,23 @@ class Cluster:
                 return
 
     def _alive(self, but: int) -> set[int]:
-        """Computes with a session that is up, other than `but`."""
-        return {n for n, m in self.members.items() if n != but and (m.link is not None or m.switch is not None)}
+        """Computes whose OVSDB session is up, other than `but`: another that says it is one of them is a clone."""
+        return {n for n, m in self.members.items() if n != but and m.link is not None and not m.link.lost.is_set()}
 
     def _recent(self, but: int) -> set[int]:
-        """Computes that have been silent for less than `silence`; at the start of a leadership, all."""
+        """Computes that are not to be taken for gone: their switch is there, or they have been silent for less than `silence`.
+
+        At the start of a leadership that is everybody. Their own return is let in at once.
+        """
         now = self.now()
         return {
             number
             for number, member in self.members.items()
-            if number != but and member.lost_at is not None and now - member.lost_at < self.settings.silence
+            if number != but
+            and (
+                member.switch is not None
+                or (member.lost_at is not None and now - member.lost_at < self.settings.silence)
+            )
         }
 
     def _ovsdb_event(self, link: OvsdbLink, holder: list[Member], event: ev.Event, said: Pulse) -> None:
