@@ -47,20 +47,26 @@ class Probes:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._due: list[tuple[float, int, int]] = []
+        self._next: dict[tuple[int, int], float] = {}
         self._tries: dict[tuple[int, int], int] = {}
         self._arrived: dict[tuple[int, int], dict[int, float]] = {}
 
     def watch(self, source: int, target: int) -> None:
         """A tunnel has been made (or made anew): find out whether it is open."""
-        if (source, target) not in self._tries:
-            heapq.heappush(self._due, (0.0, source, target))
+        self._schedule(source, target, 0.0)
         self._tries[source, target] = 0
         self._arrived.pop((source, target), None)
         self._cluster.probing.set()
 
+    def _schedule(self, source: int, target: int, at: float) -> None:
+        # An entry of the heap counts only if it is the one noted here: what was scheduled before is passed over.
+        self._next[source, target] = at
+        heapq.heappush(self._due, (at, source, target))
+
     def forget(self, source: int, target: int) -> None:
         """The tunnel is gone."""
         self._tries.pop((source, target), None)
+        self._next.pop((source, target), None)
         self._arrived.pop((source, target), None)
 
     def arrived(self, source: int, target: int, size: int) -> None:
@@ -89,14 +95,14 @@ class Probes:
         """Send what is due; seconds until the next."""
         now = self._cluster.now()
         while self._due and self._due[0][0] <= now:
-            _, source, target = heapq.heappop(self._due)
-            if (source, target) not in self._tries:
+            due, source, target = heapq.heappop(self._due)
+            if self._next.get((source, target)) != due:
                 continue
             self._tries[source, target] += 1
             self._send(source, target)
             done = {SMALL, self._cluster.full_frame} <= set(self.sizes(source, target))
             wait = KEEP if done else FAST if self._tries[source, target] < FAST_TRIES else SLOW
-            heapq.heappush(self._due, (now + wait, source, target))
+            self._schedule(source, target, now + wait)
         return max(0.01, self._due[0][0] - now) if self._due else 3600.0
 
     def _send(self, source: int, target: int) -> None:
