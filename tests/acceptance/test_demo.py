@@ -34,7 +34,7 @@ def test_the_demo_loses_nothing_and_leaves_nothing() -> None:
     assert result["pairs"] == 40
     assert isinstance(result["probes_sent"], int)
     assert result["probes_sent"] > 10_000
-    assert set(result["seconds"]) == {"steady", "scale-out", "start", "empty", "end", "recover", "after"}  # type: ignore[call-overload]
+    assert set(result["seconds"]) == {"steady", "scale-out", "tombstone", "empty", "end", "recover", "after"}  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(

@@ -209,10 +209,10 @@ def _run(lab: Lab, directory: Path, sabotage: str | None) -> dict[str, Any]:
             else:
                 second.wait_flowing()
         running.append(second)
-        second.mark_phase("joined")
+        second.mark_phase("scale-out")
         lports = _lports(api, "B")
         before = _own_flows(lab.compute("B"), lports)
-        with story.phase("start", "scalein-computes-start A, B, C"):
+        with story.phase("tombstone", "scalein-computes-start A, B, C"):
             api.rpc("scalein-computes-start", "scalein-node-ids", ["A", "B", "C"])
         with story.phase("empty", "A and C are emptied, VM by VM; on B the first migration fails"):
             _migrate(lab, api, "vmA1", "D", sabotage=sabotage)
@@ -289,12 +289,18 @@ def _result(
     left: list[str],
 ) -> dict[str, Any]:
     phases = []
-    for name in ("steady", "scale-out", "joined", *list(story.seconds)[2:]):
+    for name in ("start", *story.seconds):
         counted = [r for r in reports if name in r.phases]
         sent, lost = sum(r.sent(name) for r in counted), sum(r.lost(name) for r in counted)
         gap = max((r.longest_gap_ms(name) for r in counted), default=0.0)
         phases.append(
-            {"phase": name, "seconds": story.seconds.get(name), "sent": sent, "lost": lost, "longest_gap_ms": gap}
+            {
+                "phase": "warming up" if name == "start" else name,
+                "seconds": story.seconds.get(name),
+                "sent": sent,
+                "lost": lost,
+                "longest_gap_ms": gap,
+            }
         )
     sent, lost = sum(r.sent() for r in reports), sum(r.lost() for r in reports)
     per_pair: dict[tuple[str, str], int] = {}
