@@ -9,14 +9,16 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from ebbtide import config as settings
+from ebbtide.errors import BadInput
 from ebbtide.runtime.cluster import Cluster, Settings
 from ebbtide.runtime.private_store import PrivateStore
 from ebbtide.runtime.service import Service
@@ -80,6 +82,7 @@ class App:
                 bfd_interval=config.bfd_interval_ms,
                 audit_wait=config.audit_wait,
                 openflow_port=openflow.getsockname()[1],
+                openflow_tls=config.openflow_listen.startswith("pssl:"),
             ),
             asyncio.get_running_loop().time,
             str(uuid.uuid4()),
@@ -88,12 +91,26 @@ class App:
         self._start(self.cluster.run(), "cluster")
         self._start(self.service.run(), "service")
         self._servers = [
-            await asyncio.start_server(self.cluster.accept_ovsdb, sock=ovsdb, limit=LIMIT, backlog=1024),
-            await asyncio.start_server(self.cluster.accept_openflow, sock=openflow, limit=LIMIT, backlog=1024),
+            await self._serve(self.cluster.accept_ovsdb, ovsdb, config.ovsdb_listen),
+            await self._serve(self.cluster.accept_openflow, openflow, config.openflow_listen),
         ]
         log.info("listening", ovsdb=ovsdb.getsockname()[:2], openflow=openflow.getsockname()[:2], pid=os.getpid())
         if self._serves_web:
             self._start_web(http or _listen(settings.parse_http(config.http)))
+
+    async def _serve(self, accept: Callable[..., None], sock: socket.socket, listen: str) -> asyncio.Server:
+        tls = self._tls() if listen.startswith("pssl:") else None
+        return await asyncio.start_server(accept, sock=sock, limit=LIMIT, backlog=1024, ssl=tls)
+
+    def _tls(self) -> ssl.SSLContext:
+        """TLS for computes: both sides show a certificate, theirs of the authority named in `ssl_ca`."""
+        try:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.config.ssl_ca)
+            context.load_cert_chain(self.config.ssl_cert, self.config.ssl_key)
+        except (OSError, ssl.SSLError) as error:
+            raise BadInput(f"ssl_cert, ssl_key or ssl_ca cannot be used: {error}", "ssl_cert") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
     def _start_web(self, sock: socket.socket) -> None:
         # Imported here: an embedded controller without HTTP has no use for a web server.

@@ -1,6 +1,6 @@
 """Settings of the controller: from flags, environment (EBBTIDE_*), and a TOML file, in that order; checked once.
 
-Listeners are written as Open vSwitch writes them: ptcp:PORT:ADDRESS (loopback unless an address is given).
+Listeners are written as Open vSwitch writes them: ptcp:PORT:ADDRESS, pssl: for TLS (loopback unless an address is given).
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: str = ""
     ovsdb_listen: str = "ptcp:6640:127.0.0.1"
     openflow_listen: str = "ptcp:6653:127.0.0.1"
+    ssl_cert: str = ""
+    ssl_key: str = ""
+    ssl_ca: str = ""
     http: str = "127.0.0.1:8181"
     http_cert: str = ""
     http_key: str = ""
@@ -47,6 +50,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         for name in ("ovsdb_listen", "openflow_listen"):
             parse_listen(name, getattr(self, name))
+        if self.wants_tls() and not (self.ssl_cert and self.ssl_key and self.ssl_ca):
+            raise BadInput("a pssl: listener needs ssl_cert, ssl_key and ssl_ca", "ssl_cert")
         host, _ = parse_http(self.http)
         if self.admission not in ("open", "approve"):
             raise BadInput(f"admission = {self.admission!r}: it is open or approve", "admission")
@@ -59,6 +64,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         return self
 
+    def wants_tls(self) -> bool:
+        """Whether computes come by TLS."""
+        return any(text.startswith("pssl:") for text in (self.ovsdb_listen, self.openflow_listen))
+
     def remotes(self) -> list[str]:
         """The stores named, none for the private one."""
         return [part.strip() for part in self.store.split(",") if part.strip()]
@@ -70,14 +79,14 @@ def is_loopback(host: str) -> bool:
 
 
 def parse_listen(name: str, text: str) -> tuple[str, int]:
-    """(address, port) of ptcp:PORT[:ADDRESS].
+    """(address, port) of ptcp:PORT[:ADDRESS], or pssl: for TLS.
 
     Raises:
         BadInput: it is not of this form.
     """
     parts = text.split(":", 2)
-    if len(parts) < 2 or parts[0] != "ptcp" or not parts[1].isdecimal() or not 0 <= int(parts[1]) < 65536:
-        raise BadInput(f"{name} = {text!r}: it is ptcp:PORT or ptcp:PORT:ADDRESS", name)
+    if len(parts) < 2 or parts[0] not in ("ptcp", "pssl") or not parts[1].isdecimal() or not 0 <= int(parts[1]) < 65536:
+        raise BadInput(f"{name} = {text!r}: it is ptcp:PORT or ptcp:PORT:ADDRESS, or pssl: for TLS", name)
     return (parts[2].strip("[]") if len(parts) == 3 and parts[2] else LOOPBACK), int(parts[1])
 
 

@@ -42,6 +42,7 @@ class Claim(msgspec.Struct, frozen=True):
     zone: str = "default-transport-zone"
     provider_mappings: tuple[tuple[str, str], ...] = ()
     gateway: bool = False
+    certificate: str = ""
 
 
 class Outcome(StrEnum):
@@ -78,6 +79,7 @@ def _replaced(old: Compute, claim: Claim, dpid: int) -> Compute:
         zone=claim.zone,
         provider_mappings=claim.provider_mappings,
         gateway=claim.gateway,
+        certificate=claim.certificate or old.certificate,
     )
     return msgspec.structs.replace(new, past=_past(old, new))
 
@@ -206,6 +208,9 @@ def _against_live(claim: Claim, holders: dict[str, Compute | None], alive: Set[i
 
 
 def _returns(state: State, claim: Claim, known: Compute, by_tep: Compute | None, alive: Set[int]) -> Verdict:
+    stranger = _another_certificate(claim, known)
+    if stranger:
+        return Verdict(Outcome.REFUSED, reason=stranger)
     if known.number in alive:
         return Verdict(
             Outcome.REFUSED,
@@ -225,8 +230,21 @@ def _returns(state: State, claim: Claim, known: Compute, by_tep: Compute | None,
     return Verdict(outcome, known.number, reason, edits)
 
 
+def _another_certificate(claim: Claim, known: Compute) -> str:
+    """A compute is bound to the certificate that it came with first; `compute approve` unbinds it. Without TLS nothing is asked."""
+    if not known.certificate or not claim.certificate or claim.certificate == known.certificate:
+        return ""
+    return (
+        f"{claim.name} comes with another certificate than before: if it was given a new one, "
+        f"`ebbtide compute approve {known.name}`"
+    )
+
+
 def _reimaged(state: State, claim: Claim, holder: Compute, by_tep: Compute | None) -> Verdict:
     """A new host under a silent compute's name: it takes its place, its ports and its mark."""
+    stranger = _another_certificate(claim, holder)
+    if stranger:
+        return Verdict(Outcome.REFUSED, reason=stranger)
     if by_tep is not None and by_tep.number != holder.number:
         claim = msgspec.structs.replace(claim, teps=holder.teps)
     new = _replaced(holder, claim, holder.dpid)
@@ -248,6 +266,7 @@ def _join(state: State, claim: Claim, *, approved: bool, reason: str) -> Verdict
         zone=claim.zone,
         provider_mappings=claim.provider_mappings,
         gateway=claim.gateway,
+        certificate=claim.certificate,
         membership=Membership.MEMBER if approved else Membership.WAITING,
     )
     outcome = Outcome.ACCEPTED if approved else Outcome.WAITING

@@ -25,6 +25,7 @@ PHYSICAL_BRIDGE = "br-phy"
 PROVIDER_BRIDGE = "br-ex"
 INTEGRATION_BRIDGE = "br-int"
 
+_SSL = {"private-key": "private_key", "certificate": "certificate", "ca-cert": "ca_cert"}
 _OPTIONS = ("--disable-system", "--disable-system-route")
 
 
@@ -193,7 +194,9 @@ class Compute:
         if self.database_pid is None:
             here = self.directory
             remotes = [f"--remote=punix:{here}/db.sock", "--remote=db:Open_vSwitch,Open_vSwitch,manager_options"]
-            self._daemon("db", ["ovsdb-server", f"{here}/conf.db", *remotes])
+            # As Debian's service starts it: keys and certificates are what `ovs-vsctl set-ssl` says.
+            tls = [f"--{o}=db:Open_vSwitch,SSL,{c}" for o, c in _SSL.items()]
+            self._daemon("db", ["ovsdb-server", f"{here}/conf.db", *remotes, *tls])
 
     def start_switch(self) -> None:
         """Returns when the switch has carried out its database. Already running: nothing is done."""

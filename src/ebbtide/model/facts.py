@@ -33,6 +33,7 @@ class Compute(msgspec.Struct, frozen=True):
 
     `number` names it in registers and cookies; `dpid` is the OpenFlow datapath id; `ovs_uuid` the row of its
     Open_vSwitch table (ODL's OVSDB node id is made of it); `past` holds every identity it ever had, as "kind:value".
+    `certificate` is the SHA-256 of the certificate that it came with first ("": it came without TLS).
     `removed_at` is the revision at which it was removed (0: not removed).
     """
 
@@ -49,6 +50,7 @@ class Compute(msgspec.Struct, frozen=True):
     tombstoned: bool = False
     adopted: bool = False
     gateway: bool = False
+    certificate: str = ""
     past: tuple[str, ...] = ()
     removed_at: int = 0
 

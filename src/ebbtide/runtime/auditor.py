@@ -17,6 +17,7 @@ from ebbtide.compile.flow import Group
 from ebbtide.decide.audit import Dump, Needle, RawFlow, RawGroup, RawRow, Residue, needles, search
 from ebbtide.errors import EbbtideError, RemoteProtocolError
 from ebbtide.model.facts import Compute, Membership
+from ebbtide.model.observed import Phase
 from ebbtide.openflow.flows import InstalledFlow, canonical_instructions, decode_buckets
 from ebbtide.openflow.text import format_group, format_installed
 from ebbtide.ovsdb.replica import Replica
@@ -99,12 +100,16 @@ async def _look(
 ) -> tuple[Dump, list[Finding]] | None:
     """One compute's dump and what is wrong with it; None if it cannot be read.
 
-    What is found while the compute is being changed may be the change: then it is looked at again.
+    What is found while the compute is being changed may be the change: then it is looked at again. One that the brake holds is not.
     """
+
+    def at_rest() -> bool:
+        return member.clean or member.phase is Phase.BRAKED
+
     for _ in range(TRIES):
         if not member.connected or not member.synced:
             return None
-        await cluster.wait_for(lambda: member.clean or not member.connected, 2.0)
+        await cluster.wait_for(lambda: at_rest() or not member.connected, 2.0)
         revision = cluster.state.revision
         try:
             dump, found = await _dump(member, compute)
@@ -115,7 +120,7 @@ async def _look(
         findings = _compare(cluster, member, compute, found)
         for name, chosen in wanted.items():
             findings += [_residue(r) for r in search(name, chosen, dump)]
-        if not findings or (member.clean and cluster.state.revision == revision):
+        if not findings or (at_rest() and cluster.state.revision == revision):
             break
     return dump, findings
 

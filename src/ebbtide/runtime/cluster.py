@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True):
     stamp_interval: float = 1.0
     audit_wait: float = 30.0
     openflow_port: int = 6653
+    openflow_tls: bool = False
 
 
 class Cluster:
@@ -177,11 +178,11 @@ class Cluster:
                 tables = vswitch.replica(schema)
                 await link.monitor(tables)
             while not link.lost.is_set():
-                claim = vswitch.claim(tables)
+                claim = vswitch.claim(tables, link.certificate)
                 number = await self._admit(link, claim, number)
                 if number and not holder:
                     holder.append(self._member(number))
-                    self._view_changed(holder[0], vswitch.view(tables, live=True))
+                    self._view_changed(holder[0], vswitch.view(tables, True, self._tep))
                     holder[0].attach_link(link, tables)
                 await self._claim_changed(link, tables, claim, said)
         except TimeoutError:
@@ -233,7 +234,7 @@ class Cluster:
     ) -> None:
         """Wait until the session says something else of itself than what was judged, or ends."""
         refused = str(link.peer) in self.refused
-        while not link.lost.is_set() and vswitch.claim(tables) == before:
+        while not link.lost.is_set() and vswitch.claim(tables, link.certificate) == before:
             try:
                 async with asyncio.timeout(2.0 if refused else 3600.0):
                     await said.wait()
@@ -268,11 +269,15 @@ class Cluster:
         ports = isinstance(event, ev.Synced) or vswitch.concerns_ports(event.changes)
         for member in holder:
             if member.link is link:
-                self._view_changed(member, vswitch.view(event.replica, live=True) if ports else member.view)
+                self._view_changed(member, vswitch.view(event.replica, True, self._tep) if ports else member.view)
                 if vswitch.edited(event.changes):
                     self._edited(member, event.changes)
         said.fire()
         self._notify("rows")
+
+    def _tep(self, number: int) -> str:
+        compute = self.state.computes.get(number)
+        return compute.tep if compute is not None else ""
 
     def _edited(self, member: Member, changes: Iterable[RowChange]) -> None:
         """What we keep in order on a compute was changed, by us or by hand: look at it again."""
@@ -338,16 +343,15 @@ class Cluster:
         theirs, registered = _host(switch.peer), _host(member.link.peer)
         if theirs != registered:
             raise SwitchLost(f"{theirs} claims the DPN id of {member.name}, which is at {registered}")
+        if self.settings.openflow_tls and switch.certificate != member.link.certificate and member.link.certificate:
+            raise SwitchLost(f"{theirs} has another certificate than {member.name}")
         return member
 
     def openflow_target(self, link: OvsdbLink) -> str:
         """Where a compute's switch finds us: the address at which its OVSDB did."""
         host = _host(link.local)
-        return (
-            f"tcp:[{host}]:{self.settings.openflow_port}"
-            if ":" in host
-            else f"tcp:{host}:{self.settings.openflow_port}"
-        )
+        scheme = "ssl" if self.settings.openflow_tls else "tcp"
+        return f"{scheme}:{f'[{host}]' if ':' in host else host}:{self.settings.openflow_port}"
 
     # --- changes ---
 
@@ -425,8 +429,10 @@ class Cluster:
         member.observed(view)
         member.touch(touched, self.state.revision)
         member.touch_rows()
-        known = self.state.ports
-        self._look_at(port for port in {*old.ports, *view.ports} if port in known)
+        ports = {*old.ports, *view.ports}
+        if old.live == view.live:
+            ports = {port for port in ports if old.ports.get(port) != view.ports.get(port)}
+        self._look_at(port for port in ports if port in self.state.ports)
 
     def progressed(self, member: Member) -> None:
         """A member has taken a step."""
@@ -510,9 +516,9 @@ class Cluster:
             b.compute for b in held if b.compute in self.members and self.members[b.compute].applied() >= b.since
         }
         frames: Set[int] = self._frames.get(port, set())
-        return bindings.Sight(
-            plugged, frames, applied, self._flipped(port, held), self._opened(port, held, plugged, frames)
-        )
+        leaving = any(b.phase is BindingPhase.LEAVING for b in held)
+        flipped = leaving and self._flipped(port, held)
+        return bindings.Sight(plugged, frames, applied, flipped, self._opened(port, held, plugged, frames))
 
     def _opened(self, port: str, held: Sequence[Binding], plugged: Mapping[int, bool], frames: Set[int]) -> bool:
         """Whether the tunnels of a pending place carry frames, or have been waited for long enough. Until then the old one relays."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from hashlib import sha256
 
 from ebbtide.errors import NotReady, ProtocolError
 from ebbtide.ovsdb import events as ev
@@ -27,6 +28,13 @@ class LinkLost(NotReady):
     """The connection is gone."""
 
 
+def certificate_of(writer: asyncio.StreamWriter) -> str:
+    """SHA-256 of the peer's certificate, in hex; "" without TLS."""
+    tls = writer.get_extra_info("ssl_object")
+    shown = tls.getpeercert(binary_form=True) if tls is not None else None
+    return sha256(shown).hexdigest() if shown else ""
+
+
 class OvsdbLink:
     """A session and its socket. `run` owns the reading; requests may be made from any task of the same loop."""
 
@@ -41,6 +49,7 @@ class OvsdbLink:
         self.session = Session(limit=limit)
         self.peer = writer.get_extra_info("peername")
         self.local = writer.get_extra_info("sockname")
+        self.certificate = certificate_of(writer)
         self.lost = asyncio.Event()
         self.reason = ""
         self._reader = reader

@@ -563,13 +563,13 @@ class Member:
             if ledger.read_cookie(c)[0] == ledger.Kind.COMPUTE
         }
         wanted = tunnel.rows(self.cluster.state, self.number)
-        keep = {row.name for row in wanted.values()}
-        keep |= {i.name for peer, i in self.view.tunnels.items() if peer in waiting}
+        names = {row.name for row in wanted.values()}
+        keep = names | {i.name for peer, i in self.view.tunnels.items() if peer in waiting}
         keep |= {i.name for peer, i in self.view.tunnels.items() if Key("tunnel", peer, self.number) in self.held}
         rows = self._rows()
         rows.drop_tunnels(keep)
         await self._send_rows(rows)
-        self._drop_tunnels = any(peer not in wanted for peer in self.view.tunnels)
+        self._drop_tunnels = keep != names
 
     def _pending_flows(self, now: float) -> bool:
         return any(at > now for _, at in self._breaks.values())

@@ -193,7 +193,7 @@ class Service:
     # --- computes ---
 
     async def approve(self, text: str) -> Compute:
-        """Admit a waiting compute."""
+        """Admit a waiting compute; let a member come with another certificate."""
 
         def decide(state: State) -> tuple[list[Edit], Compute]:
             compute, reason = lifecycle.resolve(state, text)
@@ -201,9 +201,9 @@ class Service:
                 raise NotFound(reason)
             if compute.membership is Membership.REMOVED:
                 raise Refused(f"{compute.name} was removed: `ebbtide compute readmit {compute.name}` takes it back")
-            if compute.membership is Membership.MEMBER:
+            admitted = msgspec.structs.replace(compute, membership=Membership.MEMBER, certificate="")
+            if admitted == compute:
                 return [], compute
-            admitted = msgspec.structs.replace(compute, membership=Membership.MEMBER)
             return [Edit(compute, admitted)], admitted
 
         return await self.cluster.store.commit(decide)

@@ -18,6 +18,7 @@ from ebbtide.openflow import flows, multipart
 from ebbtide.openflow import messages as m
 from ebbtide.openflow.session import Collected, Ready, Received, Refused, Session, State
 from ebbtide.reconcile.delta import Break, Found, Work
+from ebbtide.runtime.link import certificate_of
 
 READ_BYTES = 1 << 18
 MAX_UNSENT = 64 << 20
@@ -55,6 +56,7 @@ class SwitchLink:
         self.lost = asyncio.Event()
         self.reason = ""
         self.peer = writer.get_extra_info("peername")
+        self.certificate = certificate_of(writer)
         self.flow_mods = 0
         self._reader = reader
         self._writer = writer

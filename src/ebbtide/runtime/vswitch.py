@@ -7,7 +7,7 @@ Reading is pure (`claim`, `view`, `bridge`); writing goes by `Rows`, which build
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -121,7 +121,7 @@ def bridge(tables: Replica) -> Bridge | None:
     return None
 
 
-def claim(tables: Replica) -> Claim | None:
+def claim(tables: Replica, certificate: str = "") -> Claim | None:
     """What the compute says of itself; None while it says nothing yet."""
     found = root(tables)
     if found is None:
@@ -144,6 +144,7 @@ def claim(tables: Replica) -> Claim | None:
         zone=ids.get("transport-zone", "default-transport-zone"),
         provider_mappings=pairs,
         gateway=config.get("ebbtide-gateway", "false") == "true",
+        certificate=certificate,
     )
 
 
@@ -158,8 +159,11 @@ def interfaces(tables: Replica) -> Iterable[tuple[Uuid, Uuid, Mapping[str, Any]]
                 yield port, name, interface
 
 
-def view(tables: Replica, live: bool) -> View:
-    """The compute's ports. Two interfaces with one iface-id: the lowest realised port number counts."""
+def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") -> View:
+    """The compute's ports. Two interfaces with one iface-id: the lowest realised port number counts.
+
+    Two tunnels to one compute, whose address has changed: the one to where it is now, `tep(number)`.
+    """
     ports: dict[str, Interface] = {}
     tunnels: dict[int, Interface] = {}
     for _, _, row in interfaces(tables):
@@ -174,8 +178,9 @@ def view(tables: Replica, live: bool) -> View:
             type=row["type"],
         )
         if PEER in ids:
-            if seen.ofport and ids[PEER].isdecimal():
-                tunnels[int(ids[PEER])] = seen
+            peer = int(ids[PEER]) if seen.ofport and ids[PEER].isdecimal() else 0
+            if peer and (peer not in tunnels or row["options"].get("remote_ip") == tep(peer)):
+                tunnels[peer] = seen
         elif seen.iface_id:
             other = ports.get(seen.iface_id)
             if other is None or not other.ofport or (seen.ofport and seen.ofport < other.ofport):
