@@ -1,0 +1,274 @@
+"""Who is let in, what is written to whom, and what is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ebbtide.lab import Compute, wait_until
+from ebbtide.model import facts
+from ebbtide.model.observed import Phase
+from tests.support import snapshots
+from tests.support.cloud import Cloud
+from tests.support.hostile import undisturbed
+from tests.support.rows import database
+
+pytestmark = pytest.mark.lab
+
+
+def fact(cloud: Cloud, name: str) -> facts.Compute:
+    state = cloud.controller.app.cluster.state
+    return state.computes[state.by_name[name]]
+
+
+def wait_phase(cloud: Cloud, name: str, phase: Phase, deadline: float = 20.0) -> None:
+    def holds() -> bool:
+        state, members = cloud.controller.app.cluster.state, cloud.controller.app.cluster.members
+        member = members.get(state.by_name.get(name, 0))
+        return member is not None and member.phase is phase
+
+    cloud.wait(holds, deadline, f"{name} {phase}")
+
+
+def heard(cloud: Cloud, name: str) -> None:
+    """Until the controller has heard something that the host has said after all else, and has had its step."""
+    number = cloud.controller.app.cluster.state.by_name[name]
+    zone = f"heard-{cloud.controller.app.cluster.state.revision}"
+    cloud.lab.compute(name).vsctl("set", "Open_vSwitch", ".", f"external_ids:transport-zone={zone}", wait=False)
+    cloud.wait(lambda: cloud.controller.app.cluster.state.computes[number].zone == zone, what="the host to be heard")
+    cloud.lab.compute(name).vsctl("remove", "Open_vSwitch", ".", "external_ids", "transport-zone", wait=False)
+    cloud.wait(lambda: cloud.controller.app.cluster.state.computes[number].zone != zone, what="the host to be heard")
+
+
+def but_for_the_manager(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Without what `ovs-vsctl set-manager` has written."""
+    found["Manager"] = {}
+    for row in found["Open_vSwitch"].values():
+        row["manager_options"] = None
+    return found
+
+
+def but_for_br_int(found: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Without br-int, its port and interface, its Controller row, and its place in the list of bridges."""
+    found = but_for_the_manager(found)
+    for table in ("Bridge", "Port", "Interface"):
+        found[table].pop("br-int", None)
+    found["Controller"] = {}
+    for row in found["Open_vSwitch"].values():
+        row["bridges"] = None
+    return found
+
+
+# ---- admission ------------------------------------------------------------------------------------
+
+
+def test_an_unknown_compute_waits_untouched_until_it_is_approved(make_cloud: Callable[..., Cloud]) -> None:
+    cloud = make_cloud(admission="approve")
+    x = cloud.lab.add_compute("x")
+    before = but_for_the_manager(database(x))
+    x.register()
+    wait_phase(cloud, "x", Phase.WAITING)
+    assert "compute approve" in cloud.service.compute_status(fact(cloud, "x"))["reason"]
+    heard(cloud, "x")
+    assert but_for_the_manager(database(x)) == before
+    assert not cloud.audit().computes
+    cloud.call(cloud.service.approve("x"))
+    cloud.wait_ready("x")
+    assert cloud.assert_clean().computes == ("x",)
+    # Known once, known ever: neither a new controller nor a new session has to ask again.
+    cloud.restart_controller()
+    cloud.wait_ready("x")
+
+
+def test_a_waiting_compute_takes_part_in_nothing(make_cloud: Callable[..., Cloud]) -> None:
+    cloud = make_cloud(admission="approve")
+    for name in ("a", "b"):
+        cloud.lab.add_compute(name, register="tcp:10.255.0.1:6640")
+        wait_phase(cloud, name, Phase.WAITING)
+    cloud.call(cloud.service.approve("a"))
+    cloud.wait_ready("a")
+    cloud.add_network("blue", "10.1.0.0/24")
+    cloud.add_vm("vm1", "a", "blue", 1)
+    cloud.wait_clean()
+    assert snapshots.tunnels(cloud.lab.compute("a")) == []
+    assert not cloud.lab.compute("b").has_bridge()
+    cloud.call(cloud.service.forget("b"))
+    wait_phase(cloud, "b", Phase.WAITING)  # it is connected still, and asks again
+
+
+# ---- another's br-int -----------------------------------------------------------------------------
+
+_BR_INT = ("--", "add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev")
+_FOREIGN = {
+    "another's controller": (*_BR_INT, "--", "set-controller", "br-int", "tcp:127.0.0.1:16633"),
+    "another's tunnel": (
+        *(*_BR_INT, "--", "add-port", "br-int", "vx1", "--", "set", "interface", "vx1", "type=vxlan"),
+        *("options:remote_ip=172.31.1.1", "options:key=flow"),
+    ),
+    "another's patch": (
+        *(*_BR_INT, "--", "add-port", "br-int", "patch-tun", "--", "set", "interface", "patch-tun", "type=patch"),
+        "options:peer=patch-int",
+    ),
+}
+
+
+@pytest.fixture
+def trio(make_cloud: Callable[..., Cloud]) -> Cloud:
+    """a and b with a VM each; x has not registered."""
+    cloud = make_cloud()
+    cloud.add_computes("a", "b")
+    cloud.lab.add_compute("x")
+    cloud.add_network("blue", "10.1.0.0/24")
+    for index, name in enumerate("ab", 1):
+        cloud.add_vm(f"vm{index}", name, "blue", index)
+    cloud.wait_clean()
+    return cloud
+
+
+@pytest.mark.parametrize("made", list(_FOREIGN.values()), ids=list(_FOREIGN))
+def test_a_bridge_that_another_system_runs_is_not_written_to_until_it_is_adopted(
+    trio: Cloud, made: tuple[str, ...]
+) -> None:
+    x = trio.lab.compute("x")
+    x.vsctl(*made)
+    for number in range(20):
+        x.ofctl("add-flow", "br-int", f"table=9,priority={number + 1},cookie=0x77,actions=drop")
+    flows, before = x.dump_flows(), but_for_the_manager(database(x))
+    with undisturbed(trio, "a", "b"):
+        x.register()
+        wait_phase(trio, "x", Phase.FOREIGN)
+        assert "compute adopt" in trio.service.compute_status(fact(trio, "x"))["reason"]
+        heard(trio, "x")
+        assert but_for_the_manager(database(x)) == before
+        assert x.dump_flows() == flows
+        trio.call(trio.service.adopt("x"))
+        trio.wait_ready("x", deadline=30)
+    trio.add_vm("vm3", "x", "blue", 3)
+    assert trio.lab.vm("vm3").reaches("10.1.0.1")
+    assert not [line for line in x.dump_flows() if "cookie=0x77" in line]
+    assert "vx1" not in x.ports()
+    assert x.vsctl("get-controller", "br-int").strip() == "tcp:10.255.0.1:6653"
+    trio.assert_clean()
+
+
+def test_a_bridge_that_holds_flows_of_another_system_keeps_them_until_it_is_adopted(trio: Cloud) -> None:
+    """Another controller ran it from the very address that is ours now: nothing but the flows tells."""
+    x = trio.lab.compute("x")
+    x.vsctl(*_BR_INT, "fail_mode=secure", "--", "set-controller", "br-int", "tcp:10.255.0.1:6653")
+    for number in range(20):
+        x.ofctl("add-flow", "br-int", f"table=9,priority={number + 1},cookie=0x77,actions=drop")
+    x.register()
+    wait_phase(trio, "x", Phase.FOREIGN)
+    assert "br-int holds 20 flows of another system" in trio.service.compute_status(fact(trio, "x"))["reason"]
+    heard(trio, "x")
+    assert len([line for line in x.dump_flows() if "cookie=0x77" in line]) == 20
+    trio.call(trio.service.adopt("x"))
+    trio.wait_ready("x", deadline=30)
+    trio.assert_clean()
+
+
+# ---- prepared by hand -----------------------------------------------------------------------------
+
+
+def test_a_host_that_was_prepared_for_netvirt_works_as_it_is(trio: Cloud) -> None:
+    """br-int is there already, with the name in dp-desc; the host says neither its name nor its system-id."""
+    x = trio.lab.compute("x")
+    x.vsctl(*("remove", "Open_vSwitch", ".", "external_ids", "system-id"), wait=False)
+    x.vsctl(*("remove", "Open_vSwitch", ".", "external_ids", "hostname"), wait=False)
+    x.vsctl(*_BR_INT, "other_config:dp-desc=rack9-host3", "fail_mode=standalone")
+    x.register()
+    trio.wait_ready("rack9-host3")
+    trio.add_vm("vm3", "x", "blue", 3)
+    for target in ("10.1.0.1", "10.1.0.2"):
+        assert trio.lab.vm("vm3").reaches(target)
+    assert x.vsctl("get-fail-mode", "br-int").strip() == "secure"
+    trio.call(trio.service.start(["rack9-host3"]))
+    trio.lab.remove_vm("vm3")
+    trio.wait_clean()
+    trio.call(trio.service.end(["rack9-host3"]))
+    trio.assert_clean()
+
+
+def test_nothing_of_a_host_but_br_int_is_touched_and_nothing_stays_in_it(trio: Cloud) -> None:
+    x = trio.lab.compute("x")
+    x.vsctl(
+        *("set", "Open_vSwitch", ".", "external_ids:theirs=1", "other_config:theirs=2", "--", "add-br", "br-theirs"),
+        *("--", "set", "bridge", "br-theirs", "datapath_type=netdev", "external_ids:tombstoned=theirs"),
+        *("--", "set-controller", "br-theirs", "tcp:127.0.0.1:16633"),
+        *("--", "add-port", "br-theirs", "vx1", "--", "set", "interface", "vx1", "type=vxlan"),
+        *("options:remote_ip=192.0.2.1", "options:key=7"),
+    )
+    theirs = database(x)
+    before = but_for_br_int(theirs)
+    x.register()
+    trio.wait_ready("x")
+    trio.add_vm("vm3", "x", "blue", 3)
+    trio.wait_clean()
+    assert trio.lab.vm("vm3").reaches("10.1.0.1")
+    trio.lab.remove_vm("vm3")
+    trio.wait_clean()
+    trio.wait(lambda: not trio.controller.member("x").view.tunnels, what="x's tunnels gone")
+    assert x.vsctl("get-controller", "br-theirs").strip() == "tcp:127.0.0.1:16633"
+    assert but_for_br_int(database(x)) == before
+    trio.call(trio.service.start(["x"]))
+    trio.call(trio.service.end(["x"]))
+    wait_until(lambda: x.vsctl("get-controller", "br-int").strip() == "", "our Controller row to go")
+    after = database(x)
+    assert after["Bridge"]["br-int"]["external_ids"] == ["map", []]
+    assert sorted(after["Bridge"]) == ["br-int", "br-phy", "br-theirs"]
+    assert [row["target"] for row in after["Manager"].values()] == ["tcp:10.255.0.1:6640"]
+    assert x.dump_flows() == []
+    assert but_for_br_int(after) == before
+
+
+def test_a_removed_gateway_does_not_keep_the_key_that_holds_its_switch(make_cloud: Callable[..., Cloud]) -> None:
+    cloud = make_cloud()
+    gateway = cloud.lab.add_compute("gw")
+    gateway.vsctl("set", "Open_vSwitch", ".", "other_config:ebbtide-gateway=true", wait=False)
+    gateway.register()
+    cloud.wait_ready("gw")
+    wait_until(lambda: "flow-restore-wait" in gateway.vsctl("get", "Open_vSwitch", ".", "other_config"), "the key")
+    cloud.call(cloud.service.start(["gw"]))
+    cloud.call(cloud.service.end(["gw"]))
+    assert "flow-restore-wait" not in gateway.vsctl("get", "Open_vSwitch", ".", "other_config")
+
+
+# ---- the path -------------------------------------------------------------------------------------
+
+
+def test_a_path_that_cannot_carry_a_network_is_said_at_admission(trio: Cloud) -> None:
+    x = trio.lab.compute("x")
+    x.exec("ip", "link", "set", "eth-data", "mtu", "1400")
+    wait_until(lambda: mtu_of(x, "br-phy") == 1400, "br-phy to follow its card")
+    status = trio.service.compute_status
+    assert status(fact(trio, "a"))["reason"] == ""
+    x.register()
+    trio.wait_ready("x")
+    assert (
+        "network blue has MTU 1450 and needs 1500 on the wire, br-phy carries 1400" in status(fact(trio, "x"))["reason"]
+    )
+    x.exec("ip", "link", "set", "eth-data", "mtu", "1500")
+    wait_until(lambda: mtu_of(x, "br-phy") == 1500, "br-phy to follow its card")
+    trio.wait(lambda: status(fact(trio, "x"))["reason"] == "", what="the path to be wide enough")
+
+
+def test_a_path_that_is_narrow_somewhere_on_its_way_is_said(trio: Cloud) -> None:
+    """Both ends' cards are wide enough; something between them is not: small probes arrive, large ones do not."""
+    x = trio.lab.compute("x")
+    x.register()
+    trio.wait_ready("x")
+    trio.lab.exec("net", "ip", "link", "set", f"d{x.index}", "mtu", "1300")
+    trio.add_vm("vm3", "x", "blue", 3)
+    status = trio.service.compute_status
+    trio.wait(
+        lambda: "large packets do not reach" in status(fact(trio, "x"))["reason"], what="the narrow path to be told"
+    )
+    assert "a, b" in status(fact(trio, "x"))["reason"]
+
+
+def mtu_of(compute: Compute, interface: str) -> int:
+    found = json.loads(compute.vsctl("--format=json", "--columns=mtu", "list", "interface", interface))["data"][0][0]
+    return found if isinstance(found, int) else 0

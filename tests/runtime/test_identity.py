@@ -1,0 +1,327 @@
+"""The identity table on real wires: clones, re-imaged hosts, addresses and names that change hands."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from ebbtide.decide.lifecycle import resolve
+from ebbtide.lab import MANAGER_TARGET, Compute, wait_until
+from ebbtide.lab.commands import CommandFailed
+from ebbtide.lab.compute import PHYSICAL_BRIDGE
+from ebbtide.lab.site import TEP_NETWORK
+from ebbtide.model import facts
+from tests.support import snapshots
+from tests.support.cloud import Cloud
+from tests.support.hostile import undisturbed
+
+pytestmark = pytest.mark.lab
+
+SILENCE = 1.5
+
+
+@pytest.fixture
+def trio(make_cloud: Callable[..., Cloud]) -> Cloud:
+    """a, b, c; one network with a VM on each."""
+    cloud = make_cloud(silence=SILENCE)
+    cloud.add_computes("a", "b", "c")
+    cloud.add_network("blue", "10.1.0.0/24")
+    for index, name in enumerate("abc", 1):
+        cloud.add_vm(f"vm{index}", name, "blue", index)
+    cloud.wait_clean()
+    return cloud
+
+
+def claim(compute: Compute, **ids: str) -> None:
+    """What a host says of itself, before it registers."""
+    settings = [f"external_ids:{key.replace('_', '-')}={value}" for key, value in ids.items()]
+    compute.vsctl("set", "Open_vSwitch", ".", *settings, wait=False)
+
+
+def move_tep(compute: Compute, tep: str) -> None:
+    """The operator gives the host another tunnel address, and says so. The lab's switch knows only the routes that it is told."""
+    compute.exec("ip", "addr", "flush", "dev", PHYSICAL_BRIDGE)
+    compute.exec("ip", "addr", "add", f"{tep}/{TEP_NETWORK.prefixlen}", "dev", PHYSICAL_BRIDGE)
+
+    def routed() -> bool:
+        try:
+            compute.appctl("ovs/route/del", str(TEP_NETWORK))
+            compute.appctl("ovs/route/add", str(TEP_NETWORK), PHYSICAL_BRIDGE)
+        except CommandFailed:
+            return False
+        return f"SRC {tep}" in compute.appctl("ovs/route/show")
+
+    wait_until(routed, f"the switch of {compute.name} to see its tunnel address")
+    compute.vsctl("set", "Open_vSwitch", ".", f"other_config:local_ip={tep}", wait=False)
+
+
+def refused(cloud: Cloud, what: str, deadline: float = 20.0) -> str:
+    """Wait until a session was refused for this; the reason."""
+    cluster = cloud.controller.app.cluster
+    cloud.wait(lambda: any(what in why for why in cluster.refused.values()), deadline, f"somebody refused: {what}")
+    return next(why for why in cluster.refused.values() if what in why)
+
+
+def fact(cloud: Cloud, name: str) -> facts.Compute:
+    state = cloud.controller.app.cluster.state
+    return state.computes[state.by_name[name]]
+
+
+def free_of(compute: Compute, word: str) -> bool:
+    return not snapshots.search(compute, word)
+
+
+# ---- clones ---------------------------------------------------------------------------------------
+
+
+def test_a_clone_is_refused_while_the_first_is_connected(trio: Cloud) -> None:
+    """Same system-id and name, a database of its own: as if the host had been installed twice."""
+    a = trio.lab.compute("a")
+    before = fact(trio, "a")
+    with undisturbed(trio, "a", "b", "c"):
+        twin = trio.lab.add_compute("twin", system_id=a.system_id)
+        claim(twin, hostname="a")
+        twin.register()
+        assert "connected already" in refused(trio, "a is connected already by another session")
+        assert not twin.has_bridge()
+    assert fact(trio, "a") == before
+    trio.assert_clean()
+
+
+def test_a_disk_that_was_copied_is_refused_while_the_first_is_connected(trio: Cloud) -> None:
+    """Everything the same, the row of the database too; it has no other way to be told apart than that it came second."""
+    a, twin = trio.lab.compute("a"), trio.lab.add_compute("twin")
+    before = fact(trio, "a")
+    twin.cut_data()
+    twin.kill_all()
+    shutil.copyfile(a.directory / "conf.db", twin.directory / "conf.db")
+    with undisturbed(trio, "a", "b", "c"):
+        twin.start_database()
+        refused(trio, "a is connected already by another session")
+    assert fact(trio, "a") == before
+    twin.kill_all()
+    trio.assert_clean()
+
+
+def test_a_host_of_another_name_with_a_cloned_system_id_is_refused(trio: Cloud) -> None:
+    with undisturbed(trio, "a", "b", "c"):
+        trio.lab.add_compute("twin", system_id=trio.lab.compute("a").system_id, register=MANAGER_TARGET)
+        assert "own external_ids:system-id" in refused(trio, "twin claims the system-id of a")
+    assert "twin" not in trio.controller.app.cluster.state.by_name
+
+
+def test_a_host_of_a_name_that_is_taken_is_refused(trio: Cloud) -> None:
+    with undisturbed(trio, "a", "b", "c"):
+        other = trio.lab.add_compute("other")
+        claim(other, hostname="a")
+        other.register()
+        refused(trio, "a claims the name of a, which is alive")
+        # Told by another name, it is another compute; nobody has to restart anything.
+        claim(other, hostname="other")
+        trio.wait_ready("other")
+    trio.assert_clean()
+
+
+# ---- a new host under an old name -----------------------------------------------------------------
+
+
+def test_a_reimaged_host_takes_the_place_of_the_silent_one(trio: Cloud) -> None:
+    """With its number, its DPN id, its ports and its mark; the old tunnel address is in nobody's way any more."""
+    old = fact(trio, "a")
+    trio.lab.remove_vm("vm1")
+    trio.wait_clean()
+    trio.call(trio.service.start(["a"]))
+    with undisturbed(trio, "b", "c", flows=False):
+        trio.lab.compute("a").kill_all()
+        trio.wait(lambda: trio.controller.member("a").link is None, what="a gone")
+        new = trio.lab.add_compute("a2")
+        claim(new, hostname="a")
+        new.register()
+        trio.wait(lambda: fact(trio, "a").system_id == new.system_id, 30, "the new host in a's place")
+        trio.wait_ready("a", "b", "c", deadline=30)
+    now = fact(trio, "a")
+    assert (now.number, now.dpid, now.tombstoned, now.tep) == (old.number, old.dpid, True, new.tep)
+    assert {f"system-id:{old.system_id}", f"tep:{old.tep}"} <= set(now.past)
+    assert snapshots.bridge_ids(new)["tombstoned"] == "true"
+    trio.add_vm("vm4", "a2", "blue", 4)
+    assert trio.lab.vm("vm4").reaches("10.1.0.2")
+    assert trio.lab.vm("vm4").reaches("10.1.0.3")
+    trio.assert_clean()
+    for name in ("b", "c"):
+        assert [line for line in snapshots.tunnels(trio.lab.compute(name)) if f'"{old.tep}"' in line] == []
+
+
+def test_a_host_under_the_name_of_one_that_has_just_gone_silent_waits(make_cloud: Callable[..., Cloud]) -> None:
+    cloud = make_cloud(silence=60.0)
+    cloud.add_computes("a")
+    before = fact(cloud, "a")
+    cloud.lab.compute("a").kill_all()
+    cloud.wait(lambda: cloud.controller.member("a").link is None, what="a gone")
+    new = cloud.lab.add_compute("a2")
+    claim(new, hostname="a")
+    new.register()
+    refused(cloud, "a claims the name of a, which is alive or was a moment ago")
+    assert fact(cloud, "a") == before
+    cloud.lab.compute("a").start_all()
+    cloud.wait_ready("a", deadline=30)
+    assert fact(cloud, "a") == before
+
+
+# ---- tunnel addresses -----------------------------------------------------------------------------
+
+
+def test_the_tunnel_address_of_a_live_compute_is_refused(trio: Cloud) -> None:
+    other = trio.lab.add_compute("other")
+    other.vsctl("set", "Open_vSwitch", ".", f"other_config:local_ip={trio.lab.compute('a').tep}", wait=False)
+    with undisturbed(trio, "a", "b", "c"):
+        other.register()
+        refused(trio, "other claims the tep of a, which is alive")
+        assert not other.has_bridge()
+    other.vsctl("set", "Open_vSwitch", ".", f"other_config:local_ip={other.tep}", wait=False)
+    trio.wait_ready("other")
+    trio.assert_clean()
+
+
+def test_the_tunnel_address_of_a_removed_compute_may_be_used_again(trio: Cloud) -> None:
+    tep = trio.lab.compute("a").tep
+    trio.call(trio.service.start(["a"]))
+    trio.migrate("vm1", "b")
+    trio.call(trio.service.end(["a"]))
+    trio.lab.remove_compute("a")
+    with undisturbed(trio, "b", "c"):
+        other = trio.lab.add_compute("other")
+        move_tep(other, tep)
+        other.register()
+        trio.wait_ready("other")
+    trio.add_vm("vm4", "other", "blue", 4)
+    assert fact(trio, "other").tep == tep
+    assert trio.lab.vm("vm4").reaches("10.1.0.2")
+    assert trio.lab.vm("vm4").reaches("10.1.0.3")
+    assert trio.assert_clean().removed == ("a",)
+
+
+def test_a_compute_that_changes_its_tunnel_address_keeps_its_tunnels_at_all_peers(trio: Cloud) -> None:
+    a, old = trio.lab.compute("a"), fact(trio, "a")
+    tep = "172.31.200.1"
+    with undisturbed(trio, "b", "c", flows=False):
+        move_tep(a, tep)
+        trio.wait(lambda: fact(trio, "a").tep == tep, what="the new address")
+        for name, ip in (("b", "10.1.0.2"), ("c", "10.1.0.3")):
+            peer = trio.lab.compute(name)
+            wait_until(partial(free_of, peer, f'"{old.tep}"'), f"the old address to go from {name}")
+            assert len([line for line in snapshots.tunnels(peer) if f'"{tep}"' in line]) == 1
+            assert trio.lab.vm("vm1").reaches(ip)
+    assert f"tep:{old.tep}" in fact(trio, "a").past
+    trio.assert_clean()
+
+
+def test_a_tunnel_address_taken_from_another_is_not_believed(trio: Cloud) -> None:
+    """A live compute that announces another's address keeps its own in use: nobody's tunnel is moved."""
+    a = trio.lab.compute("a")
+    with undisturbed(trio, "a", "b", "c"):
+        a.vsctl("set", "Open_vSwitch", ".", f"other_config:local_ip={trio.lab.compute('b').tep}", wait=False)
+        asked = trio.controller.app.cluster.state.revision
+        a.vsctl("set", "Open_vSwitch", ".", "external_ids:transport-zone=other", wait=False)
+        trio.wait(lambda: fact(trio, "a").zone == "other", what="the claim to be heard")
+        assert trio.controller.app.cluster.state.revision > asked
+        assert fact(trio, "a").tep == a.tep
+    a.vsctl("set", "Open_vSwitch", ".", f"other_config:local_ip={a.tep}", wait=False)
+    trio.assert_clean()
+
+
+# ---- names and DPN ids ----------------------------------------------------------------------------
+
+
+def test_a_renamed_host_keeps_its_number_and_its_ports(trio: Cloud) -> None:
+    a, old = trio.lab.compute("a"), fact(trio, "a")
+    member = trio.controller.member("a")
+    with undisturbed(trio, "b", "c"):
+        a.vsctl("set", "bridge", "br-int", "other_config:dp-desc=rack7", wait=False)
+        trio.wait(lambda: "rack7" in trio.controller.app.cluster.state.by_name, what="the new name")
+        trio.wait_clean()
+    now = fact(trio, "rack7")
+    assert (now.number, now.dpid, now.tep) == (old.number, old.dpid, old.tep)
+    assert trio.controller.member("rack7") is member
+    assert trio.place("vm1") == "rack7"
+    assert resolve(trio.controller.app.cluster.state, "a")[0] == now
+    assert trio.lab.vm("vm1").ping("10.1.0.2", count=3).lost == 0
+    trio.assert_clean()
+
+
+def test_a_dpn_id_that_is_taken_is_replaced_by_another(trio: Cloud) -> None:
+    taken = fact(trio, "a").dpid
+    with undisturbed(trio, "a", "b", "c"):
+        other = trio.lab.add_compute("other")
+        other.vsctl(
+            *("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev"),
+            f"other_config:datapath-id={taken:016x}",
+        )
+        other.register()
+        trio.wait_ready("other")
+        assert fact(trio, "other").dpid != taken
+        assert f"{fact(trio, 'other').dpid:016x}" in other.vsctl("get", "bridge", "br-int", "datapath_id")
+    trio.assert_clean()
+
+
+def test_a_dpn_id_that_is_free_is_kept(trio: Cloud) -> None:
+    other = trio.lab.add_compute("other")
+    other.vsctl(
+        *("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev"),
+        "other_config:datapath-id=00000000deadbeef",
+    )
+    other.register()
+    trio.wait_ready("other")
+    assert fact(trio, "other").dpid == 0xDEADBEEF
+    trio.assert_clean()
+
+
+# ---- the mark -------------------------------------------------------------------------------------
+
+
+def test_the_mark_is_put_back_by_whatever_hand_or_accident_it_went(trio: Cloud) -> None:
+    a = trio.lab.compute("a")
+    trio.call(trio.service.start(["a"]))
+    trio.wait_clean()
+    with undisturbed(trio, "b", "c"):
+        a.vsctl("remove", "bridge", "br-int", "external_ids", "tombstoned", wait=False)
+        wait_until(lambda: snapshots.bridge_ids(a).get("tombstoned") == "true", "the mark after it was deleted by hand")
+        a.vsctl("set", "bridge", "br-int", "external_ids:tombstoned=false", wait=False)
+        wait_until(lambda: snapshots.bridge_ids(a).get("tombstoned") == "true", "the mark after it was set by hand")
+        trio.call(trio.service.recover(["a"]))
+        a.vsctl("set", "bridge", "br-int", "external_ids:tombstoned=true", wait=False)
+        wait_until(lambda: "tombstoned" not in snapshots.bridge_ids(a), "a mark that was made by hand to go")
+        trio.call(trio.service.start(["a"]))
+        a.kill_database()
+        trio.wait(lambda: trio.controller.member("a").link is None, what="a's database gone")
+        a.start_database()
+        trio.wait_ready("a", deadline=30)
+        assert snapshots.bridge_ids(a)["tombstoned"] == "true"
+    trio.assert_clean()
+
+
+def test_a_mark_made_while_the_compute_was_away_is_written_at_its_return(trio: Cloud) -> None:
+    a = trio.lab.compute("a")
+    a.cut_control()
+    trio.wait(lambda: not trio.controller.member("a").connected, what="a cut off")
+    trio.call(trio.service.start(["a"]))
+    assert "tombstoned" not in snapshots.bridge_ids(a)
+    a.heal_control()
+    trio.wait_ready("a", deadline=30)
+    assert snapshots.bridge_ids(a)["tombstoned"] == "true"
+    trio.assert_clean()
+
+
+def test_a_bridge_that_was_deleted_by_hand_is_made_again(trio: Cloud) -> None:
+    a = trio.lab.compute("a")
+    trio.call(trio.service.start(["a"]))
+    trio.wait_clean()
+    dpid = fact(trio, "a").dpid
+    with undisturbed(trio, "b", "c", flows=False):
+        a.vsctl("del-br", "br-int")
+        wait_until(lambda: snapshots.bridge_ids(a).get("tombstoned") == "true", "br-int, with the mark", 20)
+        trio.wait_ready("a", deadline=30)
+    assert f"{dpid:016x}" in a.vsctl("get", "bridge", "br-int", "datapath_id")
+    trio.assert_clean()
