@@ -60,7 +60,9 @@ EVERYBODY_ELSE = {"vm1": 0, "vm2": 1, "vm3": 1, "vm4": 1, "other1": 0, "other2":
         ("multicast", "01:00:5e:00:00:fb"),
     ],
 )
-def test_what_is_flooded_reaches_every_other_port_of_the_network_once(cloud: Cloud, kind: str, destination: str) -> None:
+def test_what_is_flooded_reaches_every_other_port_of_the_network_once(
+    cloud: Cloud, kind: str, destination: str
+) -> None:
     frame = packets.ethernet(destination, cloud.lab.vm("vm1").mac, 0x88B6, kind.encode())
     assert heard(cloud, "vm1", frame) == EVERYBODY_ELSE
 

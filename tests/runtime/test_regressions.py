@@ -81,13 +81,17 @@ def test_what_changes_while_a_switch_is_being_read_is_not_lost(pair: Cloud) -> N
 def test_many_flows_that_nothing_explains_are_not_deleted_before_it_is_approved(pair: Cloud) -> None:
     compute = pair.lab.compute("a")
     wait_until(
-        lambda: f'ebbtide-revision="{pair.controller.app.cluster.state.revision}"'
-        in compute.vsctl("get", "bridge", "br-int", "external_ids"),
+        lambda: (
+            f'ebbtide-revision="{pair.controller.app.cluster.state.revision}"'
+            in compute.vsctl("get", "bridge", "br-int", "external_ids")
+        ),
         "the stamp",
     )
     pair.controller.stop()
     for number in range(80):
-        compute.ofctl("add-flow", "br-int", f"table=51,priority=1,cookie=0x40200009{number:08x},reg6={number},actions=drop")
+        compute.ofctl(
+            "add-flow", "br-int", f"table=51,priority=1,cookie=0x40200009{number:08x},reg6={number},actions=drop"
+        )
     held = len(snapshots.flows(compute))
     pair.controller = type(pair.controller)(pair.lab, pair.directory / "state")
     pair.wait(lambda: pair.controller.member("a").phase is Phase.BRAKED, what="a braked", deadline=30)
@@ -146,4 +150,14 @@ def test_a_bridge_whose_flows_came_without_a_controller_is_foreign_and_keeps_the
     assert snapshots.flows(compute) == before
     pair.call(pair.service.adopt("c"))
     pair.wait_ready("c", deadline=30)
+    pair.assert_clean()
+
+
+def test_actions_changed_by_hand_under_the_same_cookie_are_mended_by_reconcile(pair: Cloud) -> None:
+    compute = pair.lab.compute("a")
+    line = next(f for f in snapshots.flows(compute) if "table=51, priority=20" in f)
+    compute.ofctl("--strict", "mod-flows", "br-int", f"{line.split(', ', 1)[1].split(' actions')[0]},actions=drop")
+    assert [f.what for f in pair.audit().findings] == ["flow differs"]
+    pair.call(pair.service.reconcile(["a"], approve=False))
+    pair.wait_ready("a", "b")
     pair.assert_clean()

@@ -24,12 +24,15 @@ class Compiled:
     def get(self, state: State, key: Key, view: View) -> Encoded | None:
         """The encoded fragment, or None where there is nothing to say."""
         if key.compute:
-            made = compiler.fragment(state, key, view)
-            return encode(made) if made is not None else None
+            return self.once(state, key, view)
         if key not in self._shared:
-            made = compiler.fragment(state, key, view)
-            self._shared[key] = encode(made) if made is not None else None
+            self._shared[key] = self.once(state, key, view)
         return self._shared[key]
+
+    def once(self, state: State, key: Key, view: View) -> Encoded | None:
+        """The same of a State that may not be the newest any more: nothing is looked up, and nothing kept."""
+        made = compiler.fragment(state, key, view)
+        return encode(made) if made is not None else None
 
     def forget(self, keys: Iterable[Key]) -> None:
         """Drop what a change of State has touched."""

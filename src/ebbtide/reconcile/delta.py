@@ -17,7 +17,14 @@ import msgspec
 from ebbtide.compile.flow import Meter
 from ebbtide.compile.fragment import Fragment, Key
 from ebbtide.compile.ledger import Kind, is_ours, read_cookie
-from ebbtide.openflow.flows import EncodedFlow, EncodedGroup, InstalledFlow, encode_flow, encode_group
+from ebbtide.openflow.flows import (
+    EncodedFlow,
+    EncodedGroup,
+    InstalledFlow,
+    canonical_instructions,
+    encode_flow,
+    encode_group,
+)
 
 FlowKey = tuple[int, int, bytes]
 
@@ -118,14 +125,22 @@ class Found(NamedTuple):
     meters: frozenset[int]
 
 
-def resync(found: Found, desired: Mapping[Key, Encoded]) -> Work:
+def resync(found: Found, desired: Mapping[Key, Encoded], deep: bool = False) -> Work:
     """Work that turns what was found into the desired fragments.
+
+    `deep`: compare canonical actions too; somebody who changes a flow's actions by hand leaves its cookie as it was.
 
     Flows are compared by key and cookie and nothing else: the cookie is the hash of the content. Flows of kind VOLATILE are left
     to their makers. Meters have no content that a dump of Open vSwitch's userspace shows reliably: the missing ones are made.
     """
     work = Work(after=dict(desired))
     installed = {f.key: f.cookie for f in found.flows if read_cookie(f.cookie)[0] != Kind.VOLATILE}
+    if deep:
+        wanted = {f.key: f.instructions for e in desired.values() for f in e.flows}
+        for flow in found.flows:
+            if flow.key in installed and canonical_instructions(flow.instructions) != wanted.get(flow.key, b""):
+                # Another cookie than any of ours: it is replaced where it is wanted, and taken away where it is not.
+                installed[flow.key] = flow.cookie if flow.key not in wanted else ~flow.cookie
     groups = {number: EncodedGroup(number, kind, buckets) for number, (kind, buckets) in found.groups.items()}
     known = {m for e in desired.values() for m in e.meters if m.meter_id in found.meters}
     _changes(work, desired.values(), installed, groups, known)

@@ -481,24 +481,30 @@ class Cluster:
             if not self.store.leading.is_set() or not ports:
                 continue
 
-            def decide(state: State, ports: Iterable[str] = frozenset(ports)) -> tuple[list[Edit], None]:
-                return [edit for port in sorted(ports) for edit in bindings.judge(state, port, self._sight(port))], None
-
             try:
-                await self.store.commit(decide)
-            except EbbtideError as error:
-                log.warning("bindings_wait", reason=str(error), ports=len(ports))
+                await self._judge_these(frozenset(ports))
+            except Exception as error:
+                if isinstance(error, EbbtideError):
+                    log.warning("bindings_wait", reason=str(error), ports=len(ports))
+                else:
+                    # One port that cannot be judged must not keep all others from being looked at ever again.
+                    log.exception("bindings_fault", ports=len(ports))
                 self._judge |= ports
                 await asyncio.sleep(0.5)
                 self._judging.set()
-                continue
-            for port in ports:
-                held = self.state.bindings.get(port, ())
-                moving = any(b.phase is not BindingPhase.ACTIVE for b in held) or (not held and port in self._seen)
-                if moving and port in self.state.ports:
-                    self._unsettled.add(port)
-                else:
-                    self._unsettled.discard(port)
+
+    async def _judge_these(self, ports: Set[str]) -> None:
+        def decide(state: State) -> tuple[list[Edit], None]:
+            return [edit for port in sorted(ports) for edit in bindings.judge(state, port, self._sight(port))], None
+
+        await self.store.commit(decide)
+        for port in ports:
+            held = self.state.bindings.get(port, ())
+            moving = any(b.phase is not BindingPhase.ACTIVE for b in held) or (not held and port in self._seen)
+            if moving and port in self.state.ports:
+                self._unsettled.add(port)
+            else:
+                self._unsettled.discard(port)
 
     def _sight(self, port: str) -> bindings.Sight:
         state = self.state

@@ -455,9 +455,7 @@ class Service:
             return await self.cluster.approve(names)
         chosen = [m for m in self.cluster.members.values() if not names or m.name in names]
         for member in chosen:
-            member.rejected.clear()
-            member.synced = False
-            member.touch_rows()
+            member.look_again()
         return sorted(m.name for m in chosen)
 
     def compute_status(self, compute: Compute) -> dict[str, Any]:
