@@ -38,7 +38,8 @@ Match = tuple[M, ...]
 def match(**fields: int | tuple[int, int]) -> Match:
     """Build a match. An int is exact, a (value, mask) pair is masked. Order of writing does not matter to equality:
     the encoder puts prerequisites first; here fields are kept sorted by name."""
-    return tuple(M(k, *v) if isinstance(v, tuple) else M(k, v) for k, v in sorted(fields.items()))
+    new = tuple.__new__  # M's own does the same by a call more
+    return tuple([new(M, (k, *v)) if type(v) is tuple else new(M, (k, v, None)) for k, v in sorted(fields.items())])
 
 
 class Output(msgspec.Struct, frozen=True, tag=True):

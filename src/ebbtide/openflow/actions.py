@@ -14,6 +14,7 @@ This file is longer than most because each action is two functions that are only
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from struct import Struct
 from struct import error as StructError
 from typing import Any, NamedTuple
@@ -58,6 +59,17 @@ _S_METADATA = Struct("!HH4xQQ")
 _U16, _U32 = Struct("!H"), Struct("!I")
 
 _PAD = tuple(b"\0" * (-n % 8) for n in range(8))
+# Of a whole field: limit, bytes of the value, what stands before it and after it. in_port is written another way.
+_SET_FIELDS = {
+    field.name: (
+        field.limit,
+        field.size,
+        _TL.pack(_SET_FIELD, 4 + len(field.oxm) + field.size + 7 & ~7) + field.oxm,
+        _PAD[4 + len(field.oxm) + field.size & 7],
+    )
+    for field in oxm.FIELDS.values()
+    if field.name != "in_port"
+}
 _NO_RECIRC = 0xFF
 
 
@@ -116,6 +128,9 @@ def _group(a: f.ToGroup) -> bytes:
 
 
 def _set_field(a: f.SetField) -> bytes:
+    found = _SET_FIELDS.get(a.name) if a.mask is None else None
+    if found is not None and 0 <= a.value <= found[0]:
+        return found[2] + a.value.to_bytes(found[1], "big") + found[3]
     if a.mask is None or a.mask == oxm.field(a.name).limit:
         if a.name == "in_port":
             # Only the 16-bit form of in_port can be written (ovs-fields(7), "in_port").
@@ -136,6 +151,7 @@ def _load(a: f.Load) -> bytes:
     return _S_LOAD.pack(_EXPERIMENTER, 24, NICIRA, _REG_LOAD, ofs_nbits, header, a.value)
 
 
+@lru_cache(maxsize=1024)
 def _move(a: f.Move) -> bytes:
     src, _ = _subfield(a.src, a.src_offset, a.nbits)
     dst, _ = _subfield(a.dst, a.dst_offset, a.nbits)

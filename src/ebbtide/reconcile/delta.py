@@ -110,6 +110,9 @@ def _changes(
         for group in encoded.groups:
             if groups.pop(group.group_id, None) != group:
                 work.groups.append(group)
+        if not flows:
+            work.flows += encoded.flows
+            continue
         for flow in encoded.flows:
             if flows.pop(flow.key, None) != flow.cookie:
                 work.flows.append(flow)

@@ -24,12 +24,14 @@ from ebbtide.decide import brake
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Compute, Membership
 from ebbtide.model.observed import Phase, View
+from ebbtide.model.state import State
 from ebbtide.ovsdb.replica import Replica
-from ebbtide.reconcile.delta import Break, Encoded, FlowKey, Work, diff, encode, resync, strangers
+from ebbtide.reconcile.delta import Break, Encoded, FlowKey, Found, Work, diff, encode, resync, strangers
 from ebbtide.runtime import paths, vswitch
+from ebbtide.runtime.collector import no_collection
 from ebbtide.runtime.link import LinkLost, OvsdbLink
 from ebbtide.runtime.pulse import Pulse
-from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
+from ebbtide.runtime.switch import BUNDLE_MESSAGES, Rejected, SwitchLink, SwitchLost
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -39,6 +41,8 @@ log = structlog.get_logger("compute")
 FEW_STRANGERS = 10
 #: A vswitchd counts as held when it has shown no controller status for so long (seconds).
 HELD_FOR = 1.0
+#: So many fragments are compiled at a stretch before others have their turn.
+SLICE = 100
 
 
 class Member:
@@ -74,6 +78,7 @@ class Member:
         self._held_since: float | None = None
         self._busy = False
         self._leaving = False
+        self._deep = False
         self.left = False
         self._wiped: SwitchLink | None = None
         self._stamp_due = 0.0
@@ -131,6 +136,13 @@ class Member:
     def approve(self) -> None:
         """An operator has approved what the brake held: reconcile anew, and carry it out."""
         self.approved = True
+        self.synced = False
+        self.touch_rows()
+
+    def look_again(self) -> None:
+        """An operator asks for its switch to be compared anew, actions included, and for what it refused to be tried again."""
+        self.rejected.clear()
+        self._deep = True
         self.synced = False
         self.touch_rows()
 
@@ -304,7 +316,8 @@ class Member:
                 await self._release_held(compute)
             return
         if not self.synced:
-            await self._resync(compute)
+            with no_collection():
+                await self._resync(compute)
         else:
             await self._update(compute)
         if self.held_back:
@@ -436,9 +449,14 @@ class Member:
             raise LinkLost(self.reason)
         self._dirty.clear()
         self._dirty_from = None
-        desired = self.cluster.compiled.desired(state, self.number, self.view)
-        desired = {key: made for key, made in desired.items() if key not in self.rejected}
-        work = resync(found, desired)
+        before = switch.flow_mods
+        if not found.flows and not found.groups:
+            work = await self._install(state)
+        else:
+            self._forget_held()
+            desired = self.cluster.compiled.desired(state, self.number, self.view)
+            desired = {key: made for key, made in desired.items() if key not in self.rejected}
+            work = resync(found, desired, self._deep)
         ours = len(found.flows) - len(strange)
         self.held_back = brake.unexplained(stamp, state.revision, ours, len(work.break_flows))
         if self.held_back and not self.approved:
@@ -446,16 +464,9 @@ class Member:
             work.break_flows, work.break_groups = [], []
         else:
             self.held_back = ""
-        self._breaks.clear()
-        self._group_breaks.clear()
-        self.held = {}
-        before = switch.flow_mods
-        try:
-            await self._carry_out(work, state.revision)
-        except Rejected as error:
-            self._isolate(error, work, set())
-            raise
+        await self._carry_out_isolating(work, state.revision)
         self.synced = True
+        self._deep = False
         self.approved = False
         self.resyncs += 1
         self.resync_flow_mods = switch.flow_mods - before
@@ -467,6 +478,55 @@ class Member:
             made=work.makes,
             to_break=work.breaks,
         )
+
+    async def _install(self, state: State) -> Work:
+        """A switch that holds nothing: it carries out one part while the next is compiled. Gives the last part, not yet sent.
+
+        Nobody is served by this switch yet, so the parts need not go in together; but whatever flows point to goes first. A change of
+        State meanwhile marks what it touches, and that is sent again when this is done.
+        """
+        self._forget_held()
+        compiled, view = self.cluster.compiled, self.view
+        found = Found([], {}, frozenset())
+        keys = sorted(compiler.keys(state, self.number, view), key=lambda key: key.room == "port")
+        part: dict[Key, Encoded] = {}
+        size = 0
+        sending: asyncio.Task[None] | None = None
+        try:
+            for index, key in enumerate(keys):
+                get = compiled.get if self.cluster.state is state else compiled.once
+                made = get(state, key, view)
+                if made is not None and key not in self.rejected:
+                    part[key] = made
+                    size += len(made.flows) + len(made.groups)
+                if size >= BUNDLE_MESSAGES and key.room == "port":
+                    if sending is not None:
+                        await sending
+                    work = resync(found, part)
+                    sending = asyncio.create_task(self._carry_out_isolating(work, state.revision))
+                    part, size = {}, 0
+                if index % SLICE == 0:
+                    await asyncio.sleep(0)
+            if sending is not None:
+                await sending
+        except BaseException:
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+            raise
+        return resync(found, part)
+
+    def _forget_held(self) -> None:
+        self._breaks.clear()
+        self._group_breaks.clear()
+        self.held = {}
+
+    async def _carry_out_isolating(self, work: Work, revision: int) -> None:
+        try:
+            await self._carry_out(work, revision)
+        except Rejected as error:
+            self._isolate(error, work, set())
+            raise
 
     async def _update(self, compute: Compute) -> None:
         keys, self._dirty = self._dirty, set()
@@ -492,7 +552,7 @@ class Member:
 
     async def _carry_out(self, work: Work, revision: int) -> None:
         switch = self._open_switch()
-        for flow in work.flows:
+        for flow in work.flows if self._breaks else ():
             self._breaks.pop(flow.key, None)
         for group in work.groups:
             self._group_breaks.pop(group.group_id, None)

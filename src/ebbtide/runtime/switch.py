@@ -18,6 +18,7 @@ from ebbtide.openflow import flows, multipart
 from ebbtide.openflow import messages as m
 from ebbtide.openflow.session import Collected, Ready, Received, Refused, Session, State
 from ebbtide.reconcile.delta import Break, Found, Work
+from ebbtide.runtime.collector import no_collection
 from ebbtide.runtime.link import certificate_of
 
 READ_BYTES = 1 << 18
@@ -198,7 +199,8 @@ class SwitchLink:
         assert isinstance(meter_body, bytes)
         groups = {g.group_id: (g.type, g.buckets) for g in multipart.read_groups(group_body)}
         meters = frozenset(meter.meter_id for meter in multipart.read_meters(meter_body))
-        return Found(flows.iter_flow_stats(flow_body), groups, meters)
+        with no_collection():
+            return Found(flows.iter_flow_stats(flow_body), groups, meters)
 
     async def make(self, work: Work) -> None:
         """`_make`, one at a time: two tasks that fill bundles on one connection would commit each other's."""
@@ -263,25 +265,40 @@ class SwitchLink:
         """Send whole messages as ordered atomic bundles; one if they fit.
 
         Open vSwitch refuses a malformed message when it arrives, drops it, and would commit the rest: so the commit is only sent when a
-        barrier has shown that everything before it was taken.
+        barrier has shown that everything before it was taken. While the switch carries one bundle out, the next is filled.
         """
+        self._errors.clear()
+        if messages:
+            await self._reply(self._fill(messages, 0))
         for at in range(0, len(messages), BUNDLE_MESSAGES):
-            part = messages[at : at + BUNDLE_MESSAGES]
-            self._bundle = (self._bundle + 1) & 0xFFFFFFFF
-            self._errors.clear()
-            base = first_xid + at
-            session = self._open()
-            session.send_bundle(self._bundle, part, commit=False)
-            await self.barrier()
-            refused = self._refused(base, len(part), first_xid)
+            bundle, after = self._bundle, at + BUNDLE_MESSAGES
+            base, count = first_xid + at, min(BUNDLE_MESSAGES, len(messages) - at)
+            refused = self._refused(base, count, first_xid)
             if refused:
-                self._open().send(m.BundleControl(self._bundle, m.BUNDLE_DISCARD))
-                self._flush()
+                self._discard(bundle)
                 raise Rejected(refused)
-            try:
-                await self._reply(self._open().send(m.BundleControl(self._bundle, m.BUNDLE_COMMIT)))
-            except Rejected as error:
-                raise Rejected(self._refused(base, len(part), first_xid) or error.refused) from None
+            waits = [self._reply(self._open().send(m.BundleControl(bundle, m.BUNDLE_COMMIT)))]
+            if after < len(messages):
+                waits.append(self._reply(self._fill(messages, after)))
+            committed, *filled = await asyncio.gather(*waits, return_exceptions=True)
+            if isinstance(committed, Rejected):
+                if filled:
+                    self._discard(self._bundle)
+                raise Rejected(self._refused(base, count, first_xid) or committed.refused)
+            for result in (committed, *filled):
+                if isinstance(result, BaseException):
+                    raise result
+
+    def _fill(self, messages: list[bytes], at: int) -> int:
+        """Open the next bundle and put its messages in; the xid of the barrier after them."""
+        self._bundle = (self._bundle + 1) & 0xFFFFFFFF
+        session = self._open()
+        session.send_bundle(self._bundle, messages[at : at + BUNDLE_MESSAGES], commit=False)
+        return session.send(m.BarrierRequest())
+
+    def _discard(self, bundle: int) -> None:
+        self._open().send(m.BundleControl(bundle, m.BUNDLE_DISCARD))
+        self._flush()
 
     def _refused(self, base: int, count: int, first: int) -> dict[int, str]:
         return {xid - first: words for xid, words in self._errors.items() if base <= xid < base + count}

@@ -6,10 +6,8 @@ probe), and a request for an address that nobody is known to have. RFC 826; RFC 
 
 from __future__ import annotations
 
-import ipaddress
-
 from ebbtide.compile import ledger
-from ebbtide.compile.flow import Flow, Move, Resubmit, SetField, match
+from ebbtide.compile.flow import Flow, M, Move, Resubmit, SetField
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, T
 from ebbtide.model.facts import Network, Port
@@ -18,24 +16,20 @@ from ebbtide.model.facts import Network, Port
 def responder(net: Network, port: Port) -> Fragment:
     """Shared by the footprint: answers for each IPv4 address of the port."""
     cookie = ledger.cookie(Kind.PORT, Feature.ARP, port.lport)
-    elan = ledger.metadata_network(net.tag)
+    elan = M("metadata", *ledger.metadata_network(net.tag))
     flows = []
     for text in port.addresses:
-        address = ipaddress.ip_address(text)
-        if address.version != 4:
+        address = _ipv4(text)
+        if address is None:
             continue
-        asked: dict[str, int | tuple[int, int]] = {
-            "metadata": elan,
-            "eth_type": 0x0806,
-            "arp_op": 1,
-            "arp_tpa": int(address),
-        }
+        # As `match` would give it, sorted by name: this is made for every port.
+        target = M("arp_tpa", address)
         flows.append(
             Flow(
                 T.ARP_RESPONDER,
                 Priority.ARP_OWN,
-                match(**asked, arp_sha=port.mac),
-                actions=(Resubmit(T.L2_BASE),),
+                (_ASKED, M("arp_sha", port.mac), target, _ARP, elan),
+                actions=_TO_L2,
                 cookie=cookie,
             )
         )
@@ -43,20 +37,39 @@ def responder(net: Network, port: Port) -> Fragment:
             Flow(
                 T.ARP_RESPONDER,
                 Priority.ARP_ANSWER,
-                match(**asked),
+                (_ASKED, target, _ARP, elan),
                 actions=(
-                    Move("eth_src", "eth_dst", 48),
+                    _ETH_BACK,
                     SetField("eth_src", port.mac),
-                    SetField("arp_op", 2),
-                    Move("arp_sha", "arp_tha", 48),
+                    _ANSWER,
+                    _MAC_BACK,
                     SetField("arp_sha", port.mac),
-                    Move("arp_spa", "arp_tpa", 32),
-                    SetField("arp_spa", int(address)),
-                    Move("metadata", ledger.TO_LPORT_REG, ledger.LPORT_BITS, src_offset=ledger.LPORT_SHIFT),
-                    SetField(ledger.TO_COMPUTE_REG, 0),
+                    _ADDRESS_BACK,
+                    SetField("arp_spa", address),
+                    *_TO_SENDER,
                 ),
                 goto=T.EGRESS,
                 cookie=cookie,
             )
         )
     return Fragment(tuple(flows))
+
+
+_ASKED, _ARP = M("arp_op", 1), M("eth_type", 0x0806)
+_TO_L2 = (Resubmit(T.L2_BASE),)
+_ANSWER = SetField("arp_op", 2)
+_ETH_BACK = Move("eth_src", "eth_dst", 48)
+_MAC_BACK = Move("arp_sha", "arp_tha", 48)
+_ADDRESS_BACK = Move("arp_spa", "arp_tpa", 32)
+_TO_SENDER = (
+    Move("metadata", ledger.TO_LPORT_REG, ledger.LPORT_BITS, src_offset=ledger.LPORT_SHIFT),
+    SetField(ledger.TO_COMPUTE_REG, 0),
+)
+
+
+def _ipv4(text: str) -> int | None:
+    """A stored address (checked where it came in) as a number; None for IPv6."""
+    if ":" in text:
+        return None
+    a, b, c, d = text.split(".")
+    return int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)

@@ -18,6 +18,7 @@ from ebbtide.compile.flow import (
     Group,
     GroupType,
     Load,
+    M,
     Move,
     Output,
     Resubmit,
@@ -117,7 +118,7 @@ def known_mac(net: Network, port: Port, active: Binding) -> Fragment:
     flow = Flow(
         T.L2_DMAC,
         Priority.KNOWN_MAC,
-        match(metadata=ledger.metadata_network(net.tag), eth_dst=port.mac),
+        (M("eth_dst", port.mac), M("metadata", *ledger.metadata_network(net.tag))),
         actions=(
             SetField(ledger.TO_LPORT_REG, port.lport),
             SetField(ledger.TO_COMPUTE_REG, active.compute),
