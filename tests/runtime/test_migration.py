@@ -48,8 +48,8 @@ def phases(cloud: Cloud, port: str = "vm4") -> dict[str, BindingPhase]:
 def begin(cloud: Cloud, target: str = "b"):  # type: ignore[no-untyped-def]
     migration = cloud.lab.migration("vm4", target)
     migration.begin()
-    cloud.wait(lambda: phases(cloud).get(target) is BindingPhase.PENDING, what="pending")
-    cloud.wait_ready("a", "b", "c")
+    cloud.wait_prepared("vm4")
+    assert phases(cloud)[target] is BindingPhase.PENDING
     return migration
 
 

@@ -63,7 +63,7 @@ def test_a_migrating_vm_that_is_probed_throughout_loses_nothing(cloud: Cloud) ->
         migration.begin()
         cloud.wait(lambda: len(cloud.controller.app.cluster.state.bindings["vm3"]) == 2, what="pending")
         assert cloud.place("vm3") == "a"
-        cloud.wait_ready("a", "b")
+        cloud.wait_prepared("vm3")
         migration.switch()
         cloud.wait(lambda: cloud.place("vm3") == "b", what="flipped")
         migration.finish()

@@ -160,11 +160,25 @@ class Cloud:
         """One of the spec's RPCs."""
         return self.http("POST", f"/rests/operations/scalein-api:{verb}", {"scalein-api:input": {leaf: ids}})
 
+    def wait_prepared(self, port: str) -> None:
+        """Until a port is pending somewhere, and the switches at both its places have settled on that.
+
+        A live migration overlaps for seconds at least; what wakes sooner than cached datapath flows follow may miss frames.
+        """
+
+        def prepared() -> bool:
+            cluster = self.controller.app.cluster
+            held = cluster.state.bindings.get(port, ())
+            since = max((b.since for b in held), default=0)
+            return len(held) == 2 and all(cluster.members[b.compute].settled(since) for b in held)
+
+        self.wait(prepared, what=f"{port} prepared at both ends")
+
     def migrate(self, vm: str, target: str) -> None:
         """A whole live migration, and everything that follows from it."""
         migration = self.lab.migration(vm, target)
         migration.begin()
-        self.wait(lambda: len(self.controller.app.cluster.state.bindings[vm]) == 2, what="pending")
+        self.wait_prepared(vm)
         migration.switch()
         self.wait(lambda: self.place(vm) == target, what="flipped")
         migration.finish()

@@ -30,6 +30,7 @@ from ebbtide.lab.vm import Vm
 SABOTAGES = ("break-before-make", "skip-tunnel", "leave-residue")
 RATE = 50.0
 LEAST = 1.0
+OVERLAP = 1.5
 MANAGER = "tcp:10.255.0.1:6640"
 _COUNTERS = re.compile(r"(duration|n_packets|n_bytes|idle_age|hard_age)=[^, ]+,? ?")
 
@@ -152,6 +153,8 @@ def _migrate(lab: Lab, api: Api, vm: str, target: str, *, fail: bool = False, sa
     migration.begin()
     wait_until(lambda: len(_bindings(api, vm)) == 2, f"{vm} to be prepared on {target}")
     _ready(api, target)
+    # libvirt copies the guest's memory meanwhile, for seconds at least; cached datapath flows follow their tables within one.
+    _for_a_while(OVERLAP)
     if sabotage == "break-before-make":
         # What a controller does that clears the old place before the new one is known.
         source.ofctl("del-flows", "br-int", "table=220")

@@ -19,7 +19,7 @@ import structlog
 
 from ebbtide.compile import compiler, ledger
 from ebbtide.compile.features import tunnel
-from ebbtide.compile.fragment import Fragment, Key
+from ebbtide.compile.fragment import Fragment, Key, TunnelRow
 from ebbtide.decide import brake
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Compute, Membership
@@ -70,6 +70,7 @@ class Member:
         self._dirty_from: int | None = None
         self._rows_dirty = True
         self._drop_tunnels = True
+        self._tunnels_of: tuple[State, dict[int, TunnelRow]] | None = None
         self._breaks: dict[FlowKey, tuple[int, float]] = {}
         self._group_breaks: dict[int, float] = {}
         self._done: deque[tuple[int, float]] = deque(maxlen=256)
@@ -331,12 +332,20 @@ class Member:
         if rows:
             await self._rows_that_arm(compute)
             self._drop_tunnels = True
+            await self._rows_that_break()
         await self._breaks_due()
         if self._drop_tunnels:
             await self._rows_that_break()
         await self._stamp()
 
     # --- rows ---
+
+    def _tunnel_rows(self) -> dict[int, TunnelRow]:
+        """The tunnel ports that it should have, worked out once a State."""
+        state = self.cluster.state
+        if self._tunnels_of is None or self._tunnels_of[0] is not state:
+            self._tunnels_of = (state, tunnel.rows(state, self.number))
+        return self._tunnels_of[1]
 
     async def _send_rows(self, rows: vswitch.Rows) -> bool:
         transaction = rows.transaction
@@ -376,18 +385,18 @@ class Member:
         drop = () if compute.tombstoned else (vswitch.TOMBSTONED,)
         rows = self._rows()
         rows.ensure_bridge(ids, drop, compute.dpid, self._target())
-        again = own is None or rows.make_tunnels(tunnel.rows(state, self.number).values(), compute.adopted)
+        again = own is None or rows.make_tunnels(self._tunnel_rows().values(), compute.adopted)
         if await self._send_rows(rows) and again:
             if own is not None:
                 await self._await_realised()
             rows = self._rows()
-            rows.make_tunnels(tunnel.rows(state, self.number).values())
+            rows.make_tunnels(self._tunnel_rows().values())
             await self._send_rows(rows)
 
     async def _rows_that_arm(self, compute: Compute) -> None:
-        wanted = tunnel.rows(self.cluster.state, self.number).values()
+        # What is not wanted any more goes soon, armed or not: to disarm it first would keep vswitchd busy while it should let go.
         rows = self._rows()
-        rows.arm({row.name: row.bfd for row in wanted}, self.cluster.settings.bfd_interval)
+        rows.arm({row.name: row.bfd for row in self._tunnel_rows().values()}, self.cluster.settings.bfd_interval)
         rows.restore_wait(on=compute.gateway)
         await self._send_rows(rows)
 
@@ -410,7 +419,7 @@ class Member:
             self._again(HELD_FOR / 4)
             return
         rows = self._rows()
-        rows.arm({}, self.cluster.settings.bfd_interval)
+        rows.disarm()
         rows.restore_wait(on=False)
         await self._send_rows(rows)
         self.log.info("released", compute=compute.name)
@@ -616,13 +625,12 @@ class Member:
             self._again(0.05)
 
     async def _rows_that_break(self) -> None:
-        """Tunnel ports that nobody asks for go when the last flow that uses them has gone."""
-        waiting = {
-            ledger.read_cookie(c)[2]
-            for c, _ in self._breaks.values()
-            if ledger.read_cookie(c)[0] == ledger.Kind.COMPUTE
-        }
-        wanted = tunnel.rows(self.cluster.state, self.number)
+        """Tunnel ports that nobody asks for go when the last flow that uses them has gone; those to a removed compute before it:
+        nothing is sent there any more, and no port is ever given that number again."""
+        cookies = (ledger.read_cookie(cookie) for cookie, _ in self._breaks.values())
+        present = self.cluster.state.computes
+        waiting = {owner for kind, _, owner in cookies if kind == ledger.Kind.COMPUTE and owner in present}
+        wanted = self._tunnel_rows()
         names = {row.name for row in wanted.values()}
         keep = names | {i.name for peer, i in self.view.tunnels.items() if peer in waiting}
         keep |= {i.name for peer, i in self.view.tunnels.items() if Key("tunnel", peer, self.number) in self.held}

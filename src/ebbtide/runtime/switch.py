@@ -250,8 +250,13 @@ class SwitchLink:
         first = start + len(messages)
         messages += [flows.group_delete_bytes(number, first + i, version) for i, number in enumerate(groups)]
         self.flow_mods += len(breaks)
-        await self._bundles(messages, start)
+        # No bundle: nothing hits these flows any more, in whatever order they go, and groups go after them all the same.
+        self._errors.clear()
+        session.send_bytes(b"".join(messages))
         await self.barrier()
+        refused = self._refused(start, len(messages), start)
+        if refused:
+            raise Rejected(refused)
 
     async def _wipe(self, keep: Work) -> None:
         session = self._open()

@@ -451,15 +451,18 @@ class Rows:
             self._transaction.mutate("Bridge", by_uuid(own.uuid), [delete_from("ports", frozenset(gone))])
 
     def arm(self, armed: Mapping[str, bool], interval: int) -> None:
-        """BFD on (name -> True) or off, on our tunnel ports. `interval` in milliseconds."""
+        """BFD on (name -> True) or off, on the tunnel ports named. `interval` in milliseconds."""
+        on = {"enable": "true", "min_tx": str(interval), "min_rx": str(interval)}
         for _, uuid, row in interfaces(self._tables):
-            if PEER not in row["external_ids"]:
+            if PEER not in row["external_ids"] or row["name"] not in armed:
                 continue
-            want = (
-                {"enable": "true", "min_tx": str(interval), "min_rx": str(interval)} if armed.get(row["name"]) else {}
-            )
+            want = on if armed[row["name"]] else {}
             if dict(row["bfd"]) != want:
                 self._transaction.update("Interface", by_uuid(uuid), {"bfd": want})
+
+    def disarm(self) -> None:
+        """BFD off on all of our tunnel ports."""
+        self.arm({row["name"]: False for _, _, row in interfaces(self._tables)}, 0)
 
     def restore_wait(self, on: bool) -> None:
         """The key that keeps a restarted vswitchd silent until it is taken away (docs/decisions.md, section 10).
