@@ -38,6 +38,12 @@ def test_any_cut_gives_the_same_messages(values: list[tuple[object, str]], sizes
     assert [message.params for message in fed(data, [1] * len(data))] == expected
 
 
+def test_an_empty_chunk_between_a_backslash_and_what_it_escapes_changes_nothing() -> None:
+    data = msgspec.json.encode({"id": 1, "params": ['"']})
+    cut = data.index(b"\\") + 1
+    assert [message.params for message in fed(data, [cut, 0])] == [['"']]
+
+
 @pytest.mark.parametrize(
     "garbage",
     [

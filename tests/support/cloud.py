@@ -77,7 +77,9 @@ class Controller:
         return self.app.cluster.members[state.by_name[name]]
 
     def stop(self) -> None:
-        """Stop as a controller stops: sessions closed, switches left as they are."""
+        """Stop as a controller stops: sessions closed, switches left as they are. Again is no harm."""
+        if self.loop.is_closed():
+            return
         self.call(self.app.stop())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)

@@ -98,6 +98,8 @@ class Framer:
                 return
             if piece[0] != 0x7B:
                 raise RemoteProtocolError(f"a message must start with '{{', this one starts with {piece[:16]!r}")
+        if not piece:
+            return  # no byte of it, so the one that is escaped is still to come
         if len(self._buffer) + len(piece) > self._limit:
             raise RemoteProtocolError(f"a message is longer than {self._limit} bytes")
         self._measure(piece)

@@ -93,8 +93,14 @@ class PrivateStore:
 
     async def stop(self) -> None:
         """End the server."""
-        if self._control.exists():
-            await self._tool("ovs-appctl", "-t", str(self._control), "exit")
+        if not self._control.exists():
+            return
+        await self._tool("ovs-appctl", "-t", str(self._control), "exit")
+        for _ in range(100):
+            # It answers before it has gone; who stops it may want to copy or remove its files.
+            if not self._pidfile.exists():
+                return
+            await asyncio.sleep(0.02)
 
     async def _answers(self) -> bool:
         try:
