@@ -1,6 +1,6 @@
 """Rates of the OpenFlow codec per second of CPU, beside os-ken's where os-ken has the same step.
 
-Run it with ``python bench/codec.py``. The simple flow has 3 match fields and 2 actions; nothing is cached between
+Run it with ``python -m bench.codec``. The simple flow has 3 match fields and 2 actions; nothing is cached between
 rounds, and every flow differs from the others. os-ken wraps a message object and not bytes, so its bundle rate includes
 building a flow-mod with neither instructions nor content to speak of; compare it with encode and wrap together.
 """
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Any
 
 from ebbtide.compile.flow import Ct, Flow, Move, Nat, Output, Resubmit, SetField, match
 from ebbtide.openflow import flows, versions
+
+from .rows import Options, Row
 
 N = 20_000
 STATS = Struct("!HBxIIHHHHHxxQQQ")
@@ -101,7 +103,8 @@ def dump_body(count: int) -> bytes:
     return b"".join(out)
 
 
-def main() -> None:
+def measure() -> tuple[dict[str, float], dict[str, float]]:
+    """Rates by step: ours, and os-ken's where it has the same step."""
     simples, riches = [simple(n) for n in range(N)], [rich(n) for n in range(N)]
     encoded = [flows.encode_flow(flow) for flow in simples]
     messages = [flows.flow_add_bytes(flow, n) for n, flow in enumerate(encoded)][:5000]
@@ -114,7 +117,19 @@ def main() -> None:
         "wrap in a bundle, 1.3": rate(lambda: versions.bundle_bytes(1, messages, 1, 4), len(messages)),
         "decode flow dump": rate(lambda: flows.iter_flow_stats(body), N),
     }
-    theirs = os_ken_rates()
+    return ours, os_ken_rates()
+
+
+def run(options: Options) -> Iterator[Row]:
+    """Rows, for `python -m bench codec`: microseconds of CPU time, so that less is better, as everywhere else."""
+    ours, theirs = measure()
+    for name, value in ours.items():
+        reference = theirs.get(name)
+        yield Row(f"codec: {name}, against os-ken", 1e6 / value, "us", 1e6 / reference if reference else None)
+
+
+def main() -> None:
+    ours, theirs = measure()
     print(f"{'per CPU second':<24}{'ebbtide':>12}{'os-ken':>12}{'ratio':>8}")
     for name, value in ours.items():
         other = theirs.get(name)

@@ -1,6 +1,6 @@
 """Rates of `ebbtide.ovsdb` against ovs.db.idl, on a private ovsdb-server: CPU seconds of the client, best of three.
 
-   python bench/ovsdb.py
+   python -m bench.ovsdb
 
 1. First synchronization of some 8 200 rows: 4 000 ports with an interface each, 200 bridges, one Open_vSwitch.
 2. 2 000 VXLAN ports added to one bridge in one transaction: build, send, and see them in the copy.
@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ebbtide.ovsdb import Replica, Session, Transaction, eq, insert_into
 from ebbtide.ovsdb import events as ev
+from ebbtide.ovsdb.schema import DatabaseSchema
+
+from .rows import Options, Row
 
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 TABLES = ("Open_vSwitch", "Bridge", "Port", "Interface")
@@ -44,7 +46,7 @@ class Link:
             self.events += self.session.receive(self.socket.recv(262144))
             self.socket.sendall(self.session.data_to_send())
 
-    def schema(self):  # type: ignore[no-untyped-def]
+    def schema(self) -> DatabaseSchema:
         answer = self.ask(self.session.get_schema("Open_vSwitch"))
         assert isinstance(answer, ev.SchemaReceived)
         return answer.schema
@@ -170,7 +172,8 @@ def clear_ports(link: Link) -> None:
     link.transact(transaction)
 
 
-def main() -> None:
+def measure() -> dict[str, tuple[float, float]]:
+    """Seconds of CPU time by step: ours, and ovs.db.idl's."""
     with tempfile.TemporaryDirectory(prefix="ovsdb-") as folder:
         database, path = f"{folder}/db", f"{folder}/sock"
         subprocess.run(["ovsdb-tool", "create", database, SCHEMA], check=True)
@@ -181,7 +184,7 @@ def main() -> None:
                 time.sleep(0.02)
             link = Link(path)
             fill(link)
-            report("sync of 8 201 rows", min(cpu(lambda: ours_sync(path)) for _ in range(RUNS)), cpu_idl_sync(path))
+            sync = min(cpu(lambda: ours_sync(path)) for _ in range(RUNS)), cpu_idl_sync(path)
             # br0 starts empty, so that both sides add the same 2 000 ports.
             ours, idl = [], []
             for _ in range(RUNS):
@@ -189,7 +192,7 @@ def main() -> None:
                 ours.append(cpu(ours_ports(path)))
                 clear_ports(link)
                 idl.append(cpu(idl_ports(path)))
-            report("2 000 ports in one transaction", min(ours), min(idl))
+            return {"sync of 8 201 rows": sync, "2 000 ports in one transaction": (min(ours), min(idl))}
         finally:
             server.kill()
             server.wait()
@@ -200,9 +203,16 @@ def cpu_idl_sync(path: str) -> float:
     return min(cpu(lambda: idl_sync(path)) for _ in range(RUNS))
 
 
-def report(what: str, ours: float, idl: float) -> None:
-    print(f"{what}: ours {ours:.3f} s, ovs.db.idl {idl:.3f} s, ratio {idl / ours:.1f}")
+def run(options: Options) -> Iterator[Row]:
+    """Rows, for `python -m bench ovsdb`."""
+    for what, (ours, idl) in measure().items():
+        yield Row(f"ovsdb: {what}, CPU of the client, against ovs.db.idl", ours, "s", idl)
+
+
+def main() -> None:
+    for what, (ours, idl) in measure().items():
+        print(f"{what}: ours {ours:.3f} s, ovs.db.idl {idl:.3f} s, ratio {idl / ours:.1f}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

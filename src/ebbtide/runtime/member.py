@@ -331,11 +331,9 @@ class Member:
                 self.log.warning("narrow", compute=compute.name, reason=narrow)
         if rows:
             await self._rows_that_arm(compute)
-            self._drop_tunnels = True
-            await self._rows_that_break()
         await self._breaks_due()
         if self._drop_tunnels:
-            await self._rows_that_break()
+            await self._rows_that_break(self._rows())
         await self._stamp()
 
     # --- rows ---
@@ -398,7 +396,7 @@ class Member:
         rows = self._rows()
         rows.arm({row.name: row.bfd for row in self._tunnel_rows().values()}, self.cluster.settings.bfd_interval)
         rows.restore_wait(on=compute.gateway)
-        await self._send_rows(rows)
+        await self._rows_that_break(rows)
 
     async def _release_held(self, compute: Compute) -> None:
         """A gateway's vswitchd has started and waits, silent (docs/decisions.md, section 10): BFD off first, then let it speak.
@@ -624,7 +622,7 @@ class Member:
         if self._breaks or self._group_breaks:
             self._again(0.05)
 
-    async def _rows_that_break(self) -> None:
+    async def _rows_that_break(self, rows: vswitch.Rows) -> None:
         """Tunnel ports that nobody asks for go when the last flow that uses them has gone; those to a removed compute before it:
         nothing is sent there any more, and no port is ever given that number again."""
         cookies = (ledger.read_cookie(cookie) for cookie, _ in self._breaks.values())
@@ -634,8 +632,8 @@ class Member:
         names = {row.name for row in wanted.values()}
         keep = names | {i.name for peer, i in self.view.tunnels.items() if peer in waiting}
         keep |= {i.name for peer, i in self.view.tunnels.items() if Key("tunnel", peer, self.number) in self.held}
-        rows = self._rows()
         rows.drop_tunnels(keep)
+        self._drop_tunnels = True
         await self._send_rows(rows)
         self._drop_tunnels = keep != names
 

@@ -290,7 +290,9 @@ class Rows:
         self._tables = tables
         self._transaction = Transaction(tables.schema)
         self._fence = len(self._transaction)
-        own = bridge(tables)
+        # Nothing is awaited while a transaction is gathered: what is read once stays true for it.
+        own = self._bridge = bridge(tables)
+        self._interfaces = list(interfaces(tables))
         if own is None:
             self._transaction.wait("Bridge", [eq("name", BRIDGE)], [], columns=["name"])
         elif own.stamp.term == term:
@@ -321,7 +323,7 @@ class Rows:
 
     def ensure_bridge(self, ids: Mapping[str, str], drop: Iterable[str], dpid: int, target: str) -> None:
         """br-int as it must be: fail mode, datapath id, controller, protocols, and our external_ids."""
-        own = bridge(self._tables)
+        own = self._bridge
         config = {"disable-in-band": "true", "datapath-id": f"{dpid:016x}"}
         controller = {
             "target": target,
@@ -388,12 +390,12 @@ class Rows:
         True: others had to go first (those of an address that we had before, and on an `adopted` br-int those of the system that
         ran it); call again when that is realised.
         """
-        own = bridge(self._tables)
+        own = self._bridge
         assert own is not None
         wanted = list(tunnels)
         if self._clear_way(own, wanted, adopted):
             return True
-        there = {row["name"]: (uuid, row) for _, uuid, row in interfaces(self._tables)}
+        there = {row["name"]: (uuid, row) for _, uuid, row in self._interfaces}
         made = []
         for index, tunnel in enumerate(sorted(wanted)):
             ids = {PEER: str(tunnel.peer)}
@@ -428,7 +430,7 @@ class Rows:
         names, ends = {t.name for t in wanted}, {t.remote_ip for t in wanted}
         gone = [
             port
-            for port, _, row in interfaces(self._tables)
+            for port, _, row in self._interfaces
             if row["name"] not in names
             and (
                 row["options"].get("remote_ip") in ends
@@ -442,18 +444,16 @@ class Rows:
 
     def drop_tunnels(self, keep: Iterable[str]) -> None:
         """Take away our tunnel ports but those named."""
-        own = bridge(self._tables)
+        own = self._bridge
         kept = set(keep)
-        gone = [
-            port for port, _, row in interfaces(self._tables) if PEER in row["external_ids"] and row["name"] not in kept
-        ]
+        gone = [port for port, _, row in self._interfaces if PEER in row["external_ids"] and row["name"] not in kept]
         if own is not None and gone:
             self._transaction.mutate("Bridge", by_uuid(own.uuid), [delete_from("ports", frozenset(gone))])
 
     def arm(self, armed: Mapping[str, bool], interval: int) -> None:
         """BFD on (name -> True) or off, on the tunnel ports named. `interval` in milliseconds."""
         on = {"enable": "true", "min_tx": str(interval), "min_rx": str(interval)}
-        for _, uuid, row in interfaces(self._tables):
+        for _, uuid, row in self._interfaces:
             if PEER not in row["external_ids"] or row["name"] not in armed:
                 continue
             want = on if armed[row["name"]] else {}
@@ -462,14 +462,14 @@ class Rows:
 
     def disarm(self) -> None:
         """BFD off on all of our tunnel ports."""
-        self.arm({row["name"]: False for _, _, row in interfaces(self._tables)}, 0)
+        self.arm({row["name"]: False for _, _, row in self._interfaces}, 0)
 
     def restore_wait(self, on: bool) -> None:
         """The key that keeps a restarted vswitchd silent until it is taken away (docs/decisions.md, section 10).
 
         A mark on br-int says that it is ours: one that somebody else has set is left alone.
         """
-        found, own = root(self._tables), bridge(self._tables)
+        found, own = root(self._tables), self._bridge
         if found is None or own is None:
             return
         marked = own.row["external_ids"].get(HELD) == "true"
@@ -484,7 +484,7 @@ class Rows:
 
     def set_ids(self, ids: Mapping[str, str]) -> None:
         """Set keys of br-int's external_ids."""
-        own = bridge(self._tables)
+        own = self._bridge
         if own is not None:
             self._merge(own.uuid, "external_ids", own.row["external_ids"], ids, ())
 
@@ -493,7 +493,7 @@ class Rows:
 
         The Manager row stays, so that its return is seen.
         """
-        own = bridge(self._tables)
+        own = self._bridge
         if own is None:
             return
         self.drop_tunnels(())
