@@ -19,7 +19,7 @@ from ebbtide.openflow import messages as m
 from ebbtide.openflow.session import Collected, Ready, Received, Refused, Session, State
 from ebbtide.reconcile.delta import Break, Found, Work
 from ebbtide.runtime.collector import no_collection
-from ebbtide.runtime.link import certificate_of
+from ebbtide.runtime.link import certificate_of, no_delay
 
 READ_BYTES = 1 << 18
 MAX_UNSENT = 64 << 20
@@ -51,6 +51,7 @@ class SwitchLink:
         on_punt: Callable[[SwitchLink, m.PacketIn], None],
         probe: float = 5.0,
     ) -> None:
+        no_delay(writer)
         self.session = Session()
         self.dpid = 0
         self.ready = asyncio.Event()
