@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import signal
 import sys
 import time
 import traceback
@@ -49,6 +50,7 @@ def main() -> int:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     options = Options(quick=arguments.quick)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # labs are taken down on the way out
     found: list[Row] = []
     begun = time.monotonic()
     for name in arguments.names or BENCHES:

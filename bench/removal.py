@@ -5,6 +5,8 @@ compute without ports has tunnels only where it has gateway relations, so it is 
 `ovn-sbctl chassis-del`, after the compute's ovn-controller was killed (a living one would register again). Until: no compute's OVSDB
 has an Interface with the removed one's address as remote_ip any more, seen by a monitor on each. In both, the others have the full
 mesh of tunnels among them (a port of one network on each), in labs of the same kind, in the same run; userspace datapath, VXLAN.
+
+Of 100 it is done once: to build a full mesh of 100 userspace switches takes minutes on two cores.
 """
 
 from __future__ import annotations
@@ -131,7 +133,7 @@ def _measure(cluster: Cluster, size: int, times: int) -> list[float]:
 def run(options: Options) -> Iterator[Row]:
     """Rows."""
     reason = missing_ovn()
-    sizes = {5: 5, 30: 2} if options.quick else {5: 7, 30: 5, 100: 3}
+    sizes = {5: 5, 30: 2} if options.quick else {5: 7, 30: 5, 100: 1}
     for size, times in sizes.items():
         name = f"a compute of {size} removed: its tunnels gone from all others (userspace datapath), against OVN"
         try:

@@ -120,7 +120,8 @@ class Cloud:
         def ready() -> bool:
             state, members = self.controller.app.cluster.state, self.controller.app.cluster.members
             found = [members.get(state.by_name.get(name, 0)) for name in wanted]
-            return all(m is not None and m.phase is Phase.READY and m.clean for m in found)
+            # Connected: one whose sessions end one after the other is, between the two, still what it was.
+            return all(m is not None and m.connected and m.phase is Phase.READY and m.clean for m in found)
 
         self.wait(ready, deadline, f"{wanted} ready")
 
@@ -142,7 +143,7 @@ class Cloud:
         """The audit finds nothing, and has read everybody reachable."""
         self.wait_clean()
         report = self.audit()
-        assert report.clean, report.findings
+        assert report.clean, (report.findings, f"read {report.computes}, unreachable {report.unreachable}")
         return report
 
     def http(self, method: str, path: str, body: object | None = None) -> tuple[int, Any]:
