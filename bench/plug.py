@@ -1,7 +1,7 @@
 """A VM is plugged into a compute that has just joined: from `ovs-vsctl add-port` to the first answered ping, ours and OVN's.
 
 Each time a new compute joins; when its controller says that it is ready (ours: phase ready; OVN: `ovn-nbctl --wait=hv sync`), a port
-that was made beforehand is plugged. The guest asks a VM on another compute every 2 ms. Both systems in labs of the same kind, in the
+that was made beforehand is plugged. The guest asks a VM on another compute every millisecond. Both systems in labs of the same kind, in the
 same run, one at a time; userspace datapath, VXLAN, neighbours known to the guests, so that ARP plays no part.
 """
 

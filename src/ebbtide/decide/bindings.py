@@ -17,8 +17,8 @@ from ebbtide.model.state import State
 class Sight(msgspec.Struct, frozen=True):
     """What is seen of one port.
 
-    `plugged`: compute -> True (its interface is there and realised), False (its OVSDB is heard and says it is not). A compute
-    that is not heard is absent, and that changes nothing. `frames`: computes where a frame of the port's MAC came in by its
+    `plugged`: compute -> True (its interface is there, and realised or about to be), False (its OVSDB is heard and says it is
+    not). A compute that is not heard is absent, and that changes nothing. `frames`: computes where a frame of the port's MAC came in by its
     interface. `applied`: computes that have applied everything up to the revision of their binding of this port.
     `flipped`: whether every compute of the footprint has applied the flip and is settled. `open`:
     whether the tunnels between the pending place and the rest of the footprint are known to carry frames.

@@ -23,7 +23,10 @@ class Phase(StrEnum):
 
 
 class Interface(msgspec.Struct, frozen=True):
-    """A port of br-int. `ofport` 0: the switch has not realised it (or failed to: `error`)."""
+    """A port of br-int. `ofport` 0: the switch has not realised it (or failed to: `error`).
+
+    `fresh`: the switch has not looked at it yet, which it will within milliseconds if it runs at all.
+    """
 
     name: str
     ofport: int
@@ -31,6 +34,7 @@ class Interface(msgspec.Struct, frozen=True):
     mac: str = ""
     error: str = ""
     type: str = ""
+    fresh: bool = False
 
 
 class View(msgspec.Struct, frozen=True):

@@ -512,7 +512,8 @@ class Cluster:
         plugged: dict[int, bool] = {}
         for number in self._seen.get(port, ()):
             interface = self.members[number].view.ports.get(port) if number in self.members else None
-            if interface is not None and interface.ofport and self.members[number].view.live:
+            # A fresh one counts: while the switch realises it, the store can take the binding and the tunnels can be made.
+            if interface is not None and (interface.ofport or interface.fresh) and self.members[number].view.live:
                 plugged[number] = True
         for binding in held:
             member = self.members.get(binding.compute)

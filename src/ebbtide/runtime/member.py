@@ -41,6 +41,8 @@ log = structlog.get_logger("compute")
 FEW_STRANGERS = 10
 #: A vswitchd counts as held when it has shown no controller status for so long (seconds).
 HELD_FOR = 1.0
+#: Flows wait for new tunnel ports to be realised, so that they go together; but no longer than this (seconds).
+TUNNEL_PATIENCE = 1.0
 #: So many fragments are compiled at a stretch before others have their turn.
 SLICE = 100
 
@@ -82,7 +84,7 @@ class Member:
         self._deep = False
         self.left = False
         self._wiped: SwitchLink | None = None
-        self._stamp_due = 0.0
+        self._stamp_due: float | None = None
         self._task: asyncio.Task[None] | None = None
         self.log = log.bind(number=number)
 
@@ -390,6 +392,9 @@ class Member:
             rows = self._rows()
             rows.make_tunnels(self._tunnel_rows().values())
             await self._send_rows(rows)
+        if rows.made_tunnels and self.synced:
+            # vswitchd does one thing after the other: flows sent now would wait for the ports, and those towards them come after.
+            await self._realised.until(self._is_realised, TUNNEL_PATIENCE)
 
     async def _rows_that_arm(self, compute: Compute) -> None:
         # What is not wanted any more goes soon, armed or not: to disarm it first would keep vswitchd busy while it should let go.
@@ -641,16 +646,23 @@ class Member:
         return any(at > now for _, at in self._breaks.values())
 
     async def _stamp(self) -> None:
-        """Write the revision to the switch, at rest, at most once a second: only "newer than the store" matters."""
+        """Write the revision to the switch, at rest, at most once a second: only "newer than the store" matters.
+
+        Each write has vswitchd go through its whole configuration, so it never stands between a change and the next: it is written
+        a second after the first change that it is for.
+        """
         assert self.tables is not None
         now, revision = self.cluster.now(), self.applied()
         own = vswitch.bridge(self.tables)
         if own is None or own.stamp.revision >= revision or self.phase is Phase.BRAKED:
+            self._stamp_due = None
             return
+        if self._stamp_due is None:
+            self._stamp_due = now + self.cluster.settings.stamp_interval
         if now < self._stamp_due:
             self._again(self._stamp_due - now + 0.01)
             return
-        self._stamp_due = now + self.cluster.settings.stamp_interval
+        self._stamp_due = None
         rows = self._rows()
         rows.set_ids({vswitch.REVISION: str(revision)})
         await self._send_rows(rows)

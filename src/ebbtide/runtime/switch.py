@@ -238,7 +238,6 @@ class SwitchLink:
         messages += [flows.flow_add_bytes(f, first + i, version) for i, f in enumerate(work.flows)]
         self.flow_mods += len(work.flows)
         await self._bundles(messages, start)
-        await self.barrier()
 
     async def _take_away(self, breaks: Sequence[Break], groups: Sequence[int]) -> None:
         session = self._open()
@@ -268,7 +267,7 @@ class SwitchLink:
         await self._make(keep)
 
     async def _bundles(self, messages: list[bytes], first_xid: int) -> None:
-        """Send whole messages as ordered atomic bundles; one if they fit.
+        """Send whole messages as ordered atomic bundles; one if they fit. The barrier after the last has been answered when this returns.
 
         Open vSwitch refuses a malformed message when it arrives, drops it, and would commit the rest: so the commit is only sent when a
         barrier has shown that everything before it was taken. While the switch carries one bundle out, the next is filled.
@@ -283,15 +282,15 @@ class SwitchLink:
             if refused:
                 self._discard(bundle)
                 raise Rejected(refused)
-            waits = [self._reply(self._open().send(m.BundleControl(bundle, m.BUNDLE_COMMIT)))]
-            if after < len(messages):
-                waits.append(self._reply(self._fill(messages, after)))
-            committed, *filled = await asyncio.gather(*waits, return_exceptions=True)
+            commit = self._open().send(m.BundleControl(bundle, m.BUNDLE_COMMIT))
+            more = after < len(messages)
+            barrier = self._fill(messages, after) if more else self._open().send(m.BarrierRequest())
+            committed, passed = await asyncio.gather(self._reply(commit), self._reply(barrier), return_exceptions=True)
             if isinstance(committed, Rejected):
-                if filled:
+                if more:
                     self._discard(self._bundle)
                 raise Rejected(self._refused(base, count, first_xid) or committed.refused)
-            for result in (committed, *filled):
+            for result in (committed, passed):
                 if isinstance(result, BaseException):
                     raise result
 

@@ -176,6 +176,7 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
             mac=ids.get("attached-mac", ""),
             error=row["error"] or "",
             type=row["type"],
+            fresh=row["ofport"] is None and not row["error"],
         )
         if PEER in ids:
             peer = int(ids[PEER]) if seen.ofport and ids[PEER].isdecimal() else 0
@@ -304,6 +305,7 @@ class Rows:
             self._transaction.wait("Bridge", [eq("name", BRIDGE)], found)
         self._fence = len(self._transaction)
         self._bumped = False
+        self.made_tunnels = False
 
     @property
     def transaction(self) -> Transaction | None:
@@ -423,6 +425,7 @@ class Rows:
             made.append(self._transaction.insert("Port", port, name=f"tunnelport{index}"))
         if made:
             self._transaction.mutate("Bridge", by_uuid(own.uuid), [insert_into("ports", frozenset(made))])
+            self.made_tunnels = True
         return False
 
     def _clear_way(self, own: Bridge, wanted: list[TunnelRow], adopted: bool) -> bool:
