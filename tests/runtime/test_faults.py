@@ -49,7 +49,9 @@ def test_cutting_control_connections_takes_no_role_and_touches_no_flow(pair: Clo
         for name in cut:
             pair.lab.compute(name).cut_control()
         lost = [pair.controller.member(name) for name in cut]
-        pair.wait(lambda: all(m.link is None and m.switch is None for m in lost), what="the cut to be seen on both wires")
+        pair.wait(
+            lambda: all(m.link is None and m.switch is None for m in lost), what="the cut to be seen on both wires"
+        )
         for name in cut:
             pair.lab.compute(name).heal_control()
         pair.wait_ready("a", "b", deadline=30)
