@@ -36,6 +36,11 @@ from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
 log = structlog.get_logger("cluster")
 #: Seconds in which a peer that has connected must have said who it is.
 HANDSHAKE, REGISTRATION = 10.0, 30.0
+#: So many switches are dumped at the same time.
+DUMPS = 32
+#: Seconds that ports under way wait to be looked at again after somebody's step, and for each of them more; at most, and how long
+#: without any step.
+_LOOK, _LOOK_EACH, _LOOK_AT_MOST = 0.01, 0.002, 0.2
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -81,11 +86,15 @@ class Cluster:
         self._judge: set[str] = set()
         self._unsettled: set[str] = set()
         self._waking: dict[str, float] = {}
+        self._looking: asyncio.TimerHandle | None = None
         self._judging = asyncio.Event()
         self._sessions: set[OvsdbLink | SwitchLink] = set()
         self._owners: dict[SwitchLink, Member] = {}
         self._handlers: set[asyncio.Task[None]] = set()
         self._stamps: dict[int, brake.Stamp] = {}
+        self._said: dict[str, str] = {}
+        #: All computes connect at once when a controller starts, and a dump may be ten megabytes.
+        self.dumping = asyncio.Semaphore(DUMPS)
 
     @property
     def state(self) -> State:
@@ -118,6 +127,10 @@ class Cluster:
             for session in list(self._sessions):
                 session.close("a new leadership has begun")
             self.compiled.clear()
+            # What was seen before belongs to another leadership: moves have come and gone meanwhile.
+            self._frames.clear()
+            self._waking.clear()
+            self._unsettled.clear()
             for number in [*self.state.computes, *self.state.removed]:
                 self._member(number).renew()
             self._look_at(self.state.ports)
@@ -307,8 +320,13 @@ class Cluster:
                         waiter.cancel()
             if switch.lost.is_set():
                 raise SwitchLost(switch.reason)
+            self._owner(switch)
+            epoch = self.store.epoch
+            await switch.take_role(self.store.own_term)
+            if not self.store.leading.is_set() or self.store.epoch != epoch:
+                raise SwitchLost("this controller does not lead any more")
+            # Asked again: it may have been removed and readmitted while it answered.
             member = self._owner(switch)
-            await switch.take_role(self.state.term)
             self._owners[switch] = member
             member.attach_switch(switch)
             self._notify("compute", name=member.name)
@@ -321,7 +339,7 @@ class Cluster:
             log.error("stale_leader", dpid=switch.dpid, reason=str(error))
         except (SwitchLost, EbbtideError) as error:
             switch.close(str(error))
-            log.warning("openflow_refused", peer=str(switch.peer), dpid=switch.dpid, reason=str(error))
+            self._say_once(f"{_host(switch.peer)} {switch.dpid}", "openflow_refused", str(error), dpid=switch.dpid)
         finally:
             switch.close("session over")
             await asyncio.gather(task, return_exceptions=True)
@@ -330,6 +348,14 @@ class Cluster:
             if member is not None:
                 member.detach_switch(switch)
                 self._notify("compute", name=member.name)
+
+    def _say_once(self, who: str, what: str, reason: str, **facts: Any) -> None:
+        """Log a refusal when its reason is a new one: who is refused comes again every second."""
+        if self._said.get(who) != reason:
+            if len(self._said) > 10_000:
+                self._said.clear()
+            self._said[who] = reason
+            log.warning(what, peer=who, reason=reason, **facts)
 
     def _owner(self, switch: SwitchLink) -> Member:
         """The member whose switch this is: by datapath id, and from where its OVSDB comes."""
@@ -400,6 +426,9 @@ class Cluster:
         if number in self.state.computes or number in self.state.removed:
             return
         member = self.members.pop(number, None)
+        self._stamps.pop(number, None)
+        for port in list(self._seen):
+            self._unsee(port, number)
         if member is not None:
             for session in (member.link, member.switch):
                 if session is not None:
@@ -414,13 +443,10 @@ class Cluster:
             return
         touched = compiler.touched_by_view(self.state, member.number, old, view)
         for port in {*old.ports, *view.ports}:
-            seen = self._seen.setdefault(port, set())
             if port in view.ports:
-                seen.add(member.number)
+                self._seen.setdefault(port, set()).add(member.number)
             else:
-                seen.discard(member.number)
-                if not seen:
-                    del self._seen[port]
+                self._unsee(port, member.number)
         for peer in {*old.tunnels, *view.tunnels}:
             if peer not in view.tunnels:
                 self.probes.forget(member.number, peer)
@@ -434,10 +460,19 @@ class Cluster:
             ports = {port for port in ports if old.ports.get(port) != view.ports.get(port)}
         self._look_at(port for port in ports if port in self.state.ports)
 
+    def _unsee(self, port: str, number: int) -> None:
+        seen = self._seen.get(port)
+        if seen is not None:
+            seen.discard(number)
+            if not seen:
+                del self._seen[port]
+
     def progressed(self, member: Member) -> None:
         """A member has taken a step."""
-        if self._unsettled:
-            self._look_at(self._unsettled)
+        if self._unsettled and self._looking is None:
+            # Not at once: a step of each member of a large network would have every port under way looked at by all of them.
+            wait = min(_LOOK + _LOOK_EACH * len(self._unsettled), _LOOK_AT_MOST)
+            self._looking = asyncio.get_running_loop().call_later(wait, self._look_at_unsettled)
         self.probing.set()
         self._notify("progress", name=member.name)
         if member.clean and any(d.compute == member.number for d in self.state.debts.values()):
@@ -463,6 +498,10 @@ class Cluster:
 
     # --- bindings ---
 
+    def _look_at_unsettled(self) -> None:
+        self._looking = None
+        self._look_at(self._unsettled)
+
     def _look_at(self, ports: Iterable[str]) -> None:
         self._judge.update(ports)
         if self._judge:
@@ -472,7 +511,7 @@ class Cluster:
         """Look at queued ports, many in one transaction."""
         while True:
             try:
-                async with asyncio.timeout(0.2 if self._unsettled else 3600):
+                async with asyncio.timeout(_LOOK_AT_MOST if self._unsettled else 3600):
                     await self._judging.wait()
             except TimeoutError:
                 self._judge |= self._unsettled
@@ -500,11 +539,15 @@ class Cluster:
         await self.store.commit(decide)
         for port in ports:
             held = self.state.bindings.get(port, ())
-            moving = any(b.phase is not BindingPhase.ACTIVE for b in held) or (not held and port in self._seen)
+            moving = any(b.phase is not BindingPhase.ACTIVE for b in held) or (not held and self._at_member(port))
             if moving and port in self.state.ports:
                 self._unsettled.add(port)
             else:
                 self._unsettled.discard(port)
+
+    def _at_member(self, port: str) -> bool:
+        found = (self.state.computes.get(number) for number in self._seen.get(port, ()))
+        return any(c is not None and c.membership is Membership.MEMBER for c in found)
 
     def _sight(self, port: str) -> bindings.Sight:
         state = self.state
@@ -599,9 +642,8 @@ class Cluster:
             for n, s in self._stamps.items()
             if s.store == self.state.store_id and s.revision > self.state.revision and n in self.members
         ]
-        known = [x for x in self.members.values() if x.link is not None]
-        # One bridge may be edited by hand; that more than half of those who can be heard are newer is the store's fault.
-        if 2 * len(newer) > len(known) and member.number in newer and not self.store.hold:
+        # One bridge may be edited by hand, and may be the first to connect; that more than half of all are newer is the store's fault.
+        if 2 * len(newer) > len(self.state.members()) and member.number in newer and not self.store.hold:
             reason = f"{member.name} carries revision {stamp.revision}, the store was at {self.state.revision}"
             task = asyncio.ensure_future(
                 self.store.set_hold(f"{reason}: `ebbtide reconcile --approve` if that is right")
@@ -629,6 +671,12 @@ class Cluster:
     def reachable(self) -> set[int]:
         """Computes that can be programmed now."""
         return {number for number, member in self.members.items() if member.connected}
+
+    def owing_nothing(self) -> set[int]:
+        """Computes that can be cleaned now, or hold nothing of ours. One that the brake holds is like one that is away: it will owe."""
+        members = self.members.items()
+        foreign = {n for n, m in members if m.phase is Phase.FOREIGN}
+        return foreign | {n for n in self.reachable() if self.members[n].phase is not Phase.BRAKED}
 
     def moving(self) -> set[str]:
         """Ports that have left a place which may still be needed: not everybody who sends to them has settled."""

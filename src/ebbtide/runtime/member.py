@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from ebbtide.compile import compiler, ledger
+from ebbtide.compile import compiler
 from ebbtide.compile.features import tunnel
 from ebbtide.compile.fragment import Fragment, Key, TunnelRow
 from ebbtide.decide import brake
@@ -26,8 +26,9 @@ from ebbtide.model.facts import Compute, Membership
 from ebbtide.model.observed import Phase, View
 from ebbtide.model.state import State
 from ebbtide.ovsdb.replica import Replica
-from ebbtide.reconcile.delta import Break, Encoded, FlowKey, Found, Work, diff, encode, resync, strangers
+from ebbtide.reconcile.delta import Encoded, Found, Work, diff, encode, resync, strangers
 from ebbtide.runtime import paths, vswitch
+from ebbtide.runtime.breaks import Breaks
 from ebbtide.runtime.collector import no_collection
 from ebbtide.runtime.link import LinkLost, OvsdbLink
 from ebbtide.runtime.pulse import Pulse
@@ -41,6 +42,10 @@ log = structlog.get_logger("compute")
 FEW_STRANGERS = 10
 #: A vswitchd counts as held when it has shown no controller status for so long (seconds).
 HELD_FOR = 1.0
+#: How a switch refuses what comes from a controller that is not its master (OpenFlow 1.3 section 7.4.4, OFPBRC_IS_SLAVE).
+NOT_MASTER = "is_slave"
+#: Seconds between two tries of a step that fails again and again.
+RETRY_AT_MOST = 5.0
 #: Flows wait for new tunnel ports to be realised, so that they go together; but no longer than this (seconds).
 TUNNEL_PATIENCE = 1.0
 #: So many fragments are compiled at a stretch before others have their turn.
@@ -73,10 +78,12 @@ class Member:
         self._rows_dirty = True
         self._drop_tunnels = True
         self._tunnels_of: tuple[State, dict[int, TunnelRow]] | None = None
-        self._breaks: dict[FlowKey, tuple[int, float]] = {}
-        self._group_breaks: dict[int, float] = {}
+        self._breaks = Breaks()
         self._done: deque[tuple[int, float]] = deque(maxlen=256)
         self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._failures = 0
+        self._foreign_flows = ""
         self._realised = Pulse()
         self._held_since: float | None = None
         self._busy = False
@@ -123,8 +130,12 @@ class Member:
     @property
     def clean(self) -> bool:
         """Nothing is left to make or to break."""
-        left = self._dirty or self._breaks or self._group_breaks or self._rows_dirty
+        left = self._dirty or self._breaks or self._rows_dirty
         return self.synced and not left and not self._busy and not self.held_back
+
+    def rid_of(self, revision: int) -> bool:
+        """Whether it has applied `revision`, and everything that this one or an older one took away has gone from its switch."""
+        return self.applied() >= revision and not self._breaks.left(revision)
 
     def touch(self, keys: Iterable[Key], revision: int) -> None:
         """These fragments may differ from `revision` on; and our rows, if tunnels are among them."""
@@ -153,7 +164,14 @@ class Member:
         """A new leadership: nothing is known of its switch until it has been dumped again."""
         self.synced = False
         self.approved = False
+        if not self.connected:
+            # Whoever led meanwhile has heard it, or not; we have not listened. Silence begins to count now.
+            self.lost_at = self.cluster.now()
         self.touch_rows()
+
+    def wake(self) -> None:
+        """Something that a step waits for may have happened."""
+        self._wake.set()
 
     def touch_rows(self) -> None:
         """Its rows may differ."""
@@ -168,6 +186,8 @@ class Member:
 
     async def stop(self) -> None:
         """Stop looking after it; nothing is sent any more."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -178,6 +198,7 @@ class Member:
             self.link.close("replaced by a newer session")
         self.link, self.tables = link, tables
         self._leaving = self.left = False
+        self._foreign_flows = ""
         self._note_reachable()
         self.touch_rows()
 
@@ -195,6 +216,7 @@ class Member:
         self.switch = switch
         self.synced = False
         self.rejected.clear()  # another switch may take what this one refused
+        self._foreign_flows = ""
         self._note_reachable()
         self._wake.set()
 
@@ -206,6 +228,7 @@ class Member:
             self._note_reachable()
             if self.phase in (Phase.READY, Phase.RECONCILED):
                 self.phase = Phase.CONNECTED
+            self._wake.set()
 
     def _note_reachable(self) -> None:
         if self.connected:
@@ -228,29 +251,46 @@ class Member:
             try:
                 await self._step()
                 self._busy = False
+                self._failures = 0
                 self.cluster.progressed(self)
             except (LinkLost, SwitchLost) as error:
                 self.log.info("cut_short", compute=self.name, reason=str(error))
-                self._again(0.2)
+                self._after_failure()
             except Rejected as error:
                 self.log.error("rejected", compute=self.name, reason=str(error))
-                self._again(1.0)
+                self._after_failure()
             except EbbtideError as error:
                 self.reason = str(error)
                 self.log.error("step_failed", compute=self.name, reason=str(error))
-                self._again(1.0)
+                self._after_failure()
             except Exception:
                 # A fault of ours must not leave a compute without an owner: begin again from its dump.
                 self.reason = "a fault of the controller: see its log"
                 self.log.exception("step_fault", compute=self.name)
                 self.synced = False
                 self._rows_dirty = True
-                self._again(1.0)
+                self._after_failure()
             finally:
                 self._busy = False
 
+    def _after_failure(self) -> None:
+        """Try again: at once nearly, then at longer and longer intervals. A session that comes back wakes it in any case."""
+        self._failures += 1
+        self._again(min(0.1 * 2**self._failures, RETRY_AT_MOST))
+
     def _again(self, after: float) -> None:
-        asyncio.get_running_loop().call_later(after, self._wake.set)
+        """Wake it by then. One timer a compute, the earliest: whoever is woken asks anew for what is left."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + after
+        if self._timer is not None and self._timer.when() <= at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._wake.set()
 
     async def _step(self) -> None:
         compute = self.compute
@@ -284,7 +324,11 @@ class Member:
         if not self._trusted(compute):
             return False
         assert self.tables is not None
-        strange = "" if compute.adopted else vswitch.foreign(self.tables, self.cluster.state.store_id, self._target())
+        strange = ""
+        if not compute.adopted:
+            strange = self._foreign_flows or vswitch.foreign(
+                self.tables, self.cluster.state.store_id, self._target()
+            )
         if strange:
             self.phase = Phase.FOREIGN
             self.reason = f"{strange}; `ebbtide compute adopt {compute.name}` takes it over"
@@ -314,29 +358,37 @@ class Member:
         """`rows`: whether ours are to be compared with what should be; most changes concern flows alone."""
         if rows:
             await self._rows_that_make(compute)
-        if self.switch is None:
+        switch = self.switch
+        if switch is None:
             if compute.gateway:
                 await self._release_held(compute)
             return
         if not self.synced:
-            with no_collection():
-                await self._resync(compute)
+            await self._resync(compute, switch)
         else:
-            await self._update(compute)
-        if self.held_back:
-            self.phase, self.reason = Phase.BRAKED, self.held_back
-        elif self.phase is not Phase.READY:
-            self.phase, self.reason = Phase.READY, ""
-            self.log.info("ready", compute=compute.name, revision=self.cluster.state.revision)
-            narrow = paths.narrow(self.cluster, self)
-            if narrow:
-                self.log.warning("narrow", compute=compute.name, reason=narrow)
+            await self._update(switch)
+        if not self.held_back and self.phase is not Phase.READY:
+            self.phase = Phase.RECONCILED
         if rows:
             await self._rows_that_arm(compute)
-        await self._breaks_due()
+        if self.held_back:
+            self.phase, self.reason = Phase.BRAKED, self.held_back
+        else:
+            self._ready(compute)
+        await self._breaks_due(switch)
         if self._drop_tunnels:
             await self._rows_that_break(self._rows())
         await self._stamp()
+
+    def _ready(self, compute: Compute) -> None:
+        self.reason = ""
+        if self.phase is Phase.READY:
+            return
+        self.phase = Phase.READY
+        self.log.info("ready", compute=compute.name, revision=self.cluster.state.revision)
+        narrow = paths.narrow(self.cluster, self)
+        if narrow:
+            self.log.warning("narrow", compute=compute.name, reason=narrow)
 
     # --- rows ---
 
@@ -357,23 +409,22 @@ class Member:
         if not outcome.ok:
             # The fence: something else was written meanwhile, or by a newer term. Look again; the replica has moved.
             self.log.warning("rows_refused", compute=self.name, reason=str(outcome.error))
-            self._again(0.1)
             raise LinkLost(f"rows refused: {outcome.error}")
         return True
 
     def _rows(self) -> vswitch.Rows:
         assert self.tables is not None
-        own = vswitch.bridge(self.tables)
-        if own is not None and own.stamp.term > self.cluster.state.term:
+        own, term = vswitch.bridge(self.tables), self.cluster.store.own_term
+        if own is not None and own.stamp.term > term:
             raise LinkLost(f"a newer leader (term {own.stamp.term}) has written here")
-        return vswitch.Rows(self.tables, self.cluster.state.term)
+        return vswitch.Rows(self.tables, term)
 
     async def _rows_that_make(self, compute: Compute) -> None:
         assert self.tables is not None
         state = self.cluster.state
         ids = {
             vswitch.STORE: state.store_id,
-            vswitch.TERM: str(state.term),
+            vswitch.TERM: str(self.cluster.store.own_term),
         }
         own = vswitch.bridge(self.tables)
         if own is None:
@@ -442,41 +493,28 @@ class Member:
 
     # --- flows ---
 
-    async def _resync(self, compute: Compute) -> None:
+    async def _resync(self, compute: Compute, switch: SwitchLink) -> None:
         """Dump, compare by key and cookie, send the difference. With nothing changed, nothing is sent."""
         assert self.tables is not None
         await self._await_realised()
-        switch = self._open_switch()
-        found = await switch.dump()
-        # From here to `desired` nothing is awaited: what changes later is marked dirty, what changed before is in this State.
-        state = self.cluster.state
-        if self.compute is None or self.compute.membership is not Membership.MEMBER or not self._trusted(compute):
-            raise LinkLost("stopped: the store has changed meanwhile")
-        own = vswitch.bridge(self.tables)
-        stamp = own.stamp if own else brake.Stamp()
-        strange = strangers(found)
-        if not stamp.revision and not compute.adopted and len(strange) > FEW_STRANGERS:
-            self.phase = Phase.FOREIGN
-            self.reason = f"br-int holds {len(strange)} flows of another system; `ebbtide compute adopt {compute.name}`"
-            raise LinkLost(self.reason)
-        self._dirty.clear()
-        self._dirty_from = None
         before = switch.flow_mods
-        if not found.flows and not found.groups:
-            work = await self._install(state)
-        else:
+        async with self.cluster.dumping:
+            found = await switch.dump()
+            # From here to `desired` nothing is awaited: what changes later is marked dirty, what changed before is in this State.
+            state = self.cluster.state
+            self._check_found(compute, found)
+            self._dirty.clear()
+            self._dirty_from = None
             self._forget_held()
-            desired = self.cluster.compiled.desired(state, self.number, self.view)
-            desired = {key: made for key, made in desired.items() if key not in self.rejected}
-            work = resync(found, desired, self._deep)
-        ours = len(found.flows) - len(strange)
-        self.held_back = brake.unexplained(stamp, state.revision, ours, len(work.break_flows))
-        if self.held_back and not self.approved:
-            self.log.error("brake", compute=compute.name, reason=self.held_back)
-            work.break_flows, work.break_groups = [], []
-        else:
-            self.held_back = ""
-        await self._carry_out_isolating(work, state.revision)
+            empty = not found.flows and not found.groups
+            work = Work() if empty else self._compare(state, found)
+        if empty:
+            with no_collection():
+                work = await self._install(state, switch)
+        await self._brake(compute, state, found, work)
+        await self._carry_out_isolating(switch, work, state.revision)
+        if self.switch is not switch:
+            raise SwitchLost("its OpenFlow session was replaced meanwhile")
         self.synced = True
         self._deep = False
         self.approved = False
@@ -491,13 +529,52 @@ class Member:
             to_break=work.breaks,
         )
 
-    async def _install(self, state: State) -> Work:
+    def _check_found(self, compute: Compute, found: Found) -> None:
+        """Whether a switch that shows this may be written to by us, now."""
+        assert self.tables is not None
+        if self.compute is None or self.compute.membership is not Membership.MEMBER or not self._trusted(compute):
+            raise LinkLost("stopped: the store has changed meanwhile")
+        strange = strangers(found)
+        if not self._stamp_now().revision and not compute.adopted and len(strange) > FEW_STRANGERS:
+            # Until somebody adopts it or it connects anew: a dump of another system's switch costs it as much as us.
+            self._foreign_flows = f"br-int holds {len(strange)} flows of another system"
+            self.touch_rows()
+            raise LinkLost(self._foreign_flows)
+
+    def _stamp_now(self) -> brake.Stamp:
+        own = vswitch.bridge(self.tables) if self.tables is not None else None
+        return own.stamp if own is not None else brake.Stamp()
+
+    def _compare(self, state: State, found: Found) -> Work:
+        with no_collection():
+            desired = self.cluster.compiled.desired(state, self.number, self.view)
+            desired = {key: made for key, made in desired.items() if key not in self.rejected}
+            return resync(found, desired, self._deep)
+
+    async def _brake(self, compute: Compute, state: State, found: Found, work: Work) -> None:
+        """The brake's third question. What it once held back stays held, whatever the store's revision is by then, until an operator
+        approves: a mark on br-int says so."""
+        own = vswitch.bridge(self.tables) if self.tables is not None else None
+        if own is None:
+            raise LinkLost("br-int is gone")
+        ours = len(found.flows) - len(strangers(found))
+        held = vswitch.held_back(own)
+        revision = own.stamp.revision if held else state.revision
+        self.held_back = "" if self.approved else brake.unexplained(own.stamp, revision, ours, len(work.break_flows))
+        if self.held_back:
+            self.log.error("brake", compute=compute.name, reason=self.held_back)
+            work.break_flows, work.break_groups = [], []
+        if bool(self.held_back) != held:
+            rows = self._rows()
+            rows.hold_back(on=bool(self.held_back))
+            await self._send_rows(rows)
+
+    async def _install(self, state: State, switch: SwitchLink) -> Work:
         """A switch that holds nothing: it carries out one part while the next is compiled. Gives the last part, not yet sent.
 
         Nobody is served by this switch yet, so the parts need not go in together; but whatever flows point to goes first. A change of
         State meanwhile marks what it touches, and that is sent again when this is done.
         """
-        self._forget_held()
         compiled, view = self.cluster.compiled, self.view
         found = Found([], {}, frozenset())
         keys = sorted(compiler.keys(state, self.number, view), key=lambda key: key.room == "port")
@@ -515,7 +592,7 @@ class Member:
                     if sending is not None:
                         await sending
                     work = resync(found, part)
-                    sending = asyncio.create_task(self._carry_out_isolating(work, state.revision))
+                    sending = asyncio.create_task(self._carry_out_isolating(switch, work, state.revision))
                     part, size = {}, 0
                 if index % SLICE == 0:
                     await asyncio.sleep(0)
@@ -530,30 +607,30 @@ class Member:
 
     def _forget_held(self) -> None:
         self._breaks.clear()
-        self._group_breaks.clear()
         self.held = {}
 
-    async def _carry_out_isolating(self, work: Work, revision: int) -> None:
+    async def _carry_out_isolating(self, switch: SwitchLink, work: Work, revision: int) -> None:
         try:
-            await self._carry_out(work, revision)
+            await self._carry_out(switch, work, revision)
         except Rejected as error:
             self._isolate(error, work, set())
             raise
 
-    async def _update(self, compute: Compute) -> None:
+    async def _update(self, switch: SwitchLink) -> None:
         keys, self._dirty = self._dirty, set()
         if not keys:
             self._dirty_from = None
             return
         work = Work()
         try:
-            if not self._trusted(compute):
+            compute = self.compute
+            if compute is None or not self._trusted(compute):
                 raise LinkLost("stopped: the store has changed meanwhile")
             state = self.cluster.state
             for key in keys & set(self.rejected):
                 del self.rejected[key]
             work = diff(self.held, self.cluster.compiled.wanted(state, self.number, self.view, keys))
-            await self._carry_out(work, state.revision)
+            await self._carry_out(switch, work, state.revision)
         except Rejected as error:
             self._isolate(error, work, keys)
             raise
@@ -562,38 +639,28 @@ class Member:
             raise
         self._dirty_from = state.revision + 1 if self._dirty else None
 
-    async def _carry_out(self, work: Work, revision: int) -> None:
-        switch = self._open_switch()
-        for flow in work.flows if self._breaks else ():
-            self._breaks.pop(flow.key, None)
-        for group in work.groups:
-            self._group_breaks.pop(group.group_id, None)
+    async def _carry_out(self, switch: SwitchLink, work: Work, revision: int) -> None:
         if work.makes:
             await switch.make(work)
+        self._breaks.spare(work)
         for key, encoded in work.after.items():
             if encoded is None:
                 self.held.pop(key, None)
             else:
                 self.held[key] = encoded
-        now = self.cluster.now()
+        now, computes = self.cluster.now(), self.cluster.state.computes
         if work.makes or work.breaks:
             self._done.append((revision, now))
-        self._schedule(work, now)
-
-    def _schedule(self, work: Work, now: float) -> None:
-        """Breaks wait until what makes is settled; what concerns a removed compute alone has nothing to wait for."""
-        due = now + self.cluster.settings.lag
-        for flow in work.break_flows:
-            kind, _, owner = ledger.read_cookie(flow.cookie)
-            gone = kind == ledger.Kind.COMPUTE and owner not in self.cluster.state.computes
-            self._breaks[flow.key] = (flow.cookie, now if gone else due)
-        for number in work.break_groups:
-            self._group_breaks[number] = due
-        if work.break_flows or work.break_groups:
-            asyncio.get_running_loop().call_later(self.cluster.settings.lag + 0.01, self._wake.set)
+        self._breaks.add(work, revision, now, self.cluster.settings.lag, computes.__contains__)
 
     def _isolate(self, error: Rejected, work: Work, keys: set[Key]) -> None:
         """Leave out the fragments of the refused messages, by name, and let the rest go on."""
+        if any(NOT_MASTER in words for words in error.refused.values()):
+            # Nothing is wrong with the messages: another controller has taken the role.
+            if self.switch is not None:
+                self.switch.close("another controller is the switch's master")
+            self._dirty |= keys
+            return
         sent = [g.group_id for g in work.groups], [f.key for f in work.flows]
         bad_groups, bad_flows = set(), set()
         for index in error.refused:
@@ -611,28 +678,20 @@ class Member:
                 self.log.error("fragment_rejected", compute=self.name, fragment=str(key), reason=words)
         self._dirty |= {k for k in keys if k not in self.rejected}
 
-    async def _breaks_due(self) -> None:
-        switch = self._open_switch()
-        now = self.cluster.now()
-        due = [Break(key, cookie) for key, (cookie, at) in self._breaks.items() if at <= now]
-        groups = (
-            [number for number, at in self._group_breaks.items() if at <= now] if not self._pending_flows(now) else []
-        )
-        if due or groups:
-            await switch.take_away(due, groups)
-            for gone in due:
-                self._breaks.pop(gone.key, None)
-            for number in groups:
-                self._group_breaks.pop(number, None)
-        if self._breaks or self._group_breaks:
-            self._again(0.05)
+    async def _breaks_due(self, switch: SwitchLink) -> None:
+        flows, groups = self._breaks.due(self.cluster.now())
+        if flows or groups:
+            await switch.take_away(flows, groups)
+            self._breaks.done(flows, groups)
+        due = self._breaks.next_due()
+        if due is not None:
+            self._again(max(0.0, due - self.cluster.now()) + 0.01)
 
     async def _rows_that_break(self, rows: vswitch.Rows) -> None:
         """Tunnel ports that nobody asks for go when the last flow that uses them has gone; those to a removed compute before it:
         nothing is sent there any more, and no port is ever given that number again."""
-        cookies = (ledger.read_cookie(cookie) for cookie, _ in self._breaks.values())
         present = self.cluster.state.computes
-        waiting = {owner for kind, _, owner in cookies if kind == ledger.Kind.COMPUTE and owner in present}
+        waiting = {peer for peer in self._breaks.peers() if peer in present}
         wanted = self._tunnel_rows()
         names = {row.name for row in wanted.values()}
         keep = names | {i.name for peer, i in self.view.tunnels.items() if peer in waiting}
@@ -641,9 +700,6 @@ class Member:
         self._drop_tunnels = True
         await self._send_rows(rows)
         self._drop_tunnels = keep != names
-
-    def _pending_flows(self, now: float) -> bool:
-        return any(at > now for _, at in self._breaks.values())
 
     async def _stamp(self) -> None:
         """Write the revision to the switch, at rest, at most once a second: only "newer than the store" matters.
@@ -697,9 +753,7 @@ class Member:
     async def _wipe(self, switch: SwitchLink, keep: Work) -> None:
         await switch.wipe(keep)
         self._wiped = switch
-        self.held = {}
-        self._breaks.clear()
-        self._group_breaks.clear()
+        self._forget_held()
 
     def leave(self) -> None:
         """The end of a scale-in: a connected compute is wiped and our Controller row taken away, by its own task. See `left`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -32,13 +32,19 @@ from ebbtide.model.facts import (
     format_mac,
     parse_mac,
 )
+from ebbtide.model.observed import Phase
 from ebbtide.model.state import State, facts, rebuild
 from ebbtide.runtime import paths, records
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
+from ebbtide.runtime.member import Member
 
 log = structlog.get_logger("service")
 MAX_NAME = 255
+#: Seconds after which an end no longer waits for a compute that is connected and cannot be brought to what it should hold: it owes.
+STUCK = 60.0
+#: Operations that are over are kept for reading, the newest of them.
+KEPT_OPERATIONS = 200
 
 
 class Service:
@@ -252,6 +258,7 @@ class Service:
             return list(decision.edits), decision
 
         decision = await self.cluster.store.commit(decide)
+        self._say("scale_in_started", decision)
         await self._marked(decision)
         return decision
 
@@ -263,8 +270,12 @@ class Service:
             return list(decision.edits), decision
 
         decision = await self.cluster.store.commit(decide)
+        self._say("scale_in_recovered", decision)
         await self._marked(decision)
         return decision
+
+    def _say(self, what: str, decision: Decision, **facts: object) -> None:
+        log.info(what, computes=[v.name for v in decision.verdicts], revision=self.state.revision, **facts)
 
     async def _marked(self, decision: Decision) -> None:
         """Wait until the mark is on the reachable computes' bridges (the store is the truth; this is for who reads there)."""
@@ -288,15 +299,17 @@ class Service:
         """The first half of `end`: decide and store. Gives the verdicts, and the ids of the operations that concern these computes."""
 
         def decide(state: State) -> tuple[list[Edit], tuple[Decision, str]]:
-            reachable, moving = self.cluster.reachable(), self.cluster.moving()
+            reachable, moving = self.cluster.owing_nothing(), self.cluster.moving()
             decision = scalein.end(state, ids, reachable, moving).checked("scalein-computes-end")
             if not decision.edits:
                 return [], (decision, "")
             numbers = tuple(v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED)
             made = Operation(self._new_id(), "end", numbers, "running", "cleaning", started=state.revision)
-            return [*decision.edits, Edit(None, made)], (decision, made.id)
+            return [*decision.edits, Edit(None, made), *_old_operations(state)], (decision, made.id)
 
-        decision, _ = await self.cluster.store.commit(decide)
+        decision, begun = await self.cluster.store.commit(decide)
+        if begun:
+            self._say("scale_in_ending", decision, operation=begun)
         numbers = {v.number for v in decision.verdicts}
         mine = [o for o in self.state.operations.values() if o.verb == "end" and numbers & set(o.computes)]
         for operation in mine:
@@ -332,77 +345,96 @@ class Service:
 
     async def _finish_end(self, operation_id: str) -> None:
         """Clean the removed computes, wait for everybody else, audit; each step may be taken again."""
-        pause = 0.2
+        operation = self.state.operations.get(operation_id)
+        names = [self._name(number) for number in operation.computes] if operation is not None else []
+        with structlog.contextvars.bound_contextvars(operation=operation_id, computes=names):
+            await self._go_on(operation_id)
+
+    async def _go_on(self, operation_id: str) -> None:
+        pause, patient_until = 0.2, self.cluster.now() + STUCK
         while self.cluster.store.leading.is_set():
             operation = self.state.operations.get(operation_id)
             if operation is None or operation.state != "running":
                 return
             try:
-                reason = await self._try_end(operation)
-                done = "" if reason else "done"
-                if done or reason != operation.reason:
-                    await self._note(operation_id, done or "running", reason or await self._proof(operation))
+                done, words = await self._try_end(operation, patient=self.cluster.now() < patient_until)
+                if done or words != operation.reason:
+                    await self._note(operation_id, "done" if done else "running", words)
                 if done:
-                    log.info("scale_in_ended", operation=operation_id, revision=self.state.revision)
+                    log.info("scale_in_ended", revision=self.state.revision, found=words)
                     return
             except EbbtideError as error:
-                log.warning("end_goes_on", operation=operation_id, reason=str(error))
+                log.warning("end_goes_on", reason=str(error))
             except Exception:
                 # Whatever it was: an operation that was accepted is never left without somebody who goes on with it.
-                log.exception("end_fault", operation=operation_id)
+                log.exception("end_fault")
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 2.0)
 
-    async def _try_end(self, operation: Operation) -> str:
-        """One attempt; what it still waits for, or ""."""
+    async def _try_end(self, operation: Operation, patient: bool) -> tuple[bool, str]:
+        """One attempt: whether it is done, and what was found, or what it still waits for.
+
+        `patient`: wait for who is connected and not brought to what it should hold. Later such a one owes, as if it were away; but
+        residue on a compute that we can clean is waited for as long as it takes.
+        """
         cluster, leaving = self.cluster, []
         if cluster.store.hold:
-            return f"the brake: {cluster.store.hold}"
+            return False, f"the brake: {cluster.store.hold}"
         for number in operation.computes:
             member = cluster.members.get(number)
             if member is not None and member.connected:
                 member.leave()
                 leaving.append(member)
-        if not await cluster.wait_for(lambda: all(m.left or not m.connected for m in leaving), 5.0):
-            return f"waits for {', '.join(m.name for m in leaving if not m.left)} to be wiped"
-        if not await cluster.wait_for(lambda: not self._behind(operation.revision), 2.0):
-            return f"waits for {', '.join(self._behind(operation.revision)[:5])} to apply revision {operation.revision}"
+        if not await cluster.wait_for(lambda: all(m.left or not m.connected for m in leaving), 5.0) and patient:
+            return False, f"waits for {', '.join(m.name for m in leaving if not m.left)} to be wiped"
+        if not await cluster.wait_for(lambda: not self._behind(operation.revision), 2.0) and patient:
+            behind = self._behind(operation.revision)
+            if behind:
+                shown = ", ".join(f"{m.name} ({m.reason or m.phase})" for m in behind[:5])
+                return False, f"waits for {shown} to apply revision {operation.revision}"
         report = await audit(cluster, operation.computes)
-        residue = [f for f in report.findings if f.kind == "residue"]
+        held = {m.name for m in cluster.members.values() if m.phase is Phase.BRAKED}
+        residue = [f for f in report.findings if f.kind == "residue" and f.compute not in held]
         if residue:
-            return f"{len(residue)} residue, first on {residue[0].compute}: {residue[0].what}"
-        await self._owe(operation, report.unreachable)
-        return ""
+            return False, f"{len(residue)} residue, first on {residue[0].compute}: {residue[0].what}"
+        owing = {*report.unreachable, *(held & set(report.computes))} - self._never_ours()
+        if not report.computes and not owing and self._never_ours() != {c.name for c in self.state.members()}:
+            return False, "no compute could be read: nothing is proven"
+        numbers = [self.state.by_name[name] for name in sorted(owing) if name in self.state.by_name]
+        numbers += [m.number for m in leaving if m.connected and not m.left]
+        await self._owe(operation, numbers)
+        return True, self._proof(operation, report, held)
 
-    async def _owe(self, operation: Operation, names: Sequence[str]) -> None:
+    def _never_ours(self) -> set[str]:
+        """Computes that another system runs: nothing of ours is there."""
+        return {m.name for m in self.cluster.members.values() if m.phase is Phase.FOREIGN}
+
+    async def _owe(self, operation: Operation, numbers: Sequence[int]) -> None:
         """Computes that were lost after the end was decided owe the cleaning like those that were away before."""
 
         def decide(state: State) -> tuple[list[Edit], None]:
-            numbers = [state.by_name[name] for name in names if name in state.by_name]
             owed = [(n, removed) for n in numbers for removed in operation.computes if removed in state.removed]
             return [Edit(None, Debt(n, removed)) for n, removed in owed if (n, removed) not in state.debts], None
 
-        if names:
+        if numbers:
             await self.cluster.store.commit(decide)
 
-    async def _proof(self, operation: Operation) -> str:
-        report = await audit(self.cluster, operation.computes)
+    def _proof(self, operation: Operation, report: Report, held: Set[str]) -> str:
+        """The audit's finding in words, and who owes."""
         owed = sorted({self._name(d.compute) for d in self.state.debts.values() if d.removed in operation.computes})
-        text = f"residue 0 on {len(report.computes)} computes at revision {report.revision}"
+        read = len(set(report.computes) - held)
+        text = f"residue 0 on {read} computes at revision {report.revision}" if read else "no compute could be read"
         return text + (f"; owed by {', '.join(owed)}" if owed else "")
 
     def _name(self, number: int) -> str:
         compute = self.state.computes.get(number) or self.state.removed.get(number)
         return compute.name if compute else f"#{number}"
 
-    def _behind(self, revision: int) -> list[str]:
-        """Reachable members that have not applied a revision, or still have something to break."""
-        found = []
-        for compute in self.state.members():
-            member = self.cluster.members.get(compute.number)
-            if member is not None and member.connected and not (member.applied() >= revision and member.clean):
-                found.append(compute.name)
-        return found
+    def _behind(self, revision: int) -> list[Member]:
+        """Members that can be cleaned and have not applied a revision yet, or still hold something that it took away."""
+        able = self.cluster.owing_nothing()
+        found = (self.cluster.members.get(c.number) for c in self.state.members() if c.number in able)
+        return [m for m in found if m is not None and m.phase is not Phase.FOREIGN and not m.rid_of(revision)]
 
     async def _note(self, operation_id: str, outcome: str, reason: str) -> None:
         def decide(state: State) -> tuple[list[Edit], None]:
@@ -480,6 +512,12 @@ class Service:
             "rejected": [str(k) for k in self.cluster.settle_keys(compute.number)],
             "debts": sorted(self._name(d.removed) for d in self.state.debts.values() if d.compute == compute.number),
         }
+
+
+def _old_operations(state: State) -> list[Edit]:
+    """Those that are over, but for the newest."""
+    over = sorted((o for o in state.operations.values() if o.state != "running"), key=lambda o: o.revision)
+    return [Edit(o, None) for o in over[: max(0, len(over) - KEPT_OPERATIONS)]]
 
 
 def parse_backup(data: bytes) -> list[Fact]:

@@ -75,6 +75,11 @@ class Store:
         #: Counts leaderships: who waits for a new one cannot miss it, however short the gap was.
         self.epoch = 0
 
+    @property
+    def own_term(self) -> int:
+        """The term of our own leadership, past or present. What fences our writes: State's may be that of who came after us."""
+        return self._term
+
     # --- connection ---
 
     async def run(self) -> None:

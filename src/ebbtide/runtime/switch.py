@@ -128,6 +128,9 @@ class SwitchLink:
                     future.set_exception(Rejected({-1: event.words}))
             case Received(xid=xid, message=m.PacketIn() as packet):
                 self._on_punt(self, packet)
+            case Received(message=m.RoleStatus() as status) if status.role != MASTER:
+                # Whoever took the role has a newer term; what we would send now is refused, message by message.
+                self.close("another controller has become the switch's master")
             case Received(xid=xid, message=m.BundleControl() as control):
                 if control.kind == m.BUNDLE_COMMITTED:
                     self._answer(xid, control)

@@ -36,6 +36,7 @@ STORE, REVISION, TERM, PEER, TOMBSTONED = (
 FIRST_TUNNEL = 10_000
 TUNNEL_TYPES = ("vxlan", "geneve", "gre")
 HELD = "ebbtide-held"
+BRAKE = "ebbtide-brake"
 _KEY = "flow-restore-wait"
 _WATCHES = {
     "Open_vSwitch": [
@@ -98,6 +99,11 @@ class Bridge(msgspec.Struct, frozen=True):
     def dpid(self) -> int:
         """The datapath id in force, or 0."""
         return int(self.row["datapath_id"] or "0", 16)
+
+
+def held_back(own: Bridge) -> bool:
+    """Whether the brake's third question has held something back here, and nobody has approved it yet."""
+    return bool(own.row["external_ids"].get(BRAKE) == "held")
 
 
 def _number(text: str | None) -> int:
@@ -490,6 +496,13 @@ class Rows:
         own = self._bridge
         if own is not None:
             self._merge(own.uuid, "external_ids", own.row["external_ids"], ids, ())
+
+    def hold_back(self, on: bool) -> None:
+        """The mark that `held_back` reads: it outlives the session, the revision and the controller."""
+        own = self._bridge
+        if own is not None:
+            ids = own.row["external_ids"]
+            self._merge(own.uuid, "external_ids", ids, {BRAKE: "held"} if on else {}, () if on else (BRAKE,))
 
     def release(self, controller: bool = False) -> None:
         """A removed compute: our tunnel ports and keys go, with `controller` its Controller row too.

@@ -1,0 +1,75 @@
+"""What is to go from one switch, and from when on: breaks wait until what was made in their place is settled.
+
+Each break remembers the revision that asked for it, so that "everything up to revision N has gone" can be said of a switch on which
+something is always on its way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ebbtide.compile import ledger
+from ebbtide.reconcile.delta import Break, FlowKey, Work
+
+
+class Breaks:
+    """Flows and groups that wait to be taken away. Times are those of the cluster's clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._flows: dict[FlowKey, tuple[int, float, int]] = {}
+        self._groups: dict[int, tuple[float, int]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._flows or self._groups)
+
+    def clear(self) -> None:
+        """Nothing is to go any more."""
+        self._flows.clear()
+        self._groups.clear()
+
+    def add(self, work: Work, revision: int, now: float, lag: float, remains: Callable[[int], bool]) -> None:
+        """What `work` breaks. `remains(number)`: whether a compute is still there; what concerns one that is not, and nothing else, has
+        nothing to wait for."""
+        for flow in work.break_flows:
+            kind, _, owner = ledger.read_cookie(flow.cookie)
+            gone = kind == ledger.Kind.COMPUTE and not remains(owner)
+            self._flows[flow.key] = flow.cookie, now if gone else now + lag, revision
+        for number in work.break_groups:
+            self._groups[number] = now + lag, revision
+
+    def spare(self, work: Work) -> None:
+        """What `work` has made again stays."""
+        for flow in work.flows if self._flows else ():
+            self._flows.pop(flow.key, None)
+        for group in work.groups if self._groups else ():
+            self._groups.pop(group.group_id, None)
+
+    def due(self, now: float) -> tuple[list[Break], list[int]]:
+        """What may go now. A group has no user left by then: its flows were due with it, and go first."""
+        flows = [Break(key, cookie) for key, (cookie, at, _) in self._flows.items() if at <= now]
+        return flows, [number for number, (at, _) in self._groups.items() if at <= now]
+
+    def done(self, flows: list[Break], groups: list[int]) -> None:
+        """These have gone."""
+        for flow in flows:
+            self._flows.pop(flow.key, None)
+        for number in groups:
+            self._groups.pop(number, None)
+
+    def next_due(self) -> float | None:
+        """When the first of them may go."""
+        times = [at for _, at, _ in self._flows.values()] + [at for at, _ in self._groups.values()]
+        return min(times, default=None)
+
+    def left(self, revision: int) -> bool:
+        """Whether something that a revision up to this one asked for has not gone yet."""
+        return any(of <= revision for _, _, of in self._flows.values()) or any(
+            of <= revision for _, of in self._groups.values()
+        )
+
+    def peers(self) -> Iterator[int]:
+        """Numbers of the computes that a flow on its way out is solely about."""
+        for cookie, _, _ in self._flows.values():
+            kind, _, owner = ledger.read_cookie(cookie)
+            if kind == ledger.Kind.COMPUTE:
+                yield owner
