@@ -326,9 +326,7 @@ class Member:
         assert self.tables is not None
         strange = ""
         if not compute.adopted:
-            strange = self._foreign_flows or vswitch.foreign(
-                self.tables, self.cluster.state.store_id, self._target()
-            )
+            strange = self._foreign_flows or vswitch.foreign(self.tables, self.cluster.state.store_id, self._target())
         if strange:
             self.phase = Phase.FOREIGN
             self.reason = f"{strange}; `ebbtide compute adopt {compute.name}` takes it over"
