@@ -222,9 +222,11 @@ def local_part(tag: int, part: int) -> int:
     return _LOCAL_PARTS + (tag << 12) + part
 
 
-PUNT_METER = 1
+PROBE_METER = 1
 EVIDENCE_METER = 2
 PUNTS_PER_SECOND = 200
+#: A compute that joins a thousand others hears two probes of each, at once.
+PROBES_PER_SECOND = 2000
 
 MAX_COMPUTE = 65279
 MAX_LPORT = (1 << LPORT_BITS) - 2

@@ -78,7 +78,6 @@ class Cluster:
         self.refused: dict[str, str] = {}
         self.probes = probes.Probes(self)
         self.probing = asyncio.Event()
-        self.full_frame = 1450 + 14
         self.changed = Pulse()
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
         self._seen: dict[str, set[int]] = {}
@@ -329,6 +328,9 @@ class Cluster:
             member = self._owner(switch)
             self._owners[switch] = member
             member.attach_switch(switch)
+            # A switch that has just started knows none of its peers' MACs, whatever was known of the one before it.
+            for peer in member.view.tunnels:
+                self.probes.watch(member.number, peer)
             self._notify("compute", name=member.name)
             await switch.lost.wait()
             log.info("openflow_session_lost", compute=member.name, reason=switch.reason)
@@ -581,7 +583,9 @@ class Cluster:
         if self.now() - since >= self.settings.open_patience:
             return True
         reachable = (n for n in self.state.footprint(self.state.ports[port].network) if n in self.members)
-        return all(self.probes.is_open(pending, n) for n in reachable if n != pending and self.members[n].connected)
+        # All of them are asked, so that all that are not open are probed.
+        opened = [self.probes.want(pending, n) for n in reachable if n != pending and self.members[n].connected]
+        return all(opened)
 
     def _speaks(self, member: Member) -> bool:
         """Whether what a compute does not show is to be believed: not while its br-int is missing."""

@@ -1,7 +1,8 @@
 """Probes through tunnels: a tunnel is open when a small one and one at full tenant MTU have arrived at the far end.
 
 A probe leaves by packet-out under a VNI of its own and is punted by the far end's classifier. The first ones also make the userspace
-datapath resolve its peer's MAC (it drops what it cannot resolve yet), and one every few minutes keeps that from being forgotten.
+datapath resolve its peer's MAC (it drops what it cannot resolve yet), and one every few minutes keeps that from being forgotten. "Full"
+is the widest frame of the networks that the two ends share.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import structlog
 
 from ebbtide.compile import ledger
 from ebbtide.errors import EbbtideError
+from ebbtide.runtime import vswitch
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -23,8 +25,14 @@ log = structlog.get_logger("probes")
 _HEADER = struct.Struct("!6s6sHIII")
 _MAC = bytes.fromhex("02eb00000000")
 SMALL = 60
-FAST, SLOW, KEEP = 0.1, 5.0, 240.0
+ETHERNET_HEADER = 14
+DEFAULT_MTU = 1450
+#: Seconds between two tries, at first and later; between two of an open tunnel, on the userspace datapath (which forgets its peer's MAC
+#: after 15 minutes without traffic) and on others.
+FAST, SLOW, KEEP, RARELY = 0.1, 5.0, 240.0, 3600.0
 FAST_TRIES = 30
+#: Tunnels probed at a stretch, and the pause (seconds) before the next: when hundreds of computes come at once, others have their turn.
+AT_ONCE, PAUSE = 50, 0.01
 
 
 def frame(source: int, target: int, size: int) -> bytes:
@@ -50,13 +58,33 @@ class Probes:
         self._next: dict[tuple[int, int], float] = {}
         self._tries: dict[tuple[int, int], int] = {}
         self._arrived: dict[tuple[int, int], dict[int, float]] = {}
+        self._full: dict[tuple[int, int], int] = {}
 
     def watch(self, source: int, target: int) -> None:
         """A tunnel has been made (or made anew): find out whether it is open."""
         self._schedule(source, target, 0.0)
         self._tries[source, target] = 0
         self._arrived.pop((source, target), None)
+        self._full[source, target] = self._widest(source, target)
         self._cluster.probing.set()
+
+    def want(self, source: int, target: int) -> bool:
+        """Whether the tunnel is open, both ways, for what the two share by now; if not, it is probed soon."""
+        late = self._cluster.now() + SLOW
+        for way in ((source, target), (target, source)):
+            if way not in self._tries:
+                continue
+            wider = self._full[way] != self._widest(*way)
+            if wider or (not self._is_done(way) and self._next[way] > late):
+                self.watch(*way)
+        return self.is_open(source, target)
+
+    def _widest(self, source: int, target: int) -> int:
+        """Bytes of the widest frame, Ethernet header included, of the networks that both are in."""
+        state = self._cluster.state
+        here, there = state.networks_on.get(source, ()), state.networks_on.get(target, ())
+        shared = (state.networks[name].mtu for name in here if name in there)
+        return max(shared, default=DEFAULT_MTU) + ETHERNET_HEADER
 
     def _schedule(self, source: int, target: int, at: float) -> None:
         # An entry of the heap counts only if it is the one noted here: what was scheduled before is passed over.
@@ -68,6 +96,7 @@ class Probes:
         self._tries.pop((source, target), None)
         self._next.pop((source, target), None)
         self._arrived.pop((source, target), None)
+        self._full.pop((source, target), None)
 
     def arrived(self, source: int, target: int, size: int) -> None:
         """The far end has punted a probe."""
@@ -80,40 +109,57 @@ class Probes:
 
     def is_open(self, source: int, target: int) -> bool:
         """Whether probes of both sizes have arrived, both ways."""
-        full = self._cluster.full_frame
-        return all({SMALL, full} <= set(self.sizes(*way)) for way in ((source, target), (target, source)))
+        return self._is_done((source, target)) and self._is_done((target, source))
+
+    def _is_done(self, way: tuple[int, int]) -> bool:
+        sizes = self._arrived.get(way, ())
+        return SMALL in sizes and self._full.get(way, 0) in sizes
 
     def narrow(self, source: int, targets: Iterable[int]) -> list[int]:
         """Where small probes of a compute arrive, and large ones do not, though both were sent again and again."""
         return [
             target
             for target in targets
-            if self._tries.get((source, target), 0) >= FAST_TRIES and set(self.sizes(source, target)) == {SMALL}
+            if self._tries.get((source, target), 0) >= FAST_TRIES
+            and SMALL in self.sizes(source, target)
+            and not self._is_done((source, target))
         ]
 
     def run_due(self) -> float:
         """Send what is due; seconds until the next."""
-        now = self._cluster.now()
+        now, sent = self._cluster.now(), 0
         while self._due and self._due[0][0] <= now:
+            if sent == AT_ONCE:
+                return PAUSE
             due, source, target = heapq.heappop(self._due)
-            if self._next.get((source, target)) != due:
+            way = source, target
+            if self._next.get(way) != due:
                 continue
-            self._tries[source, target] += 1
-            self._send(source, target)
-            done = {SMALL, self._cluster.full_frame} <= set(self.sizes(source, target))
-            wait = KEEP if done else FAST if self._tries[source, target] < FAST_TRIES else SLOW
+            if self._send(source, target):
+                sent += 1
+                self._tries[way] += 1
+            wait = FAST if self._tries[way] < FAST_TRIES else SLOW
+            if self._is_done(way):
+                wait = KEEP if self._forgets(source) else RARELY
             self._schedule(source, target, now + wait)
         return max(0.01, self._due[0][0] - now) if self._due else 3600.0
 
-    def _send(self, source: int, target: int) -> None:
+    def _forgets(self, source: int) -> bool:
+        member = self._cluster.members.get(source)
+        own = vswitch.bridge(member.tables) if member is not None and member.tables is not None else None
+        return own is not None and own.row["datapath_type"] == "netdev"
+
+    def _send(self, source: int, target: int) -> bool:
         member = self._cluster.members.get(source)
         if member is None or member.switch is None or not member.synced:
-            return
+            return False
         interface = member.view.tunnels.get(target)
         if interface is None or not interface.ofport:
-            return
+            return False
         try:
-            for size in (SMALL, self._cluster.full_frame):
+            for size in (SMALL, self._full[source, target]):
                 member.switch.packet_out(interface.ofport, frame(source, target, size), ledger.PROBE_VNI)
         except EbbtideError as error:
             log.debug("probe_not_sent", source=source, target=target, reason=str(error))
+            return False
+        return True

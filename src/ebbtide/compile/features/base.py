@@ -33,7 +33,7 @@ BASE = Fragment(
         _miss(T.L2_FILTER, T.EGRESS),
     ),
     meters=(
-        Meter(ledger.PUNT_METER, ledger.PUNTS_PER_SECOND, burst=ledger.PUNTS_PER_SECOND),
+        Meter(ledger.PROBE_METER, ledger.PROBES_PER_SECOND, burst=ledger.PROBES_PER_SECOND),
         Meter(ledger.EVIDENCE_METER, ledger.PUNTS_PER_SECOND, burst=ledger.PUNTS_PER_SECOND),
     ),
 )

@@ -34,7 +34,7 @@ def towards(peer: int, ofport: int) -> Fragment:
                 Priority.PROBE,
                 match(in_port=ofport, tun_id=ledger.PROBE_VNI, eth_type=ledger.PROBE_ETHERTYPE),
                 actions=(
-                    ToController(max_len=64, userdata=ledger.userdata(Punt.PROBE, peer), meter_id=ledger.PUNT_METER),
+                    ToController(max_len=64, userdata=ledger.userdata(Punt.PROBE, peer), meter_id=ledger.PROBE_METER),
                 ),
                 cookie=cookie,
             ),
