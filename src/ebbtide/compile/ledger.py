@@ -190,8 +190,11 @@ def read_cookie(value: int) -> tuple[int, int, int]:
 
 def is_ours(value: int) -> bool:
     """Whether a cookie can have been written by this ledger."""
-    kind, feature, _ = read_cookie(value)
-    return kind in Kind._value2member_map_ and feature in Feature._value2member_map_
+    return value >> FEATURE_SHIFT in _OURS
+
+
+#: Kind and feature of every cookie that this ledger can have written.
+_OURS = frozenset(kind << KIND_SHIFT - FEATURE_SHIFT | feature for kind in Kind for feature in Feature)
 
 
 # --- groups, meters, VNIs ---

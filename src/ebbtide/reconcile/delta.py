@@ -16,7 +16,7 @@ import msgspec
 
 from ebbtide.compile.flow import Meter
 from ebbtide.compile.fragment import Fragment, Key
-from ebbtide.compile.ledger import Kind, is_ours, read_cookie
+from ebbtide.compile.ledger import KIND_SHIFT, Kind, is_ours
 from ebbtide.openflow.flows import (
     EncodedFlow,
     EncodedGroup,
@@ -137,7 +137,7 @@ def resync(found: Found, desired: Mapping[Key, Encoded], deep: bool = False) -> 
     to their makers. Meters have no content that a dump of Open vSwitch's userspace shows reliably: the missing ones are made.
     """
     work = Work(after=dict(desired))
-    installed = {f.key: f.cookie for f in found.flows if read_cookie(f.cookie)[0] != Kind.VOLATILE}
+    installed = {f.key: f.cookie for f in found.flows if f.cookie >> KIND_SHIFT != Kind.VOLATILE}
     if deep:
         wanted = {f.key: f.instructions for e in desired.values() for f in e.flows}
         for flow in found.flows:

@@ -496,20 +496,11 @@ class Member:
         assert self.tables is not None
         await self._await_realised()
         before = switch.flow_mods
-        async with self.cluster.dumping:
-            found = await switch.dump()
-            # From here to `desired` nothing is awaited: what changes later is marked dirty, what changed before is in this State.
-            state = self.cluster.state
-            self._check_found(compute, found)
-            self._dirty.clear()
-            self._dirty_from = None
-            self._forget_held()
-            empty = not found.flows and not found.groups
-            work = Work() if empty else self._compare(state, found)
-        if empty:
+        state, work, ours = await self._dump_and_compare(compute, switch)
+        if work is None:
             with no_collection():
                 work = await self._install(state, switch)
-        await self._brake(compute, state, found, work)
+        await self._brake(compute, state, ours, work)
         await self._carry_out_isolating(switch, work, state.revision)
         if self.switch is not switch:
             raise SwitchLost("its OpenFlow session was replaced meanwhile")
@@ -522,20 +513,39 @@ class Member:
             "reconciled",
             compute=compute.name,
             revision=state.revision,
-            flows=len(found.flows),
+            flows=ours,
             made=work.makes,
             to_break=work.breaks,
         )
 
-    def _check_found(self, compute: Compute, found: Found) -> None:
-        """Whether a switch that shows this may be written to by us, now."""
+    async def _dump_and_compare(self, compute: Compute, switch: SwitchLink) -> tuple[State, Work | None, int]:
+        """A State, the work that the switch needs to be brought to it (None where it holds nothing: see `_install`), and the number of
+        flows of ours that it holds."""
+        async with self.cluster.dumping:
+            with no_collection():
+                found = await switch.dump()
+                # From here on nothing is awaited: what changes later is marked dirty, what changed before is in this State.
+                state = self.cluster.state
+                strange = len(strangers(found))
+                self._check_found(compute, strange)
+                self._dirty.clear()
+                self._dirty_from = None
+                self._forget_held()
+                if not found.flows and not found.groups:
+                    return state, None, 0
+                desired = self.cluster.compiled.desired(state, self.number, self.view)
+                for key in self.rejected:
+                    desired.pop(key, None)
+                return state, resync(found, desired, self._deep), len(found.flows) - strange
+
+    def _check_found(self, compute: Compute, strange: int) -> None:
+        """Whether a switch that shows so many flows of others may be written to by us, now."""
         assert self.tables is not None
         if self.compute is None or self.compute.membership is not Membership.MEMBER or not self._trusted(compute):
             raise LinkLost("stopped: the store has changed meanwhile")
-        strange = strangers(found)
-        if not self._stamp_now().revision and not compute.adopted and len(strange) > FEW_STRANGERS:
+        if not self._stamp_now().revision and not compute.adopted and strange > FEW_STRANGERS:
             # Until somebody adopts it or it connects anew: a dump of another system's switch costs it as much as us.
-            self._foreign_flows = f"br-int holds {len(strange)} flows of another system"
+            self._foreign_flows = f"br-int holds {strange} flows of another system"
             self.touch_rows()
             raise LinkLost(self._foreign_flows)
 
@@ -543,19 +553,12 @@ class Member:
         own = vswitch.bridge(self.tables) if self.tables is not None else None
         return own.stamp if own is not None else brake.Stamp()
 
-    def _compare(self, state: State, found: Found) -> Work:
-        with no_collection():
-            desired = self.cluster.compiled.desired(state, self.number, self.view)
-            desired = {key: made for key, made in desired.items() if key not in self.rejected}
-            return resync(found, desired, self._deep)
-
-    async def _brake(self, compute: Compute, state: State, found: Found, work: Work) -> None:
+    async def _brake(self, compute: Compute, state: State, ours: int, work: Work) -> None:
         """The brake's third question. What it once held back stays held, whatever the store's revision is by then, until an operator
         approves: a mark on br-int says so."""
         own = vswitch.bridge(self.tables) if self.tables is not None else None
         if own is None:
             raise LinkLost("br-int is gone")
-        ours = len(found.flows) - len(strangers(found))
         held = vswitch.held_back(own)
         revision = own.stamp.revision if held else state.revision
         self.held_back = "" if self.approved else brake.unexplained(own.stamp, revision, ours, len(work.break_flows))
