@@ -27,6 +27,7 @@ from ebbtide.model.facts import (
     Operation,
     Port,
     Relation,
+    Retired,
 )
 from ebbtide.model.observed import Interface, View
 from ebbtide.model.state import State, apply
@@ -89,6 +90,8 @@ def key_of(fact: Fact) -> tuple[Any, ...]:
             return ("debt", fact.compute, fact.removed)
         case Cursor():
             return ("cursor", fact.kind)
+        case Retired():
+            return ("retired", fact.tag)
         case _:
             return (type(fact).__name__, fact.id)
 
@@ -277,7 +280,13 @@ def _record(s: Story) -> list[Edit]:
     n = s.fresh()
     held = s.state.cursors.get("lport")
     made = Operation(f"o{n}", "end", (n,), "running")
-    return [Edit(held, Cursor("lport", n)), Edit(None, made), *(Edit(o, None) for o in s.state.operations.values())]
+    gone = [Edit(r, None) for r in s.state.retired.values()] or [Edit(None, Retired(60_000 + n, 4_000 + n, f"n{n}", n))]
+    return [
+        Edit(held, Cursor("lport", n)),
+        Edit(None, made),
+        *gone,
+        *(Edit(o, None) for o in s.state.operations.values()),
+    ]
 
 
 #: How often each kind of change is made: clouds must grow, or nothing is left to go wrong.

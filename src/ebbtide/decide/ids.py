@@ -1,7 +1,8 @@
 """The one allocator of ids: State in, free ids out, in the transaction that needs them.
 
 An id is looked for after the last one given out (`Cursor`), so that it is re-used as late as its range allows. A removed
-compute's number is never re-used while the compute is remembered as removed.
+compute's number is never re-used while the compute is remembered as removed, and neither tag nor VNI of a deleted network before every
+compute has confirmed that it holds nothing of it. (Ports have no such record: their tags come round after a million others.)
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from collections.abc import Callable
 
 from ebbtide.compile import ledger
 from ebbtide.errors import Refused
-from ebbtide.model.facts import Cursor, Edit
+from ebbtide.model.facts import Cursor, Edit, Network, Retired
 from ebbtide.model.state import State
 
 _RANGES: dict[str, tuple[int, int, Callable[[State, int], bool]]] = {
     "compute": (1, ledger.MAX_COMPUTE, lambda s, n: n in s.computes or n in s.removed),
-    "network": (1, ledger.MAX_TAG, lambda s, n: n in s.by_tag),
+    "network": (1, ledger.MAX_TAG, lambda s, n: n in s.by_tag or n in s.retired),
     "lport": (1, ledger.MAX_LPORT, lambda s, n: n in s.by_lport),
-    "vni": (ledger.FIRST_VNI, ledger.LAST_VNI, lambda s, n: n in s.by_vni),
+    "vni": (ledger.FIRST_VNI, ledger.LAST_VNI, lambda s, n: n in s.by_vni or n in s.retired_vnis),
 }
 
 
@@ -50,3 +51,13 @@ class Allocator:
     def edits(self) -> list[Edit]:
         """The cursors to store with the transaction."""
         return [Edit(self._state.cursors.get(kind), Cursor(kind, last)) for kind, last in self._last.items()]
+
+
+def retire(network: Network) -> Edit:
+    """What is stored when a network is deleted, so that nobody gets its ids too soon."""
+    return Edit(None, Retired(network.tag, network.vni, network.id))
+
+
+def released(state: State, through: int) -> list[Edit]:
+    """The ids that are free again once every compute has confirmed everything up to revision `through`."""
+    return [Edit(retired, None) for retired in state.retired.values() if retired.since <= through]

@@ -132,6 +132,16 @@ class Cursor(msgspec.Struct, frozen=True):
     last: int
 
 
+class Retired(msgspec.Struct, frozen=True):
+    """A network was deleted at revision `since`, and its tag and VNI are nobody's until every compute has confirmed that: one that cannot
+    be heard may still send the old network's frames under them."""
+
+    tag: int
+    vni: int
+    network: str
+    since: int = 0
+
+
 class Operation(msgspec.Struct, frozen=True):
     """A scale-in end: who is removed, at which revision, and what its audit found.
 
@@ -147,7 +157,7 @@ class Operation(msgspec.Struct, frozen=True):
     started: int = 0
 
 
-Fact = Compute | Network | Port | Binding | Relation | Debt | Cursor | Operation
+Fact = Compute | Network | Port | Binding | Relation | Debt | Cursor | Retired | Operation
 
 
 class Edit(NamedTuple):

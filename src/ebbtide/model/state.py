@@ -26,6 +26,7 @@ from ebbtide.model.facts import (
     Operation,
     Port,
     Relation,
+    Retired,
 )
 
 _EMPTY: Map[Any, Any] = Map()
@@ -36,7 +37,7 @@ class State(msgspec.Struct, frozen=True):
 
     `computes` is keyed by number and holds members and waiting ones; `removed` those whose scale-in is over.
     `bindings`: port id -> its bindings, sorted by compute. `presence`: network -> {compute: number of bindings};
-    `networks_on` is its inverse. `ports_on`: compute -> {port id: phase}.
+    `networks_on` is its inverse. `ports_on`: compute -> {port id: phase}. `retired` is keyed by tag; `retired_vnis`: VNI -> that tag.
     """
 
     revision: int = 0
@@ -59,6 +60,8 @@ class State(msgspec.Struct, frozen=True):
     relations: Map[tuple[int, int], Relation] = _EMPTY
     debts: Map[tuple[int, int], Debt] = _EMPTY
     cursors: Map[str, Cursor] = _EMPTY
+    retired: Map[int, Retired] = _EMPTY
+    retired_vnis: Map[int, int] = _EMPTY
     operations: Map[str, Operation] = _EMPTY
 
     def footprint(self, network: str) -> Map[int, int]:
@@ -179,11 +182,15 @@ class _Draft:
     def _cursor(self, fact: Cursor, present: bool) -> None:
         self._put("cursors", fact.kind, fact, present)
 
+    def _retired(self, fact: Retired, present: bool) -> None:
+        self._put("retired", fact.tag, fact, present)
+        self._index("retired_vnis", fact.vni, fact.tag, present)
+
     def _operation(self, fact: Operation, present: bool) -> None:
         self._put("operations", fact.id, fact, present)
 
 
-_ORDER = (Operation, Cursor, Debt, Relation, Binding, Port, Network, Compute)
+_ORDER = (Operation, Retired, Cursor, Debt, Relation, Binding, Port, Network, Compute)
 
 
 def in_order(edits: Iterable[Edit]) -> list[Edit]:
@@ -220,7 +227,8 @@ def facts(state: State) -> list[Fact]:
     found += state.ports.values()
     for bindings in state.bindings.values():
         found += bindings
-    found += [*state.relations.values(), *state.debts.values(), *state.cursors.values(), *state.operations.values()]
+    found += [*state.relations.values(), *state.debts.values(), *state.cursors.values()]
+    found += [*state.retired.values(), *state.operations.values()]
     return found
 
 

@@ -67,6 +67,11 @@ class Breaks:
             of <= revision for _, of in self._groups.values()
         )
 
+    def oldest(self) -> int | None:
+        """The oldest revision that asked for something that has not gone yet."""
+        revisions = [of for _, _, of in self._flows.values()] + [of for _, of in self._groups.values()]
+        return min(revisions, default=None)
+
     def peers(self) -> Iterator[int]:
         """Numbers of the computes that a flow on its way out is solely about."""
         for cookie, _, _ in self._flows.values():

@@ -15,7 +15,7 @@ import structlog
 
 from ebbtide.compile import compiler, ledger
 from ebbtide.compile.fragment import Key
-from ebbtide.decide import bindings, brake, lifecycle
+from ebbtide.decide import bindings, brake, ids, lifecycle
 from ebbtide.decide.lifecycle import Outcome
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Binding, BindingPhase, Compute, Edit, Membership, Port, Relation
@@ -36,6 +36,8 @@ from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
 log = structlog.get_logger("cluster")
 #: Seconds in which a peer that has connected must have said who it is.
 HANDSHAKE, REGISTRATION = 10.0, 30.0
+#: Seconds after somebody's step until it is looked at whether the ids of deleted networks are free again.
+_RELEASE = 0.5
 #: So many switches are dumped at the same time.
 DUMPS = 32
 #: Seconds that ports under way wait to be looked at again after somebody's step, and for each of them more; at most, and how long
@@ -86,6 +88,7 @@ class Cluster:
         self._unsettled: set[str] = set()
         self._waking: dict[str, float] = {}
         self._looking: asyncio.TimerHandle | None = None
+        self._releasing: asyncio.TimerHandle | None = None
         self._judging = asyncio.Event()
         self._sessions: set[OvsdbLink | SwitchLink] = set()
         self._owners: dict[SwitchLink, Member] = {}
@@ -416,6 +419,7 @@ class Cluster:
             elif isinstance(fact, Port):
                 ports.add(fact.id)
         self._look_at(ports)
+        self._release_soon()
         self._notify("state", revision=after.revision)
 
     def _membership_changed(self, compute: Compute, ports: set[str]) -> None:
@@ -477,9 +481,32 @@ class Cluster:
             self._looking = asyncio.get_running_loop().call_later(wait, self._look_at_unsettled)
         self.probing.set()
         self._notify("progress", name=member.name)
+        self._release_soon()
         if member.clean and any(d.compute == member.number for d in self.state.debts.values()):
             task = asyncio.ensure_future(self._pay(member.number))
             task.add_done_callback(_log_failure)
+
+    def holding(self, revision: int) -> list[str]:
+        """Members that have not confirmed a revision, or still hold something that it took away: by name, in order."""
+        return sorted(m.name for m in self._of_ours() if m.rid_through() < revision)
+
+    def _of_ours(self) -> list[Member]:
+        found = [self.members.get(c.number) for c in self.state.computes.values() if c.membership is Membership.MEMBER]
+        return [m for m in found if m is not None and m.phase is not Phase.FOREIGN]
+
+    def _release_soon(self) -> None:
+        if self.state.retired and self._releasing is None:
+            self._releasing = asyncio.get_running_loop().call_later(_RELEASE, self._release_ids)
+
+    def _release_ids(self) -> None:
+        self._releasing = None
+        through = min((m.rid_through() for m in self._of_ours()), default=self.state.revision)
+
+        def decide(state: State) -> tuple[list[Edit], None]:
+            return ids.released(state, through), None
+
+        task = asyncio.ensure_future(self.store.commit(decide))
+        task.add_done_callback(_log_failure)
 
     async def _pay(self, number: int) -> None:
         """A compute that owed the cleaning of removed ones has been brought to what it should hold."""

@@ -137,6 +137,11 @@ class Member:
         """Whether it has applied `revision`, and everything that this one or an older one took away has gone from its switch."""
         return self.applied() >= revision and not self._breaks.left(revision)
 
+    def rid_through(self) -> int:
+        """The newest revision that `rid_of` holds for, and for all before it; 0 while its tables are not known to be right."""
+        oldest = self._breaks.oldest()
+        return self.applied() if oldest is None else min(self.applied(), oldest - 1)
+
     def touch(self, keys: Iterable[Key], revision: int) -> None:
         """These fragments may differ from `revision` on; and our rows, if tunnels are among them."""
         for key in keys:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ebbtide.model.facts import Binding, Compute, Cursor, Debt, Fact, Network, Operation, Port, Relation
+from ebbtide.model.facts import Binding, Compute, Cursor, Debt, Fact, Network, Operation, Port, Relation, Retired
 
 DATABASE = "Ebbtide"
 SCHEMA_VERSION = "1.0.0"
@@ -28,6 +28,7 @@ TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Relation": (Relation, ("gateway", "peer")),
     "Debt": (Debt, ("compute", "removed")),
     "Cursor": (Cursor, ("kind",)),
+    "Retired": (Retired, ("tag",)),
     "Operation": (Operation, ("id",)),
 }
 _AS_TEXT = {("Compute", "dpid")}

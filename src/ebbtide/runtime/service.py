@@ -16,7 +16,7 @@ import structlog
 
 from ebbtide.compile import ledger
 from ebbtide.decide import lifecycle, scalein
-from ebbtide.decide.ids import Allocator
+from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, EbbtideError, NotFound, Refused, StillWorking
 from ebbtide.model.facts import (
@@ -29,6 +29,7 @@ from ebbtide.model.facts import (
     Operation,
     Port,
     Relation,
+    Retired,
     format_mac,
     parse_mac,
 )
@@ -43,6 +44,8 @@ log = structlog.get_logger("service")
 MAX_NAME = 255
 #: Seconds after which an end no longer waits for a compute that is connected and cannot be brought to what it should hold: it owes.
 STUCK = 60.0
+#: Seconds that a network which asks for the VNI of one just deleted waits for the computes to let go of it.
+RELEASE_PATIENCE = 5.0
 #: Operations that are over are kept for reading, the newest of them.
 KEPT_OPERATIONS = 200
 
@@ -90,6 +93,9 @@ class Service:
         if not 576 <= mtu <= 9216:
             raise BadInput(f"MTU {mtu} is not between 576 and 9216", "mtu")
 
+        if vni in self.state.retired_vnis:
+            await self.cluster.wait_for(lambda: vni not in self.state.retired_vnis, RELEASE_PATIENCE)
+
         def decide(state: State) -> tuple[list[Edit], Network]:
             known = state.networks.get(name)
             if known is not None:
@@ -101,6 +107,8 @@ class Service:
             ids = Allocator(state)
             if vni is not None and vni in state.by_vni:
                 raise Refused(f"VNI {vni} is that of network {state.by_vni[vni]}: choose another")
+            if vni is not None and vni in state.retired_vnis:
+                raise Refused(self._still_held(state.retired[state.retired_vnis[vni]]))
             made = Network(name, ids.take("network"), vni if vni is not None else ids.take("vni"), mtu, cidrs)
             return [Edit(None, made), *ids.edits()], made
 
@@ -118,9 +126,17 @@ class Service:
                 raise Refused(
                     f"network {name} still has {len(ports)} port(s): {', '.join(ports[:5])}; delete them first"
                 )
-            return [Edit(known, None)], None
+            return [Edit(known, None), retire(known)], None
 
         await self.cluster.store.commit(decide)
+
+    def _still_held(self, retired: Retired) -> str:
+        holding = self.cluster.holding(retired.since)
+        who = ", ".join(holding[:5]) + (f" and {len(holding) - 5} more" if len(holding) > 5 else "")
+        return (
+            f"VNI {retired.vni} was that of network {retired.network}, and {who or 'somebody'} has not confirmed that it holds nothing "
+            "of it any more: choose another VNI, or bring back or remove what cannot be reached"
+        )
 
     async def add_port(self, port_id: str, network: str, mac: str, addresses: Sequence[str] = ()) -> Port:
         """Make a port; the same again is "already so".

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from ebbtide.errors import StoreUnreachable, Unexpected
-from ebbtide.model.facts import Binding, Compute, Edit, Fact, Operation
+from ebbtide.model.facts import Binding, Compute, Edit, Fact, Operation, Retired
 from ebbtide.model.state import State, apply, in_order
 from ebbtide.ovsdb import events as ev
 from ebbtide.ovsdb.conditions import Where, add, by_uuid, eq
@@ -245,7 +245,7 @@ class Store:
     async def commit(self, decide: Callable[[State], tuple[list[Edit], T]]) -> T:
         """Decide on the newest State and store the edits as its next revision; gives what `decide` gave with them.
 
-        A Binding's and an Operation's revision field is filled in with the revision they are stored at.
+        The revision field of a Binding, an Operation and a Retired is filled in with the revision they are stored at.
 
         Raises:
             StoreUnreachable: nothing is known to be written. After a connection that broke in the middle, the same decision
@@ -366,6 +366,8 @@ def _name(fact: Fact) -> tuple[Any, ...]:
 
 def _dated(new: Fact, old: Fact | None, revision: int) -> Fact:
     if isinstance(new, Binding) and (not isinstance(old, Binding) or old.phase != new.phase):
+        return msgspec.structs.replace(new, since=revision)
+    if isinstance(new, Retired) and not new.since:
         return msgspec.structs.replace(new, since=revision)
     if isinstance(new, Operation) and not new.revision:
         return msgspec.structs.replace(new, revision=revision)

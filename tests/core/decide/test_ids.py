@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbtide.compile import ledger
-from ebbtide.decide.ids import Allocator
+from ebbtide.decide.ids import Allocator, released, retire
 from ebbtide.errors import Refused
 from ebbtide.model.facts import Cursor, Edit, Fact, Membership, Network
 from tests.fakes.clouds import change, compute, network, port, state
@@ -69,3 +69,18 @@ def test_a_range_that_is_used_up_is_refused_even_within_one_transaction() -> Non
     assert {ids.take("network"), ids.take("network")} == {1, 2}
     with pytest.raises(Refused, match="no free network id"):
         ids.take("network")
+
+
+def test_a_deleted_networks_tag_and_vni_are_nobodys_until_every_compute_has_let_go_of_them() -> None:
+    blue = network(7)
+    before = state(compute(1), blue, Cursor("network", 6), Cursor("vni", blue.vni - 1))
+    after = change(before, Edit(blue, None), retire(blue))
+    taken = Allocator(after)
+    assert (taken.take("network"), taken.take("vni")) == (8, blue.vni + 1)
+    since = after.retired[7].since
+    assert released(after, since - 1) == []
+    free = change(after, *released(after, since))
+    assert not free.retired
+    assert not free.retired_vnis
+    again = Allocator(free)
+    assert (again.take("network"), again.take("vni")) == (7, blue.vni)
