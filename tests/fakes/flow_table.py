@@ -15,6 +15,7 @@ from typing import Any
 from ebbtide.compile import compiler, ledger
 from ebbtide.compile.flow import (
     Action,
+    Ct,
     Flow,
     Group,
     GroupType,
@@ -153,6 +154,9 @@ class Walk:
                     _write(packet, action.dst, action.dst_offset, action.nbits, value)
                 case Resubmit():
                     self._table(at, action.table, packet, depth + 1, crossed)
+                case Ct(table=int() as table, commit=False):
+                    # Cut off: it comes back as it is, in a translation of its own.
+                    self._table(at, table, dict(packet), depth + 1, crossed)
                 case ToController():
                     self.punted.append((at.number, action.userdata))
                 case ToGroup():

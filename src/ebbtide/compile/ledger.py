@@ -34,6 +34,7 @@ class T(IntEnum):
     L2_SMAC = 50  # reserved
     L2_DMAC = 51
     L2_UNKNOWN = 52
+    L2_FLOOD_PART = 53
     L2_FILTER = 55
     DHCP = 60  # reserved
     ARP_RESPONDER = 81
@@ -53,6 +54,7 @@ TABLE_JOBS: dict[T, str] = {
     T.L2_BASE: "start of L2 forwarding",
     T.L2_DMAC: "network and destination MAC to logical port and compute",
     T.L2_UNKNOWN: "flood: broadcast, multicast, unknown unicast",
+    T.L2_FLOOD_PART: "one part of a flood to more computes than one translation reaches",
     T.L2_FILTER: "never back to the sender's own port",
     T.ARP_RESPONDER: "answers for known addresses",
     T.EGRESS: "logical port or compute to an output",
@@ -81,7 +83,7 @@ class Priority:
     ARP_OWN = 101
     # table 51
     KNOWN_MAC = 20
-    # table 52
+    # tables 52 and 53
     FLOOD = 5
     # table 55
     REFLECTION = 12
@@ -120,7 +122,7 @@ def metadata_flood(tag: int, from_tunnel: bool) -> tuple[int, int]:
 # --- registers ---
 
 REGISTERS: dict[str, str] = {
-    "reg0": "scratch; NAT export: address",
+    "reg0": "scratch; part of a large flood; NAT export: address",
     "reg1": "scratch; NAT export: port",
     "reg2": "security: verdict and ct flags",
     "reg3": "VRF (router, VPN) id",
@@ -142,6 +144,7 @@ TO_COMPUTE_REG = "reg5"
 TO_LPORT_REG = "reg6"
 NETWORK_REG = "reg7"
 INPUT_REG = "reg10"
+PART_REG = "reg0"  # which part of a large flood, across the cut
 
 # --- cookies ---
 
@@ -239,9 +242,8 @@ RELATION_VNI = 15_000_000  # up to DELIVER_VNI - 1: reserved for gateway relatio
 DELIVER_VNI = 0xF0_0000  # | lport: "for this port here, and nowhere else"
 PROBE_VNI = 0xFF_FFFF
 
-#: A flood reaches this many computes in one translation and silently no more (Open vSwitch's bound on resubmits and actions,
-#: measured on 3.1.0: 780 of 1,000).
-MAX_FLOOD_COMPUTES = 700
+#: The conntrack zone through which large floods are cut; no port and no router has it.
+FLOOD_ZONE = 65535
 
 # --- punts ---
 

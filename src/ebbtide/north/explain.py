@@ -121,11 +121,8 @@ def network_story(state: State, network: Network, opened: Mapping[tuple[int, int
             f"Flooding: group {ledger.flood_group(network.tag)} names them all, "
             f"group {ledger.local_group(network.tag)} the ports on each."
         )
-    if len(footprint) > ledger.MAX_FLOOD_COMPUTES:
-        lines.append(
-            f"Warning: a flood is known to reach {ledger.MAX_FLOOD_COMPUTES} computes; broadcasts may not reach all "
-            f"{len(footprint)}. Known addresses are not concerned."
-        )
+    if len(footprint) > ledger.MAX_BUCKETS:
+        lines.append(f"A flood goes in parts of {ledger.MAX_BUCKETS} computes (table {int(ledger.T.L2_FLOOD_PART)}).")
     pairs = sorted(opened)
     shut = [f"{name_of(state, a)}-{name_of(state, b)}" for a, b in pairs if not opened[a, b]]
     if pairs:

@@ -80,7 +80,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         f"{ledger.flood_group(0):#x} + network tag",
         f"{ledger.flood_part(0, 0):#x} + {ledger.flood_part(1, 0) - ledger.flood_part(0, 0)} x network tag + part",
         str(ledger.MAX_BUCKETS),
-        str(ledger.MAX_FLOOD_COMPUTES),
+        str(ledger.FLOOD_ZONE),
         str(ledger.PROBE_METER),
         str(ledger.EVIDENCE_METER),
         str(ledger.PUNTS_PER_SECOND),
