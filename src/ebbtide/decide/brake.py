@@ -5,8 +5,9 @@ Three questions, the first that finds fault stops (docs/decisions.md, section 9)
 1. Does the switch carry another store's id, or is our store marked as restored? The store is not the one that made it.
 2. Does the switch carry a revision above ours? The store is older than what it has made.
 3. Would more than a fifth of the switch's flows go, though nothing was changed since its stamp?
+4. Would flows go, be they few, from more than a fifth of all computes, though nothing was changed since their stamps?
 
-What a stop holds back is everything for 1 and 2, and what breaks for 3. It never lapses by itself.
+What a stop holds back is everything for 1 and 2, and what breaks for 3 and 4. It never lapses by itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 
 SHARE = 0.20
 FEW = 50
+FEW_COMPUTES = 3
 
 
 class Stamp(msgspec.Struct, frozen=True):
@@ -48,3 +50,18 @@ def unexplained(stamp: Stamp, revision: int, installed: int, deletes: int) -> st
         f"{deletes} of {installed} flows would be deleted though nothing was changed since revision {stamp.revision}. "
         "If that was meant: `ebbtide reconcile --approve`"
     )
+
+
+def widespread(computes: int, members: int) -> str:
+    """Why flows may not go from so many computes of so many, each for no reason that the store knows, or ""."""
+    if computes <= FEW_COMPUTES or computes <= SHARE * members:
+        return ""
+    return (
+        f"flows would be deleted on {computes} of {members} computes though nothing was changed since they were stamped. "
+        "If that was meant: `ebbtide reconcile --approve`"
+    )
+
+
+def is_unexplained(stamp: Stamp, revision: int, deletes: int) -> bool:
+    """Whether flows would go from a switch that nothing in the store has concerned since its stamp."""
+    return bool(deletes and stamp.store and revision <= stamp.revision)

@@ -38,6 +38,8 @@ log = structlog.get_logger("cluster")
 HANDSHAKE, REGISTRATION = 10.0, 30.0
 #: Seconds after somebody's step until it is looked at whether the ids of deleted networks are free again.
 _RELEASE = 0.5
+#: Deletions that nothing explains, on computes that were compared within so many seconds, are looked at together.
+TOGETHER = 60.0
 #: So many switches are dumped at the same time.
 DUMPS = 32
 #: Seconds that ports under way wait to be looked at again after somebody's step, and for each of them more; at most, and how long
@@ -94,6 +96,7 @@ class Cluster:
         self._owners: dict[SwitchLink, Member] = {}
         self._handlers: set[asyncio.Task[None]] = set()
         self._stamps: dict[int, brake.Stamp] = {}
+        self._unexplained: dict[int, float] = {}
         self._said: dict[str, str] = {}
         #: All computes connect at once when a controller starts, and a dump may be ten megabytes.
         self.dumping = asyncio.Semaphore(DUMPS)
@@ -133,6 +136,7 @@ class Cluster:
             self._frames.clear()
             self._waking.clear()
             self._unsettled.clear()
+            self._unexplained.clear()
             for number in [*self.state.computes, *self.state.removed]:
                 self._member(number).renew()
             self._look_at(self.state.ports)
@@ -433,6 +437,7 @@ class Cluster:
             return
         member = self.members.pop(number, None)
         self._stamps.pop(number, None)
+        self._unexplained.pop(number, None)
         for port in list(self._seen):
             self._unsee(port, number)
         if member is not None:
@@ -664,6 +669,18 @@ class Cluster:
                 pass
 
     # --- brake ---
+
+    def unexplained(self, number: int, so: bool) -> None:
+        """Whether flows would go from this compute for no reason that the store knows."""
+        if so:
+            self._unexplained[number] = self.now()
+        else:
+            self._unexplained.pop(number, None)
+
+    def widespread(self) -> str:
+        """Why nothing may go from any of them, or ""."""
+        since = self.now() - TOGETHER
+        return brake.widespread(sum(at >= since for at in self._unexplained.values()), len(self.state.members()))
 
     def braked(self, member: Member, stamp: brake.Stamp) -> None:
         """A member's switch was programmed by another store, or by a newer state of this one."""

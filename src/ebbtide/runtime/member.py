@@ -67,6 +67,7 @@ class Member:
         self.synced = False
         self.approved = False
         self.held_back = ""
+        self._unexplained = False
         self.lost_at: float | None = cluster.now()
         self.rejected: dict[Key, str] = {}
         self.open: dict[int, float] = {}
@@ -559,14 +560,19 @@ class Member:
         return own.stamp if own is not None else brake.Stamp()
 
     async def _brake(self, compute: Compute, state: State, ours: int, work: Work) -> None:
-        """The brake's third question. What it once held back stays held, whatever the store's revision is by then, until an operator
-        approves: a mark on br-int says so."""
+        """The brake's third and fourth question. What they once held back stays held, whatever the store's revision is by then, until
+        an operator approves: a mark on br-int says so."""
         own = vswitch.bridge(self.tables) if self.tables is not None else None
         if own is None:
             raise LinkLost("br-int is gone")
         held = vswitch.held_back(own)
         revision = own.stamp.revision if held else state.revision
-        self.held_back = "" if self.approved else brake.unexplained(own.stamp, revision, ours, len(work.break_flows))
+        deletes = len(work.break_flows)
+        self._unexplained = not self.approved and brake.is_unexplained(own.stamp, revision, deletes)
+        self.cluster.unexplained(self.number, self._unexplained)
+        self.held_back = ""
+        if self._unexplained:
+            self.held_back = brake.unexplained(own.stamp, revision, ours, deletes) or self.cluster.widespread()
         if self.held_back:
             self.log.error("brake", compute=compute.name, reason=self.held_back)
             work.break_flows, work.break_groups = [], []
@@ -685,6 +691,11 @@ class Member:
         self._dirty |= {k for k in keys if k not in self.rejected}
 
     async def _breaks_due(self, switch: SwitchLink) -> None:
+        if self._unexplained and not self.held_back and self.cluster.widespread():
+            # Others have turned out to be like this one since its dump: look again, with that in mind.
+            self.synced = False
+            self.touch_rows()
+            return
         flows, groups = self._breaks.due(self.cluster.now())
         if flows or groups:
             await switch.take_away(flows, groups)
@@ -708,13 +719,13 @@ class Member:
         self._drop_tunnels = keep != names
 
     async def _stamp(self) -> None:
-        """Write the revision to the switch, at rest, at most once a second: only "newer than the store" matters.
+        """Write the revision to the switch, at rest, at most once a second: what it has applied, and rid itself of what that took away.
 
         Each write has vswitchd go through its whole configuration, so it never stands between a change and the next: it is written
         a second after the first change that it is for.
         """
         assert self.tables is not None
-        now, revision = self.cluster.now(), self.applied()
+        now, revision = self.cluster.now(), self.rid_through()
         own = vswitch.bridge(self.tables)
         if own is None or own.stamp.revision >= revision or self.phase is Phase.BRAKED:
             self._stamp_due = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ebbtide.decide.brake import FEW, Stamp, unexplained, wrong_store
+from ebbtide.decide.brake import FEW, Stamp, is_unexplained, unexplained, widespread, wrong_store
 
 OURS = "11111111-store"
 
@@ -46,3 +46,22 @@ def test_deleting_a_large_share_needs_a_change_that_explains_it(
     reason = unexplained(stamp, revision, installed, deletes)
     assert bool(reason) is stopped
     assert not stopped or f"{deletes} of {installed} flows" in reason
+
+
+@pytest.mark.parametrize(
+    ("computes", "members", "held"),
+    [(0, 5, False), (3, 5, False), (4, 5, True), (4, 100, False), (20, 100, False), (21, 100, True), (201, 1000, True)],
+)
+def test_few_flows_of_many_computes_are_held_like_many_flows_of_one(computes: int, members: int, held: bool) -> None:
+    reason = widespread(computes, members)
+    assert bool(reason) is held
+    if held:
+        assert f"{computes} of {members} computes" in reason
+        assert "reconcile --approve" in reason
+
+
+def test_a_deletion_is_explained_by_a_later_revision_and_on_a_switch_that_was_never_stamped() -> None:
+    assert is_unexplained(Stamp("store", 7), 7, 1)
+    assert not is_unexplained(Stamp("store", 7), 8, 1)
+    assert not is_unexplained(Stamp("store", 7), 7, 0)
+    assert not is_unexplained(Stamp(), 7, 1)
