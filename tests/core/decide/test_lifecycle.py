@@ -60,12 +60,12 @@ def same_compute(verdict: Verdict, before: State, after: State, **fields: Any) -
     assert was.identities() <= now.identities()
 
 
-def newcomer(verdict: Verdict, after: State, **fields: Any) -> None:
+def newcomer(verdict: Verdict, before: State, after: State, **fields: Any) -> None:
     """It is a compute of its own, and the holder is untouched."""
     assert verdict.number == 2
     for name, value in fields.items():
         assert getattr(after.computes[2], name) == value
-    assert (after.computes.get(1) or after.removed[1]) == (after.computes.get(1) or after.removed[1])
+    assert (after.computes.delete(2), after.removed) == (before.computes, before.removed)
 
 
 TABLE: dict[tuple[str, str], Outcome] = {}
@@ -97,8 +97,7 @@ def test_each_cell_of_the_identity_table(claim: str, holder: str) -> None:
         assert verdict.number == 1
         assert "readmit" in verdict.reason
     elif claim in ("same DPN id, rest new", "same TEP, rest new", "same system-id, rest new", "all new"):
-        newcomer(verdict, after, name="new", ovs_uuid="uuid-new")
-        assert (before.computes or before.removed) == (after.removed or after.computes.delete(2))
+        newcomer(verdict, before, after, name="new", ovs_uuid="uuid-new")
         made = after.computes[2]
         assert made.membership is (Membership.MEMBER if verdict.outcome is Outcome.ACCEPTED else Membership.WAITING)
         assert made.dpid == (MADE_DPID | 2 if claim == "same DPN id, rest new" else 0x99)
