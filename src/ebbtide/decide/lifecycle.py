@@ -186,10 +186,12 @@ def _same_host(holder: Compute | None, claim: Claim) -> bool:
 
 
 def _removed_holder(state: State, claim: Claim) -> Compute | None:
-    """A removed compute with this name or system-id. Its TEP or DPN id alone may be another host's by now."""
+    """A removed compute that had this name or system-id when it was removed.
+
+    What it was called before that may be another host's by now, and so may its TEP or DPN id.
+    """
     for compute in state.removed.values():
-        known = compute.identities()
-        if f"name:{claim.name}" in known or (claim.system_id and f"system-id:{claim.system_id}" in known):
+        if compute.name == claim.name or (claim.system_id and compute.system_id == claim.system_id):
             return compute
     return None
 

@@ -190,6 +190,18 @@ def test_a_datapath_id_is_not_given_to_another_while_it_is_remembered() -> None:
     assert new.dpid not in (0, gone.dpid)
 
 
+def test_a_name_that_a_removed_compute_had_once_may_be_another_hosts_by_now() -> None:
+    """compute-7 was renamed old7 and then removed: new hardware may be compute-7; old7 and its system-id stay removed."""
+    gone = compute(1, name="old7", membership=Membership.REMOVED, removed_at=5)
+    gone = msgspec.structs.replace(gone, past=tuple(sorted({*gone.identities(), "name:compute-7", "system-id:sys-0"})))
+    before = state(gone)
+    for claim in (msgspec.structs.replace(NEW, name="compute-7"), msgspec.structs.replace(NEW, system_id="sys-0")):
+        assert judge(before, claim, frozenset(), open_admission=True).outcome is Outcome.ACCEPTED
+    for claim in (msgspec.structs.replace(NEW, name="old7"), msgspec.structs.replace(NEW, system_id="sys-1")):
+        verdict = judge(before, claim, frozenset(), open_admission=True)
+        assert (verdict.outcome, verdict.number) == (Outcome.QUARANTINED, 1)
+
+
 def test_of_two_that_share_a_system_id_each_is_known_by_the_rest() -> None:
     """A cloned image that was approved keeps its own number, whichever of the two comes back first, with a new database row."""
     before = state(compute(1), compute(2, system_id="sys-1"))
