@@ -99,6 +99,45 @@ def test_a_waiting_compute_takes_part_in_nothing(make_cloud: Callable[..., Cloud
     wait_phase(cloud, "b", Phase.WAITING)  # it is connected still, and asks again
 
 
+def test_another_host_takes_the_place_of_a_silent_compute_only_when_it_is_approved(
+    make_cloud: Callable[..., Cloud],
+) -> None:
+    cloud = make_cloud(admission="approve", silence=1.0)
+    for name in ("a", "b", "c"):
+        cloud.lab.add_compute(name, register="tcp:10.255.0.1:6640")
+        wait_phase(cloud, name, Phase.WAITING)
+        cloud.call(cloud.service.approve(name))
+    cloud.wait_ready("a", "b", "c")
+    cloud.add_network("blue", "10.1.0.0/24")
+    for index, name in enumerate("abc", 1):
+        cloud.add_vm(f"vm{index}", name, "blue", index)
+    cloud.wait_clean()
+    cluster, old = cloud.controller.app.cluster, fact(cloud, "a")
+    with undisturbed(cloud, "b", "c"):
+        cloud.lab.compute("a").kill_all()
+        cloud.wait(lambda: cloud.controller.member("a").link is None, what="a gone")
+        new = cloud.lab.add_compute("a2")
+        new.vsctl("set", "Open_vSwitch", ".", "external_ids:hostname=a", wait=False)
+        new.register()
+        cloud.wait(lambda: bool(fact(cloud, "a").applicants), what="the new host to ask")
+        assert any("`ebbtide compute approve a`" in why for why in cluster.refused.values())
+        assert f"{new.system_id}@{new.tep} asks to be a" in cloud.service.compute_status(fact(cloud, "a"))["reason"]
+        # The first comes back before anybody has approved: it is what it was, and who asked has to ask anew.
+        cloud.lab.compute("a").start_all()
+        cloud.wait_ready("a", deadline=30)
+        assert fact(cloud, "a") == old
+    assert not new.has_bridge()
+    cloud.lab.compute("a").kill_all()
+    cloud.wait(lambda: bool(fact(cloud, "a").applicants), 30, "the new host to ask again")
+    assert fact(cloud, "a").tep == old.tep
+    cloud.call(cloud.service.approve("a"))
+    cloud.wait(lambda: fact(cloud, "a").system_id == new.system_id, what="the new host in a's place")
+    cloud.wait_ready("a", "b", "c", deadline=30)
+    now = fact(cloud, "a")
+    assert (now.number, now.dpid, now.tep, now.successor) == (old.number, old.dpid, new.tep, "")
+    cloud.assert_clean()
+
+
 # ---- another's br-int -----------------------------------------------------------------------------
 
 _BR_INT = ("--", "add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev")

@@ -21,6 +21,9 @@ from tests.support.hostile import undisturbed
 pytestmark = pytest.mark.lab
 
 SILENCE = 1.5
+_MOVED = """["Open_vSwitch", {"op": "mutate", "table": "Open_vSwitch", "where": [], "mutations": [
+    ["other_config", "delete", ["set", ["local_ip"]]],
+    ["other_config", "insert", ["map", [["local_ip", "TEP"]]]]]}]"""
 
 
 @pytest.fixture
@@ -104,6 +107,46 @@ def test_a_disk_that_was_copied_is_refused_while_the_first_is_connected(trio: Cl
     assert fact(trio, "a") == before
     twin.kill_all()
     trio.assert_clean()
+
+
+def test_a_copied_disk_with_another_address_is_refused_though_the_first_has_no_session_right_now(
+    make_cloud: Callable[..., Cloud],
+) -> None:
+    cloud = make_cloud(silence=60.0)
+    a, _ = cloud.add_computes("a", "b")
+    before = fact(cloud, "a")
+    twin = cloud.lab.add_compute("twin")
+    twin.kill_all()
+    shutil.copyfile(a.directory / "conf.db", twin.directory / "conf.db")
+    a.kill_all()
+    cloud.wait(lambda: cloud.controller.member("a").link is None, what="a gone")
+    twin.exec(*("ovsdb-tool", "transact", f"{twin.directory}/conf.db", _MOVED.replace("TEP", twin.tep)))
+    twin.start_database()
+    refused(cloud, "a has the system-id of a but another tunnel address")
+    assert cloud.controller.member("a").link is None
+    # The first has been restarted, that is all: it is let in at once.
+    twin.kill_all()
+    a.start_all()
+    cloud.wait_ready("a", deadline=30)
+    assert fact(cloud, "a") == before
+
+
+def test_a_host_that_got_another_address_while_it_was_away_is_let_in_after_silence(
+    make_cloud: Callable[..., Cloud],
+) -> None:
+    cloud = make_cloud(silence=3.0)
+    a, _ = cloud.add_computes("a", "b")
+    tep = "172.31.200.1"
+    a.unregister()
+    cloud.wait(lambda: cloud.controller.member("a").link is None, what="a gone")
+    a.kill_switch()
+    cloud.wait(lambda: cloud.controller.member("a").switch is None, what="its switch gone")
+    a.vsctl("set", "Open_vSwitch", ".", f"other_config:local_ip={tep}", wait=False)
+    a.register()
+    refused(cloud, "a has the system-id of a but another tunnel address")
+    a.start_switch()
+    cloud.wait_ready("a", deadline=30)
+    assert fact(cloud, "a").tep == tep
 
 
 def test_a_host_of_another_name_with_a_cloned_system_id_is_refused(trio: Cloud) -> None:

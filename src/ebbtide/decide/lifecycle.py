@@ -5,8 +5,10 @@ the compute that has that identity in State. The table (docs/decisions.md, "Iden
 
     claim                      | holder alive          | holder silent           | holder tombstoned | holder removed
     all the same, own session  | it                    | it                      | it, mark stays    | quarantined
-    same system-id, same name  | refused: a clone      | it (rows of a new uuid) | it, mark stays    | quarantined
-    same name, rest new        | refused: duplicate    | replaces it (re-image)  | replaces, marked  | quarantined
+    same system-id, and name   | refused: a clone      | it (rows of a new uuid) | it, mark stays    | quarantined
+      or TEP, not all the same |                       |                         |                   |
+    same name, rest new        | refused: duplicate    | replaces it (re-image), | replaces, marked, | quarantined
+                               |                       | by approval             | by approval       |
     same system-id, rest new   | refused: cloned image | waits for approval      | waits             | quarantined
     same TEP, rest new         | refused: address used | waits for approval      | waits             | admission
     same DPN id, rest new      | gets another DPN id   | gets another            | gets another      | gets another
@@ -15,6 +17,11 @@ the compute that has that identity in State. The table (docs/decisions.md, "Iden
 A live holder is never displaced. "Alive" means that a session of it is up, or that a peer sees it by BFD, or that this
 leadership is too young to know (a holder counts as silent only after a minute's silence). A host that is renamed while its
 system-id and TEP stay is the same compute under its new name; the old name stays an alias in `past`.
+
+"By approval": where admission is open, at once; else who asks is refused and noted with the holder (`Compute.applicants`), and
+`compute approve` turns that into a permission for that host alone (`Compute.successor`), good while the holder is silent. The
+holder's own return, unchanged, is let in before and after, and makes an end of both. A host that comes back as itself but changed
+waits until its old self has been silent, or for the same approval.
 """
 
 from __future__ import annotations
@@ -26,8 +33,12 @@ from enum import StrEnum
 import msgspec
 
 from ebbtide.decide.ids import Allocator
+from ebbtide.errors import NotFound, Refused
 from ebbtide.model.facts import Compute, Edit, Membership
 from ebbtide.model.state import State
+
+#: So many hosts that ask for one compute's place are noted.
+MAX_APPLICANTS = 8
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -80,6 +91,8 @@ def _replaced(old: Compute, claim: Claim, dpid: int) -> Compute:
         provider_mappings=claim.provider_mappings,
         gateway=claim.gateway,
         certificate=claim.certificate or old.certificate,
+        applicants=(),
+        successor="",
     )
     return msgspec.structs.replace(new, past=_past(old, new))
 
@@ -125,13 +138,16 @@ def judge(
     known = holders["session"] if session_of == 0 else state.computes.get(session_of)
     if known is None and session_of == 0:
         known = holders["system-id"] if _same_host(holders["system-id"], claim) else None
-        if known is not None and known.number in recent - alive:
-            # Its database is another: a reinstalled host, or a clone that was quicker. The real one has a minute to come back.
-            return Verdict(
-                Outcome.REFUSED,
-                reason=f"{claim.name} has the system-id of {known.name} but another database; accepted when {known.name} stays silent",
-            )
     if known is not None:
+        changed = _changed(known, claim) if session_of == 0 else ""
+        if changed and known.number in recent - alive and known.successor != _applicant(claim):
+            # A host that was changed, or a clone that was quicker. The real one has a minute to come back.
+            return _ask(
+                known,
+                claim,
+                f"{claim.name} has the system-id of {known.name} but another {changed}: accepted when {known.name} stays silent, "
+                f"or by `ebbtide compute approve {known.name}`",
+            )
         return _returns(state, claim, known, by_tep, alive)
     if gone is not None:
         return Verdict(
@@ -143,7 +159,7 @@ def judge(
     if refused:
         return Verdict(Outcome.REFUSED, reason=refused)
     if holders["name"] is not None:
-        return _reimaged(state, claim, holders["name"], by_tep)
+        return _reimaged(state, claim, holders["name"], by_tep, open_admission)
     if holders["system-id"] is not None or by_tep is not None:
         other = holders["system-id"] or by_tep
         assert other is not None
@@ -242,8 +258,40 @@ def _another_certificate(claim: Claim, known: Compute) -> str:
     )
 
 
-def _reimaged(state: State, claim: Claim, holder: Compute, by_tep: Compute | None) -> Verdict:
-    """A new host under a silent compute's name: it takes its place, its ports and its mark."""
+def _changed(known: Compute, claim: Claim) -> str:
+    """What differs from how the compute was known, in words; "" if it comes as it went."""
+    differs = {
+        "name": claim.name != known.name,
+        "database": claim.ovs_uuid != known.ovs_uuid,
+        "tunnel address": bool(claim.teps and known.teps) and claim.teps != known.teps,
+    }
+    return " and ".join(what for what, so in differs.items() if so)
+
+
+def _applicant(claim: Claim) -> str:
+    return "@".join((claim.system_id or claim.ovs_uuid, *claim.teps))
+
+
+def _ask(holder: Compute, claim: Claim, reason: str) -> Verdict:
+    """Refused until an operator says yes; who asks is noted, so that `approve` knows whom it lets in."""
+    asking = _applicant(claim)
+    if asking in holder.applicants or len(holder.applicants) >= MAX_APPLICANTS:
+        return Verdict(Outcome.REFUSED, reason=reason)
+    noted = msgspec.structs.replace(holder, applicants=tuple(sorted((*holder.applicants, asking))))
+    return Verdict(Outcome.REFUSED, reason=reason, edits=(Edit(holder, noted),))
+
+
+def _reimaged(state: State, claim: Claim, holder: Compute, by_tep: Compute | None, open_admission: bool) -> Verdict:
+    """A new host under a silent compute's name: it takes its place, its ports and its mark, if admission allows."""
+    # One that waits for approval itself has nothing yet that could be taken from it.
+    allowed = open_admission or holder.membership is Membership.WAITING or holder.successor == _applicant(claim)
+    if not allowed:
+        return _ask(
+            holder,
+            claim,
+            f"{_applicant(claim)} is another host than {holder.name}, which is silent: "
+            f"`ebbtide compute approve {holder.name}` lets it take its place",
+        )
     stranger = _another_certificate(claim, holder)
     if stranger:
         return Verdict(Outcome.REFUSED, reason=stranger)
@@ -273,6 +321,43 @@ def _join(state: State, claim: Claim, *, approved: bool, reason: str) -> Verdict
     )
     outcome = Outcome.ACCEPTED if approved else Outcome.WAITING
     return Verdict(outcome, number, "" if approved else reason, (Edit(None, new), *ids.edits()))
+
+
+def approve(state: State, text: str) -> tuple[Compute, list[Edit]]:
+    """Admit a waiting compute; let a member come with another certificate, and another host in its place, if one asks for that.
+
+    Raises:
+        NotFound: nobody is known by this id.
+        Refused: it was removed, or several hosts ask for its place.
+    """
+    compute, reason = resolve(state, text)
+    asking: list[str] = []
+    if compute is None:
+        found = [(c, a) for c in state.computes.values() for a in c.applicants if text in (a, a.rpartition("@")[0])]
+        if len(found) != 1:
+            raise NotFound(reason)
+        compute, asking = found[0][0], [found[0][1]]
+    if compute.membership is Membership.REMOVED:
+        raise Refused(f"{compute.name} was removed: `ebbtide compute readmit {compute.name}` takes it back")
+    asking = asking or list(compute.applicants)
+    if len(asking) > 1:
+        raise Refused(f"{len(asking)} hosts ask to be {compute.name}: approve one of them: {', '.join(asking)}")
+    admitted = msgspec.structs.replace(
+        compute,
+        membership=Membership.MEMBER,
+        certificate="",
+        applicants=(),
+        successor=asking[0] if asking else compute.successor,
+    )
+    return admitted, [Edit(compute, admitted)] if admitted != compute else []
+
+
+def note(compute: Compute) -> str:
+    """What an operator should know of who claims to be this compute, or ""."""
+    if compute.applicants:
+        asking = ", ".join(compute.applicants)
+        return f"{asking} asks to be {compute.name}: `ebbtide compute approve {compute.name}` if that is right"
+    return f"{compute.successor} may take its place while it is silent" if compute.successor else ""
 
 
 def _called(text: str) -> Callable[[Compute], bool]:

@@ -215,18 +215,11 @@ class Service:
     # --- computes ---
 
     async def approve(self, text: str) -> Compute:
-        """Admit a waiting compute; let a member come with another certificate."""
+        """Admit a waiting compute; let a member come with another certificate, or another host in its place."""
 
         def decide(state: State) -> tuple[list[Edit], Compute]:
-            compute, reason = lifecycle.resolve(state, text)
-            if compute is None:
-                raise NotFound(reason)
-            if compute.membership is Membership.REMOVED:
-                raise Refused(f"{compute.name} was removed: `ebbtide compute readmit {compute.name}` takes it back")
-            admitted = msgspec.structs.replace(compute, membership=Membership.MEMBER, certificate="")
-            if admitted == compute:
-                return [], compute
-            return [Edit(compute, admitted)], admitted
+            compute, edits = lifecycle.approve(state, text)
+            return edits, compute
 
         return await self.cluster.store.commit(decide)
 
@@ -506,6 +499,11 @@ class Service:
             member.look_again()
         return sorted(m.name for m in chosen)
 
+    def _reason(self, compute: Compute) -> str:
+        member = self.cluster.members.get(compute.number)
+        said = [member.reason if member else "", lifecycle.note(compute)]
+        return "; ".join(filter(None, said)) or (paths.narrow(self.cluster, member) if member else "")
+
     def compute_status(self, compute: Compute) -> dict[str, Any]:
         """One compute for people and scripts."""
         member = self.cluster.members.get(compute.number)
@@ -518,7 +516,7 @@ class Service:
             "system-id": compute.system_id,
             "tep": compute.tep,
             "phase": str(self.cluster.phase(compute)),
-            "reason": (member.reason or paths.narrow(self.cluster, member)) if member else "",
+            "reason": self._reason(compute),
             "membership": str(compute.membership),
             "tombstoned": compute.tombstoned,
             "connected": bool(member and member.connected),

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from ebbtide.decide.lifecycle import Claim, Outcome, Verdict, judge, resolve
+from ebbtide.decide.lifecycle import MAX_APPLICANTS, Claim, Outcome, Verdict, approve, judge, resolve
+from ebbtide.errors import NotFound, Refused
 from ebbtide.model.facts import Compute, Edit, Membership
 from ebbtide.model.state import State
 from tests.fakes.clouds import change, compute, state
@@ -129,11 +130,112 @@ def test_one_that_was_heard_a_moment_ago_is_displaced_by_nobody_but_its_own_data
 ) -> None:
     before = state(msgspec.structs.replace(HOLDER, **fields))
     verdict = judge(before, CLAIMS[claim], frozenset(), recent=frozenset({1}), open_admission=True)
-    own = claim in ("all the same", "new TEP, rest the same")
+    own = claim == "all the same"
     newcomers = claim in ("all new", "same DPN id, rest new")
     assert verdict.outcome is (Outcome.ACCEPTED if own or newcomers else Outcome.REFUSED), verdict.reason
     assert verdict.number == (1 if own else 2 if newcomers else 0)
-    assert bool(verdict.edits) is (newcomers or claim == "new TEP, rest the same")
+    if verdict.outcome is Outcome.REFUSED:
+        # Its own host may have been changed while it was away: an operator may say so without waiting.
+        asks = claim in ("all the same, database made anew", "new name, rest the same", "new TEP, rest the same")
+        assert bool(verdict.edits) is asks
+        for edit in verdict.edits:
+            tep = CLAIMS[claim].teps[0]
+            assert edit == Edit(before.computes[1], msgspec.structs.replace(edit.old, applicants=(f"sys-1@{tep}",)))
+    else:
+        assert bool(verdict.edits) is newcomers
+
+
+@pytest.mark.parametrize(
+    "claim", ["all the same, database made anew", "new name, rest the same", "new TEP, rest the same"]
+)
+def test_a_host_that_was_changed_while_it_was_away_is_let_in_when_it_was_silent_or_is_approved(claim: str) -> None:
+    said, recent = CLAIMS[claim], frozenset({1})
+    before = state(HOLDER)
+    asks = judge(before, said, frozenset(), recent=recent)
+    asked = change(before, *asks.edits)
+    again = judge(asked, said, frozenset(), recent=recent)
+    assert (again.outcome, again.edits) == (Outcome.REFUSED, ()), "who asks is written once"
+    silent = judge(asked, said, frozenset())
+    approved = change(asked, *approve(asked, "c1")[1])
+    let_in = judge(approved, said, frozenset(), recent=recent)
+    for verdict, basis in ((silent, asked), (let_in, approved)):
+        assert (verdict.outcome, verdict.number) == (Outcome.ACCEPTED, 1)
+        now = change(basis, *verdict.edits).computes[1]
+        assert (now.name, now.ovs_uuid, now.teps) == (said.name, said.ovs_uuid, said.teps)
+        assert (now.applicants, now.successor) == ((), "")
+    # Approved or not: the first is connected.
+    live = judge(approved, said, frozenset({1}), recent=recent)
+    assert (live.outcome, live.edits) == (Outcome.REFUSED, ())
+
+
+# ---- a replacement that waits for approval ---------------------------------------------------------
+
+REIMAGED = CLAIMS["same name, rest new"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"tombstoned": True}], ids=["member", "tombstoned"])
+def test_without_open_admission_another_host_takes_a_silent_ones_place_when_it_is_approved(
+    fields: dict[str, Any],
+) -> None:
+    before = state(msgspec.structs.replace(HOLDER, **fields))
+    asks = judge(before, REIMAGED, frozenset())
+    assert (asks.outcome, asks.number) == (Outcome.REFUSED, 0)
+    assert "`ebbtide compute approve c1`" in asks.reason
+    asked = change(before, *asks.edits)
+    assert asked.computes[1] == msgspec.structs.replace(before.computes[1], applicants=("sys-new@10.0.0.99",))
+    assert judge(asked, REIMAGED, frozenset()).edits == ()
+    compute, edits = approve(asked, "c1")
+    approved = change(asked, *edits)
+    assert compute == approved.computes[1]
+    # Only the host that had asked, and only while the holder is silent.
+    other = judge(approved, msgspec.structs.replace(REIMAGED, system_id="sys-other"), frozenset())
+    assert other.outcome is Outcome.REFUSED
+    for alive, recent in ((frozenset({1}), frozenset[int]()), (frozenset[int](), frozenset({1}))):
+        assert judge(approved, REIMAGED, alive, recent=recent).outcome is Outcome.REFUSED
+    verdict = judge(approved, REIMAGED, frozenset())
+    assert verdict.outcome is Outcome.ACCEPTED
+    after = change(approved, *verdict.edits)
+    same_compute(verdict, before, after, system_id="sys-new", ovs_uuid="uuid-new", teps=("10.0.0.99",))
+    assert (after.computes[1].applicants, after.computes[1].successor) == ((), "")
+
+
+@pytest.mark.parametrize("approved", [False, True])
+def test_the_holder_that_comes_back_first_is_let_in_and_who_asked_is_forgotten(approved: bool) -> None:
+    before = state(HOLDER)
+    asked = change(before, *judge(before, REIMAGED, frozenset()).edits)
+    if approved:
+        asked = change(asked, *approve(asked, "c1")[1])
+    verdict = judge(asked, SAME, frozenset())
+    assert (verdict.outcome, verdict.number) == (Outcome.ACCEPTED, 1)
+    assert change(asked, *verdict.edits).computes[1] == HOLDER
+
+
+def test_one_of_several_that_ask_is_approved_by_its_own_name() -> None:
+    found = state(HOLDER)
+    others = [msgspec.structs.replace(REIMAGED, system_id=f"sys-n{i}", teps=(f"10.0.1.{i}",)) for i in range(20)]
+    for claim in others:
+        found = change(found, *judge(found, claim, frozenset()).edits)
+    assert len(found.computes[1].applicants) == MAX_APPLICANTS
+    with pytest.raises(Refused, match=r"sys-n1@10\.0\.1\.1"):
+        approve(found, "c1")
+    for text in ("sys-n1", "sys-n1@10.0.1.1"):
+        approved = change(found, *approve(found, text)[1])
+        assert (approved.computes[1].successor, approved.computes[1].applicants) == ("sys-n1@10.0.1.1", ())
+        outcomes = [judge(approved, claim, frozenset()).outcome for claim in others]
+        assert [i for i, o in enumerate(outcomes) if o is Outcome.ACCEPTED] == [1]
+
+
+def test_approve_admits_who_waits_and_unbinds_a_certificate() -> None:
+    before = state(compute(1, membership=Membership.WAITING), compute(2, certificate="aa"), compute(3))
+    for number in (1, 2):
+        found, edits = approve(before, f"c{number}")
+        assert edits == [Edit(before.computes[number], found)]
+        assert (found.membership, found.certificate) == (Membership.MEMBER, "")
+    assert approve(before, "c3") == (before.computes[3], [])
+    with pytest.raises(NotFound):
+        approve(before, "sys-new")
+    with pytest.raises(Refused, match="readmit"):
+        approve(state(compute(1, membership=Membership.REMOVED)), "c1")
 
 
 @pytest.mark.parametrize("claim", ["all new", "same DPN id, rest new"])
@@ -162,7 +264,7 @@ def test_a_name_or_address_that_another_has_is_not_taken_from_it_by_a_session() 
 
 def test_an_address_that_the_taken_over_host_brings_is_not_taken_from_a_third() -> None:
     before = state(compute(1), compute(2))
-    verdict = judge(before, Claim("c1", "sys-new", "uuid-new", teps=("10.0.0.2",)), frozenset())
+    verdict = judge(before, Claim("c1", "sys-new", "uuid-new", teps=("10.0.0.2",)), frozenset(), open_admission=True)
     after = change(before, *verdict.edits)
     assert after.computes[1].teps == ("10.0.0.1",)
     assert after.computes[2] == before.computes[2]
