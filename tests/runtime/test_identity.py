@@ -14,6 +14,7 @@ from ebbtide.lab.commands import CommandFailed
 from ebbtide.lab.compute import PHYSICAL_BRIDGE
 from ebbtide.lab.site import TEP_NETWORK
 from ebbtide.model import facts
+from ebbtide.runtime.vswitch import seen_by_bfd
 from tests.support import snapshots
 from tests.support.cloud import Cloud
 from tests.support.hostile import undisturbed
@@ -211,6 +212,32 @@ def test_a_host_under_the_name_of_one_that_has_just_gone_silent_waits(make_cloud
     cloud.lab.compute("a").start_all()
     cloud.wait_ready("a", deadline=30)
     assert fact(cloud, "a") == before
+
+
+def test_one_that_its_peer_sees_by_bfd_is_displaced_by_nobody(make_cloud: Callable[..., Cloud]) -> None:
+    """Its control connections are cut for longer than `silence`, and it goes on forwarding. Once it is dead, it can be replaced."""
+    cloud = make_cloud(silence=1.0)
+    gateway, _ = cloud.add_computes("gw", "peer")
+    cloud.call(cloud.service.relate("gw", "peer"))
+    cluster, old = cloud.controller.app.cluster, fact(cloud, "gw")
+    peer = cloud.controller.member("peer")
+    cloud.wait(lambda: peer.tables is not None and old.number in seen_by_bfd(peer.tables), what="BFD up")
+    gateway.cut_control()
+    member = cloud.controller.member("gw")
+    cloud.wait(lambda: member.link is None and member.switch is None, 30, "gw cut off")
+    lost = cluster.now()
+    new = cloud.lab.add_compute("gw2")
+    claim(new, hostname="gw")
+    new.register()
+    refused(cloud, "gw claims the name of gw, which peers see alive by BFD")
+    cloud.wait(lambda: cluster.now() - lost > 1.5, what="silence to be over")
+    cluster.refused.clear()
+    refused(cloud, "gw claims the name of gw, which peers see alive by BFD")
+    assert fact(cloud, "gw") == old
+    gateway.kill_all()
+    cloud.wait(lambda: fact(cloud, "gw").system_id == new.system_id, 30, "the new host in its place")
+    cloud.wait_ready("gw", "peer", deadline=30)
+    cloud.assert_clean()
 
 
 # ---- tunnel addresses -----------------------------------------------------------------------------

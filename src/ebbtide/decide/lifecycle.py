@@ -15,7 +15,8 @@ the compute that has that identity in State. The table (docs/decisions.md, "Iden
     nothing known              | admission             |                         |                   |
 
 A live holder is never displaced. "Alive" means that a session of it is up, or that a peer sees it by BFD, or that this
-leadership is too young to know (a holder counts as silent only after a minute's silence). A host that is renamed while its
+leadership is too young to know (a holder counts as silent only after a minute's silence): see `Sign`. Only a session that is up
+keeps its own host out, when that comes back unchanged. A host that is renamed while its
 system-id and TEP stay is the same compute under its new name; the old name stays an alias in `past`.
 
 "By approval": where admission is open, at once; else who asks is refused and noted with the holder (`Compute.applicants`), and
@@ -27,7 +28,7 @@ waits until its old self has been silent, or for the same approval.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from enum import StrEnum
 
 import msgspec
@@ -109,20 +110,58 @@ def _free_dpid(state: State, wanted: int, number: int, own: int = 0) -> int:
     return candidate
 
 
+class Sign(msgspec.Struct, frozen=True):
+    """What shows that a compute is there, when somebody claims to be it.
+
+    `session`: another OVSDB session of it is up. `switch`: its OpenFlow session is; `vouches`: from where the claimant is, so that
+    the two are one host. `bfd`: a peer sees it. `silent`: seconds since the last of these (0: nobody knows, which is so at the start
+    of a leadership).
+    """
+
+    number: int
+    session: bool = False
+    switch: bool = False
+    vouches: bool = False
+    bfd: bool = False
+    silent: float = 0.0
+
+
+def alive(signs: Iterable[Sign]) -> set[int]:
+    """Computes with a session: who claims to be one of them is another."""
+    return {s.number for s in signs if s.session}
+
+
+def seen(signs: Iterable[Sign]) -> set[int]:
+    """Computes without a session that forward all the same."""
+    return {s.number for s in signs if s.bfd and not s.session and not (s.switch and s.vouches)}
+
+
+def recent(signs: Iterable[Sign], silence: float) -> set[int]:
+    """Computes that are not to be taken for gone yet, though nothing shows them now but perhaps their switch."""
+    return {s.number for s in signs if not s.session and (not s.vouches if s.switch else s.silent < silence)}
+
+
+def claimed(state: State, claim: Claim) -> set[int]:
+    """The computes whose name, system-id or TEP is claimed."""
+    return {holder.number for holder in _holders(state, claim).values() if holder is not None}
+
+
 def judge(
     state: State,
     claim: Claim,
     alive: Set[int],
     *,
+    seen: Set[int] = frozenset(),
     recent: Set[int] = frozenset(),
     session_of: int = 0,
     open_admission: bool = False,
 ) -> Verdict:
     """Decide a claim.
 
-    `alive`: numbers of computes that are alive by another session than the one that claims. `recent`: those that have not been silent
-    for long enough to be taken for gone; their own return is let in, nobody else gets what is theirs. `session_of`: the compute
-    that this very session was accepted as before (0: it is new); an accepted session may change its TEP or name.
+    `alive`: numbers of computes that are alive by another session than the one that claims. `seen`: those that a peer sees by BFD;
+    `recent`: those that have not been silent for long enough to be taken for gone. Their own return is let in, nobody else gets what
+    is theirs. `session_of`: the compute that this very session was accepted as before (0: it is new); an accepted session may change
+    its TEP or name.
     """
     if len(claim.teps) > 1:
         return Verdict(
@@ -140,6 +179,9 @@ def judge(
         known = holders["system-id"] if _same_host(holders["system-id"], claim) else None
     if known is not None:
         changed = _changed(known, claim) if session_of == 0 else ""
+        if changed and known.number in seen - alive:
+            why = f"{claim.name} has the system-id of {known.name}, which peers see alive by BFD, but another {changed}"
+            return Verdict(Outcome.REFUSED, reason=f"{why}: a cloned host")
         if changed and known.number in recent - alive and known.successor != _applicant(claim):
             # A host that was changed, or a clone that was quicker. The real one has a minute to come back.
             return _ask(
@@ -155,7 +197,7 @@ def judge(
             gone.number,
             f"{gone.name} was removed at revision {gone.removed_at}: `ebbtide compute readmit {gone.name}` takes it back",
         )
-    refused = _against_live(claim, holders, alive | recent)
+    refused = _against_live(claim, holders, alive | recent, seen)
     if refused:
         return Verdict(Outcome.REFUSED, reason=refused)
     if holders["name"] is not None:
@@ -212,7 +254,7 @@ def _removed_holder(state: State, claim: Claim) -> Compute | None:
     return None
 
 
-def _against_live(claim: Claim, holders: dict[str, Compute | None], alive: Set[int]) -> str:
+def _against_live(claim: Claim, holders: dict[str, Compute | None], alive: Set[int], seen: Set[int]) -> str:
     why = {
         "name": "two hosts must not have one name: set other_config:dp-desc or the host name",
         "system-id": "a cloned image keeps its system-id: give this host its own external_ids:system-id",
@@ -220,8 +262,9 @@ def _against_live(claim: Claim, holders: dict[str, Compute | None], alive: Set[i
     }
     for what, remedy in why.items():
         holder = holders[what]
-        if holder is not None and holder.number in alive:
-            return f"{claim.name} claims the {what} of {holder.name}, which is alive or was a moment ago; {remedy}"
+        if holder is not None and holder.number in alive | seen:
+            how = "peers see alive by BFD" if holder.number in seen else "is alive or was a moment ago"
+            return f"{claim.name} claims the {what} of {holder.name}, which {how}; {remedy}"
     return ""
 
 

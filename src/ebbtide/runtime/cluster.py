@@ -100,6 +100,8 @@ class Cluster:
         self._said: dict[str, str] = {}
         #: All computes connect at once when a controller starts, and a dump may be ten megabytes.
         self.dumping = asyncio.Semaphore(DUMPS)
+        #: When a session of a compute last ended. `Member.lost_at` is when the first of its two did.
+        self._heard: dict[int, float] = {}
 
     @property
     def state(self) -> State:
@@ -214,6 +216,7 @@ class Cluster:
             self._sessions.discard(link)
             self.refused.pop(str(link.peer), None)
             for member in holder:
+                self._heard[member.number] = self.now()
                 member.detach_link(link)
                 self._view_changed(member, member.view)
                 self._notify("compute", name=member.name)
@@ -224,11 +227,13 @@ class Cluster:
             return number
 
         def decide(state: State) -> tuple[list[Edit], lifecycle.Verdict]:
+            signs = self._signs(state, claim, link, number)
             verdict = lifecycle.judge(
                 state,
                 claim,
-                self._alive(number),
-                recent=self._recent(number),
+                lifecycle.alive(signs),
+                seen=lifecycle.seen(signs),
+                recent=lifecycle.recent(signs, self.settings.silence),
                 session_of=number,
                 open_admission=self.settings.open_admission,
             )
@@ -262,25 +267,34 @@ class Cluster:
             if refused:
                 return
 
-    def _alive(self, but: int) -> set[int]:
-        """Computes whose OVSDB session is up, other than `but`: another that says it is one of them is a clone."""
-        return {n for n, m in self.members.items() if n != but and m.link is not None and not m.link.lost.is_set()}
+    def _signs(self, state: State, claim: lifecycle.Claim, link: OvsdbLink, own: int) -> list[lifecycle.Sign]:
+        """What shows that the computes concerned by a claim are there, by other ways than `link`, which is accepted as `own` (or 0)."""
+        return [self._sign(state, number, link) for number in lifecycle.claimed(state, claim) if number != own]
 
-    def _recent(self, but: int) -> set[int]:
-        """Computes that are not to be taken for gone: their switch is there, or they have been silent for less than `silence`.
+    def _sign(self, state: State, number: int, claimant: OvsdbLink) -> lifecycle.Sign:
+        member = self.members.get(number)
+        if member is None:
+            return lifecycle.Sign(number)
+        switch, now = member.switch, self.now()
+        heard = max(now if member.lost_at is None else member.lost_at, self._heard.get(number, float("-inf")))
+        return lifecycle.Sign(
+            number,
+            session=member.link is not None and not member.link.lost.is_set(),
+            switch=switch is not None,
+            vouches=switch is not None and _host(switch.peer) == _host(claimant.peer),
+            bfd=any(self._sees(peer, number) for peer in state.relation_peers(number)),
+            silent=now - heard,
+        )
 
-        At the start of a leadership that is everybody. Their own return is let in at once.
-        """
-        now = self.now()
-        return {
-            number
-            for number, member in self.members.items()
-            if number != but
-            and (
-                member.switch is not None
-                or (member.lost_at is not None and now - member.lost_at < self.settings.silence)
-            )
-        }
+    def _sees(self, observer: int, number: int) -> bool:
+        """Whether one compute sees another by BFD. What a switch that is away has left in its rows is not believed."""
+        member = self.members.get(observer)
+        return (
+            member is not None
+            and member.connected
+            and member.tables is not None
+            and number in vswitch.seen_by_bfd(member.tables)
+        )
 
     def _ovsdb_event(self, link: OvsdbLink, holder: list[Member], event: ev.Event, said: Pulse) -> None:
         if not isinstance(event, (ev.Updated, ev.Synced)):
@@ -355,6 +369,7 @@ class Cluster:
             self._sessions.discard(switch)
             self._owners.pop(switch, None)
             if member is not None:
+                self._heard[member.number] = self.now()
                 member.detach_switch(switch)
                 self._notify("compute", name=member.name)
 

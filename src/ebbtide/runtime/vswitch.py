@@ -195,6 +195,14 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
     return View(live=live, ports=Map(ports), tunnels=Map(tunnels))
 
 
+def seen_by_bfd(tables: Replica) -> set[int]:
+    """Numbers of the peers that this compute sees by BFD."""
+    ids = (
+        row["external_ids"].get(PEER, "") for _, _, row in interfaces(tables) if row["bfd_status"].get("state") == "up"
+    )
+    return {int(peer) for peer in ids if peer.isdecimal()}
+
+
 def concerns_ports(changes: Iterable[RowChange]) -> bool:
     """Whether the view may differ: ports and interfaces, but for what BFD says of them."""
     return any(

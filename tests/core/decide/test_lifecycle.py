@@ -10,7 +10,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from ebbtide.decide.lifecycle import MAX_APPLICANTS, Claim, Outcome, Verdict, approve, judge, resolve
+from ebbtide.decide.lifecycle import (
+    MAX_APPLICANTS,
+    Claim,
+    Outcome,
+    Sign,
+    Verdict,
+    alive,
+    approve,
+    claimed,
+    judge,
+    recent,
+    resolve,
+    seen,
+)
 from ebbtide.errors import NotFound, Refused
 from ebbtide.model.facts import Compute, Edit, Membership
 from ebbtide.model.state import State
@@ -44,9 +57,9 @@ HOLDERS: dict[str, tuple[dict[str, Any], frozenset[int]]] = {
 def outcome(
     claim: Claim, holder: str, *, session_of: int = 0, open_admission: bool = True
 ) -> tuple[Verdict, State, State]:
-    fields, alive = HOLDERS[holder]
+    fields, connected = HOLDERS[holder]
     before = state(msgspec.structs.replace(HOLDER, **fields))
-    verdict = judge(before, claim, alive - {session_of}, session_of=session_of, open_admission=open_admission)
+    verdict = judge(before, claim, connected - {session_of}, session_of=session_of, open_admission=open_admission)
     return verdict, before, change(before, *verdict.edits)
 
 
@@ -149,23 +162,69 @@ def test_one_that_was_heard_a_moment_ago_is_displaced_by_nobody_but_its_own_data
     "claim", ["all the same, database made anew", "new name, rest the same", "new TEP, rest the same"]
 )
 def test_a_host_that_was_changed_while_it_was_away_is_let_in_when_it_was_silent_or_is_approved(claim: str) -> None:
-    said, recent = CLAIMS[claim], frozenset({1})
+    said, just_heard = CLAIMS[claim], frozenset({1})
     before = state(HOLDER)
-    asks = judge(before, said, frozenset(), recent=recent)
+    asks = judge(before, said, frozenset(), recent=just_heard)
     asked = change(before, *asks.edits)
-    again = judge(asked, said, frozenset(), recent=recent)
+    again = judge(asked, said, frozenset(), recent=just_heard)
     assert (again.outcome, again.edits) == (Outcome.REFUSED, ()), "who asks is written once"
     silent = judge(asked, said, frozenset())
     approved = change(asked, *approve(asked, "c1")[1])
-    let_in = judge(approved, said, frozenset(), recent=recent)
+    let_in = judge(approved, said, frozenset(), recent=just_heard)
     for verdict, basis in ((silent, asked), (let_in, approved)):
         assert (verdict.outcome, verdict.number) == (Outcome.ACCEPTED, 1)
         now = change(basis, *verdict.edits).computes[1]
         assert (now.name, now.ovs_uuid, now.teps) == (said.name, said.ovs_uuid, said.teps)
         assert (now.applicants, now.successor) == ((), "")
     # Approved or not: the first is connected.
-    live = judge(approved, said, frozenset({1}), recent=recent)
+    live = judge(approved, said, frozenset({1}), recent=just_heard)
     assert (live.outcome, live.edits) == (Outcome.REFUSED, ())
+
+
+# ---- what shows that a holder is there -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+@pytest.mark.parametrize(
+    "fields", [{}, {"tombstoned": True, "successor": "sys-new@10.0.0.99"}], ids=["member", "marked"]
+)
+def test_one_that_its_peers_see_by_bfd_is_displaced_by_nobody_however_long_it_is_silent(
+    claim: str, fields: dict[str, Any]
+) -> None:
+    """Its control connections are cut: it may come back as it went, and neither silence nor approval lets another in."""
+    before = state(msgspec.structs.replace(HOLDER, **fields))
+    verdict = judge(before, CLAIMS[claim], frozenset(), seen=frozenset({1}), open_admission=True)
+    own, newcomers = claim == "all the same", claim in ("all new", "same DPN id, rest new")
+    assert verdict.outcome is (Outcome.ACCEPTED if own or newcomers else Outcome.REFUSED), verdict.reason
+    if not own and not newcomers:
+        assert verdict.edits == ()
+        assert "BFD" in verdict.reason
+
+
+SIGNS = {
+    "session": (Sign(1, session=True, silent=99.0), (True, False, False)),
+    "switch": (Sign(1, switch=True, silent=99.0), (False, False, True)),
+    "switch, where the claimant is": (Sign(1, switch=True, vouches=True), (False, False, False)),
+    "switch there, and BFD": (Sign(1, switch=True, vouches=True, bfd=True), (False, False, False)),
+    "BFD": (Sign(1, bfd=True, silent=99.0), (False, True, False)),
+    "silent for less than a minute": (Sign(1, silent=59.9), (False, False, True)),
+    "silent for a minute": (Sign(1, silent=60.0), (False, False, False)),
+    "never heard by this leadership": (Sign(1), (False, False, True)),
+}
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_what_shows_that_a_compute_is_there(sign: str) -> None:
+    given, expected = SIGNS[sign]
+    assert (1 in alive([given]), 1 in seen([given]), 1 in recent([given], 60.0)) == expected
+
+
+def test_signs_are_asked_for_of_whom_a_claim_concerns() -> None:
+    before = state(*(compute(n) for n in range(1, 9)))
+    claim = Claim("c1", "sys-2", "uuid-new", teps=("10.0.0.3",))
+    assert claimed(before, claim) == {1, 2, 3}
+    assert claimed(before, NEW) == set()
+    assert claimed(before, SAME) == {1}
 
 
 # ---- a replacement that waits for approval ---------------------------------------------------------
@@ -190,8 +249,8 @@ def test_without_open_admission_another_host_takes_a_silent_ones_place_when_it_i
     # Only the host that had asked, and only while the holder is silent.
     other = judge(approved, msgspec.structs.replace(REIMAGED, system_id="sys-other"), frozenset())
     assert other.outcome is Outcome.REFUSED
-    for alive, recent in ((frozenset({1}), frozenset[int]()), (frozenset[int](), frozenset({1}))):
-        assert judge(approved, REIMAGED, alive, recent=recent).outcome is Outcome.REFUSED
+    for connected, just_heard in ((frozenset({1}), frozenset[int]()), (frozenset[int](), frozenset({1}))):
+        assert judge(approved, REIMAGED, connected, recent=just_heard).outcome is Outcome.REFUSED
     verdict = judge(approved, REIMAGED, frozenset())
     assert verdict.outcome is Outcome.ACCEPTED
     after = change(approved, *verdict.edits)
