@@ -62,6 +62,16 @@ def move_tep(compute: Compute, tep: str) -> None:
     compute.vsctl("set", "Open_vSwitch", ".", f"other_config:local_ip={tep}", wait=False)
 
 
+def forget_neighbours(cloud: Cloud) -> None:
+    """An address has another host's MAC now; the lab's hosts announce nothing, and the switches would remember for 15 minutes.
+
+    They learn from what they translate, not from what a cached flow forwards: so those go too.
+    """
+    for compute in cloud.lab.computes():
+        compute.appctl("tnl/neigh/flush")
+        compute.appctl("revalidator/purge")
+
+
 def refused(cloud: Cloud, what: str, deadline: float = 20.0) -> str:
     """Wait until a session was refused for this; the reason."""
     cluster = cloud.controller.app.cluster
@@ -299,6 +309,60 @@ def test_a_tunnel_address_taken_from_another_is_not_believed(trio: Cloud) -> Non
         assert trio.controller.app.cluster.state.revision > asked
         assert fact(trio, "a").tep == a.tep
     a.vsctl("set", "Open_vSwitch", ".", f"other_config:local_ip={a.tep}", wait=False)
+    trio.assert_clean()
+
+
+def test_two_computes_exchange_their_tunnel_addresses(trio: Cloud) -> None:
+    a, b = trio.lab.compute("a"), trio.lab.compute("b")
+    move_tep(a, b.tep)
+    status = trio.service.compute_status
+    trio.wait(
+        lambda: f"its tunnel address {b.tep} is that of b" in status(fact(trio, "a"))["reason"], what="the reason"
+    )
+    assert (fact(trio, "a").tep, fact(trio, "b").tep) == (a.tep, b.tep)
+    move_tep(b, a.tep)
+    trio.wait(lambda: (fact(trio, "a").tep, fact(trio, "b").tep) == (b.tep, a.tep), what="the exchange")
+    forget_neighbours(trio)
+    trio.wait(
+        lambda: not status(fact(trio, "a"))["reason"] and not status(fact(trio, "b"))["reason"], what="no reason left"
+    )
+    for one, other in (("vm1", "10.1.0.2"), ("vm1", "10.1.0.3"), ("vm2", "10.1.0.3")):
+        wait_until(partial(trio.lab.vm(one).reaches, other), f"{one} to reach {other}")
+    trio.assert_clean()
+
+
+def test_a_compute_that_takes_anothers_old_address_before_that_has_moved_gets_it_then(trio: Cloud) -> None:
+    a, b = trio.lab.compute("a"), trio.lab.compute("b")
+    move_tep(a, b.tep)
+    trio.wait(lambda: fact(trio, "a").asked == b.tep, what="the claim to be heard")
+    move_tep(b, "172.31.200.2")
+    trio.wait(lambda: (fact(trio, "a").tep, fact(trio, "b").tep) == (b.tep, "172.31.200.2"), what="both to have moved")
+    forget_neighbours(trio)
+    for one, other in (("vm1", "10.1.0.2"), ("vm1", "10.1.0.3"), ("vm2", "10.1.0.3")):
+        wait_until(partial(trio.lab.vm(one).reaches, other), f"{one} to reach {other}")
+    trio.assert_clean()
+
+
+def test_a_newcomer_with_the_address_of_a_silent_compute_gets_it_when_that_is_ended(trio: Cloud) -> None:
+    tep = trio.lab.compute("c").tep
+    trio.lab.remove_vm("vm3")
+    trio.wait_clean()
+    trio.call(trio.service.delete_port("vm3"))
+    trio.lab.remove_compute("c")
+    new = trio.lab.add_compute("d")
+    move_tep(new, tep)
+    forget_neighbours(trio)
+    new.register()
+    trio.wait(lambda: "d" in trio.controller.app.cluster.state.by_name, 30, "the newcomer to wait")
+    trio.call(trio.service.approve("d"))
+    trio.wait_ready("d")
+    assert fact(trio, "d").tep == ""
+    assert f"its tunnel address {tep} is that of c" in trio.service.compute_status(fact(trio, "d"))["reason"]
+    trio.call(trio.service.start(["c"]))
+    trio.call(trio.service.end(["c"]))
+    trio.wait(lambda: fact(trio, "d").tep == tep, what="the address that has become free")
+    trio.add_vm("vm4", "d", "blue", 4)
+    wait_until(partial(trio.lab.vm("vm4").reaches, "10.1.0.1"), "vm4 to reach vm1")
     trio.assert_clean()
 
 

@@ -23,6 +23,10 @@ system-id and TEP stay is the same compute under its new name; the old name stay
 `compute approve` turns that into a permission for that host alone (`Compute.successor`), good while the holder is silent. The
 holder's own return, unchanged, is let in before and after, and makes an end of both. A host that comes back as itself but changed
 waits until its old self has been silent, or for the same approval.
+
+A TEP is never two computes': who announces another's keeps its own, or none, and what it asked for is in its fact (`Compute.asked`).
+It is judged again when a compute has stood aside (`stands_aside`). Computes that ask for each other's, in a ring, all get them in the
+transaction that closes the ring.
 """
 
 from __future__ import annotations
@@ -67,19 +71,35 @@ class Outcome(StrEnum):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`number` is the compute that the session speaks for (0: none); `edits` is what to store."""
+    """`number` is the compute that the session speaks for (0: none); `edits` is what to store.
+
+    `kept`: something that was claimed is another's and was not granted; `reason` says what, and it is to be judged again later.
+    """
 
     outcome: Outcome
     number: int = 0
     reason: str = ""
     edits: tuple[Edit, ...] = ()
+    kept: bool = False
+
+
+def stands_aside(edit: Edit) -> bool:
+    """Whether something that others may have claimed in vain is free after this edit, or promised to them."""
+    old, new = edit
+    if not isinstance(old, Compute):
+        return False
+    if not isinstance(new, Compute):
+        return True
+    return (old.name, old.teps, old.membership) != (new.name, new.teps, new.membership) or (
+        bool(new.successor) and old.successor != new.successor
+    )
 
 
 def _past(old: Compute, new: Compute) -> tuple[str, ...]:
     return tuple(sorted(old.identities() - (new.identities() - set(new.past))))
 
 
-def _replaced(old: Compute, claim: Claim, dpid: int) -> Compute:
+def _replaced(old: Compute, claim: Claim, dpid: int, asked: str = "") -> Compute:
     new = msgspec.structs.replace(
         old,
         name=claim.name,
@@ -92,6 +112,7 @@ def _replaced(old: Compute, claim: Claim, dpid: int) -> Compute:
         provider_mappings=claim.provider_mappings,
         gateway=claim.gateway,
         certificate=claim.certificate or old.certificate,
+        asked=asked,
         applicants=(),
         successor="",
     )
@@ -205,13 +226,13 @@ def judge(
     if holders["system-id"] is not None or by_tep is not None:
         other = holders["system-id"] or by_tep
         assert other is not None
-        what = "system-id" if holders["system-id"] else f"tunnel address {claim.teps[0]}"
-        return _join(
-            state,
-            msgspec.structs.replace(claim, teps=() if by_tep else claim.teps),
-            approved=False,
-            reason=f"its {what} is that of {other.name}, which is silent: approve it if {other.name} is gone",
+        why = (
+            f"its tunnel address {claim.teps[0]} is that of {by_tep.name}, which is silent: it has none until {by_tep.name} is removed "
+            "or has another"
+            if by_tep
+            else f"its system-id is that of {other.name}, which is silent: approve it if {other.name} is gone"
         )
+        return _join(state, claim, approved=False, reason=why, has_tep=by_tep is None)
     return _join(state, claim, approved=open_admission, reason="a new compute: `ebbtide compute approve` admits it")
 
 
@@ -277,18 +298,47 @@ def _returns(state: State, claim: Claim, known: Compute, by_tep: Compute | None,
             Outcome.REFUSED,
             reason=f"{known.name} is connected already by another session: a cloned host, or a session not yet closed",
         )
-    reason = ""
-    if by_tep is not None and by_tep.number != known.number:
-        reason = f"its new tunnel address {claim.teps[0]} is that of {by_tep.name}; it keeps {known.tep or 'none'}"
-        claim = msgspec.structs.replace(claim, teps=known.teps)
+    claim, asked, ring, kept = _tunnel_address(state, claim, known, by_tep)
     other = state.by_name.get(claim.name)
     if other is not None and other != known.number:
-        reason = f"its new name {claim.name} is another compute's; it stays {known.name}"
+        kept.append(f"its new name {claim.name} is another compute's; it stays {known.name}")
         claim = msgspec.structs.replace(claim, name=known.name)
-    new = _replaced(known, claim, known.dpid)
+    new = _replaced(known, claim, known.dpid, asked)
     outcome = Outcome.WAITING if known.membership is Membership.WAITING else Outcome.ACCEPTED
     edits = (Edit(known, new),) if new != known else ()
-    return Verdict(outcome, known.number, reason, edits)
+    return Verdict(outcome, known.number, "; ".join(kept), (*edits, *ring), bool(kept))
+
+
+def _tunnel_address(
+    state: State, claim: Claim, known: Compute, holder: Compute | None
+) -> tuple[Claim, str, list[Edit], list[str]]:
+    """A compute announces an address: the claim as far as it is granted, what was asked in vain, others' edits, and why not."""
+    if holder is None or holder.number == known.number:
+        return claim, "", [], []
+    ring = _ring(state, known, holder)
+    if ring:
+        return claim, "", [Edit(old, _moved(old)) for old in ring], []
+    tep = claim.teps[0]
+    why = f"its tunnel address {tep} is that of {holder.name}; it keeps {known.tep or 'none'} until {holder.name} has another or is removed"
+    return msgspec.structs.replace(claim, teps=known.teps), tep, [], [why]
+
+
+def _ring(state: State, known: Compute, holder: Compute) -> list[Compute]:
+    """Those that must change addresses together for `known` to get the holder's: each asks for the next one's, the last for its own."""
+    owners = {tep: compute for compute in state.computes.values() for tep in compute.teps}
+    ring: list[Compute] = []
+    while holder.number != known.number:
+        following = owners.get(holder.asked)
+        if following is None or holder in ring:
+            return []
+        ring.append(holder)
+        holder = following
+    return ring
+
+
+def _moved(old: Compute) -> Compute:
+    new = msgspec.structs.replace(old, teps=(old.asked,), asked="")
+    return msgspec.structs.replace(new, past=_past(old, new))
 
 
 def _another_certificate(claim: Claim, known: Compute) -> str:
@@ -306,7 +356,7 @@ def _changed(known: Compute, claim: Claim) -> str:
     differs = {
         "name": claim.name != known.name,
         "database": claim.ovs_uuid != known.ovs_uuid,
-        "tunnel address": bool(claim.teps and known.teps) and claim.teps != known.teps,
+        "tunnel address": bool(claim.teps and known.teps) and claim.teps not in (known.teps, (known.asked,)),
     }
     return " and ".join(what for what, so in differs.items() if so)
 
@@ -338,14 +388,14 @@ def _reimaged(state: State, claim: Claim, holder: Compute, by_tep: Compute | Non
     stranger = _another_certificate(claim, holder)
     if stranger:
         return Verdict(Outcome.REFUSED, reason=stranger)
-    if by_tep is not None and by_tep.number != holder.number:
-        claim = msgspec.structs.replace(claim, teps=holder.teps)
-    new = _replaced(holder, claim, holder.dpid)
+    claim, asked, ring, kept = _tunnel_address(state, claim, holder, by_tep)
+    new = _replaced(holder, claim, holder.dpid, asked)
     outcome = Outcome.WAITING if holder.membership is Membership.WAITING else Outcome.ACCEPTED
-    return Verdict(outcome, holder.number, f"takes the place of the silent {holder.name}", (Edit(holder, new),))
+    reason = "; ".join((f"takes the place of the silent {holder.name}", *kept))
+    return Verdict(outcome, holder.number, reason, (Edit(holder, new), *ring), bool(kept))
 
 
-def _join(state: State, claim: Claim, *, approved: bool, reason: str) -> Verdict:
+def _join(state: State, claim: Claim, *, approved: bool, reason: str, has_tep: bool = True) -> Verdict:
     ids = Allocator(state)
     number = ids.take("compute")
     new = Compute(
@@ -355,7 +405,8 @@ def _join(state: State, claim: Claim, *, approved: bool, reason: str) -> Verdict
         system_id=claim.system_id,
         ovs_uuid=claim.ovs_uuid,
         hostname=claim.hostname,
-        teps=claim.teps,
+        teps=claim.teps if has_tep else (),
+        asked="" if has_tep else claim.teps[0],
         zone=claim.zone,
         provider_mappings=claim.provider_mappings,
         gateway=claim.gateway,
@@ -363,7 +414,8 @@ def _join(state: State, claim: Claim, *, approved: bool, reason: str) -> Verdict
         membership=Membership.MEMBER if approved else Membership.WAITING,
     )
     outcome = Outcome.ACCEPTED if approved else Outcome.WAITING
-    return Verdict(outcome, number, "" if approved else reason, (Edit(None, new), *ids.edits()))
+    edits = (Edit(None, new), *ids.edits())
+    return Verdict(outcome, number, "" if approved else reason, edits, kept=not has_tep)
 
 
 def approve(state: State, text: str) -> tuple[Compute, list[Edit]]:

@@ -34,6 +34,7 @@ class Compute(msgspec.Struct, frozen=True):
     `number` names it in registers and cookies; `dpid` is the OpenFlow datapath id; `ovs_uuid` the row of its
     Open_vSwitch table (ODL's OVSDB node id is made of it); `past` holds every identity it ever had, as "kind:value".
     `certificate` is the SHA-256 of the certificate that it came with first ("": it came without TLS).
+    `asked` is the tunnel address that it announces and does not get, since it is another's ("": it has what it announces).
     `applicants` are hosts that ask to take its place, or to come back as it though they have changed ("system-id@TEP");
     `successor` is the one of them that was approved, and may do so while the compute is silent.
     `removed_at` is the revision at which it was removed (0: not removed).
@@ -53,6 +54,7 @@ class Compute(msgspec.Struct, frozen=True):
     adopted: bool = False
     gateway: bool = False
     certificate: str = ""
+    asked: str = ""
     applicants: tuple[str, ...] = ()
     successor: str = ""
     past: tuple[str, ...] = ()

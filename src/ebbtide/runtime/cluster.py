@@ -102,6 +102,10 @@ class Cluster:
         self.dumping = asyncio.Semaphore(DUMPS)
         #: When a session of a compute last ended. `Member.lost_at` is when the first of its two did.
         self._heard: dict[int, float] = {}
+        #: Why a connected compute has not all that it announces; and the sessions to be judged again when others have stood aside.
+        self.kept: dict[int, str] = {}
+        self._wanting: dict[OvsdbLink, tuple[Pulse, int]] = {}
+        self._stood_aside = 0
 
     @property
     def state(self) -> State:
@@ -200,7 +204,7 @@ class Cluster:
                 await link.monitor(tables)
             while not link.lost.is_set():
                 claim = vswitch.claim(tables, link.certificate)
-                number = await self._admit(link, claim, number)
+                number = await self._admit(link, claim, number, said)
                 if number and not holder:
                     holder.append(self._member(number))
                     self._view_changed(holder[0], vswitch.view(tables, True, self._tep))
@@ -215,18 +219,24 @@ class Cluster:
             await asyncio.gather(task, return_exceptions=True)
             self._sessions.discard(link)
             self.refused.pop(str(link.peer), None)
+            self._wanting.pop(link, None)
             for member in holder:
+                if member.link is link:
+                    self.kept.pop(member.number, None)
                 self._heard[member.number] = self.now()
                 member.detach_link(link)
                 self._view_changed(member, member.view)
                 self._notify("compute", name=member.name)
 
-    async def _admit(self, link: OvsdbLink, claim: lifecycle.Claim | None, number: int) -> int:
+    async def _admit(self, link: OvsdbLink, claim: lifecycle.Claim | None, number: int, said: Pulse) -> int:
         """Ask the identity table about what the session says of itself."""
         if claim is None:
             return number
+        judged = 0
 
         def decide(state: State) -> tuple[list[Edit], lifecycle.Verdict]:
+            nonlocal judged
+            judged = self._stood_aside
             signs = self._signs(state, claim, link, number)
             verdict = lifecycle.judge(
                 state,
@@ -244,28 +254,45 @@ class Cluster:
         except EbbtideError as error:
             link.close(f"cannot be admitted now: {error}")
             return number
+        if verdict.outcome is Outcome.REFUSED or verdict.kept:
+            self._wanting[link] = said, judged
+        else:
+            self._wanting.pop(link, None)
         if verdict.outcome is Outcome.REFUSED:
+            if self.refused.get(str(link.peer)) != verdict.reason:
+                log.warning("refused", peer=str(link.peer), name=claim.name, reason=verdict.reason)
             self.refused[str(link.peer)] = verdict.reason
-            log.warning("refused", peer=str(link.peer), name=claim.name, reason=verdict.reason)
             return number
         self.refused.pop(str(link.peer), None)
-        if verdict.outcome is not Outcome.ACCEPTED and not number:
+        before = self.kept.pop(verdict.number, "")
+        if verdict.kept:
+            self.kept[verdict.number] = verdict.reason
+        if verdict.reason and verdict.reason != before and (verdict.kept or not number):
             log.info(str(verdict.outcome), name=claim.name, reason=verdict.reason)
         return verdict.number
 
     async def _claim_changed(
         self, link: OvsdbLink, tables: Replica, before: lifecycle.Claim | None, said: Pulse
     ) -> None:
-        """Wait until the session says something else of itself than what was judged, or ends."""
+        """Wait until the session is to be judged again: it says something else of itself, others have stood aside, or it ends.
+
+        One that is refused is judged every two seconds too: a holder goes silent without a word.
+        """
         refused = str(link.peer) in self.refused
         while not link.lost.is_set() and vswitch.claim(tables, link.certificate) == before:
+            if link in self._wanting and self._wanting[link][1] != self._stood_aside:
+                return
             try:
-                async with asyncio.timeout(2.0 if refused else 3600.0):
+                async with asyncio.timeout(2.0 if refused else None):
                     await said.wait()
             except TimeoutError:
                 return
-            if refused:
-                return
+
+    def _judge_again(self) -> None:
+        """A compute has stood aside: whoever was not granted all that it claims is judged anew."""
+        self._stood_aside += 1
+        for said, _ in self._wanting.values():
+            said.fire()
 
     def _signs(self, state: State, claim: lifecycle.Claim, link: OvsdbLink, own: int) -> list[lifecycle.Sign]:
         """What shows that the computes concerned by a claim are there, by other ways than `link`, which is accepted as `own` (or 0)."""
@@ -422,6 +449,8 @@ class Cluster:
         for old, new in edits:
             fact = new if new is not None else old
             if isinstance(fact, Compute):
+                if lifecycle.stands_aside(Edit(old, new)):
+                    self._judge_again()
                 self._member(fact.number).touch_rows()
                 if new is None:
                     self._drop_member(fact.number)

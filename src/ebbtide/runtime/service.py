@@ -501,7 +501,7 @@ class Service:
 
     def _reason(self, compute: Compute) -> str:
         member = self.cluster.members.get(compute.number)
-        said = [member.reason if member else "", lifecycle.note(compute)]
+        said = [member.reason if member else "", self.cluster.kept.get(compute.number, ""), lifecycle.note(compute)]
         return "; ".join(filter(None, said)) or (paths.narrow(self.cluster, member) if member else "")
 
     def compute_status(self, compute: Compute) -> dict[str, Any]:

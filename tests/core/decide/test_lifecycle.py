@@ -23,6 +23,7 @@ from ebbtide.decide.lifecycle import (
     recent,
     resolve,
     seen,
+    stands_aside,
 )
 from ebbtide.errors import NotFound, Refused
 from ebbtide.model.facts import Compute, Edit, Membership
@@ -134,6 +135,105 @@ def test_a_session_may_say_something_new_of_its_own_compute(claim: str, holder: 
     assert verdict.outcome is Outcome.ACCEPTED
     same_compute(verdict, before, after, name=CLAIMS[claim].name, teps=CLAIMS[claim].teps)
     assert resolve(after, "c1")[0] == after.computes[1]
+
+
+def says(number: int, tep: str) -> Claim:
+    """What compute c<number> says of itself, with this tunnel address."""
+    return Claim(f"c{number}", f"sys-{number}", f"uuid-{number}", teps=(tep,), dpid=0xEB0000 + number)
+
+
+def teps(found: State) -> dict[int, str]:
+    return {number: c.tep for number, c in sorted(found.computes.items())}
+
+
+def announce(found: State, number: int, tep: str) -> tuple[Verdict, State]:
+    """The session of a compute says that it has another tunnel address."""
+    verdict = judge(found, says(number, tep), frozenset(), session_of=number)
+    return verdict, change(found, *verdict.edits)
+
+
+def test_a_newcomer_gets_the_address_it_announces_when_the_silent_one_that_had_it_is_gone() -> None:
+    before = state(HOLDER)
+    claim = CLAIMS["same TEP, rest new"]
+    joined = judge(before, claim, frozenset(), open_admission=True)
+    after = change(before, *joined.edits)
+    assert (joined.outcome, joined.kept, after.computes[2].teps) == (Outcome.WAITING, True, ())
+    assert after.computes[2].asked == "10.0.0.1"
+    approved = change(after, *approve(after, "new")[1])
+    again = judge(approved, claim, frozenset(), session_of=2)
+    assert (again.outcome, again.kept, again.edits) == (Outcome.ACCEPTED, True, ())
+    assert "10.0.0.1 is that of c1" in again.reason
+    gone = msgspec.structs.replace(HOLDER, membership=Membership.REMOVED, removed_at=5)
+    edit = Edit(HOLDER, gone)
+    assert stands_aside(edit)
+    ended = change(approved, edit)
+    granted = judge(ended, claim, frozenset(), session_of=2)
+    assert (granted.outcome, granted.kept, granted.reason) == (Outcome.ACCEPTED, False, "")
+    now = change(ended, *granted.edits).computes[2]
+    assert (now.tep, now.asked) == ("10.0.0.1", "")
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_computes_that_pass_their_addresses_round_all_get_them_in_one_transaction(count: int) -> None:
+    found = state(*(compute(n) for n in range(1, count + 1)))
+    for number in range(1, count):
+        verdict, found = announce(found, number, f"10.0.0.{number + 1}")
+        assert verdict.kept
+        assert verdict.reason
+        assert teps(found) == {n: f"10.0.0.{n}" for n in range(1, count + 1)}
+    verdict, found = announce(found, count, "10.0.0.1")
+    assert not verdict.kept
+    assert len(verdict.edits) == count
+    assert teps(found) == {n: f"10.0.0.{n % count + 1}" for n in range(1, count + 1)}
+    for number in range(1, count + 1):
+        again, _ = announce(found, number, f"10.0.0.{number % count + 1}")
+        assert (again.outcome, again.kept, again.edits) == (Outcome.ACCEPTED, False, ())
+
+
+def test_computes_that_each_take_the_next_ones_address_get_it_when_that_has_moved() -> None:
+    found = state(compute(1), compute(2), compute(3))
+    for number in (1, 2):
+        verdict, found = announce(found, number, f"10.0.0.{number + 1}")
+        assert verdict.kept
+    verdict, found = announce(found, 3, "10.0.0.4")
+    assert not verdict.kept
+    assert all(stands_aside(edit) for edit in verdict.edits)
+    for number in (2, 1):
+        verdict, found = announce(found, number, f"10.0.0.{number + 1}")
+        assert not verdict.kept
+        assert all(stands_aside(edit) for edit in verdict.edits)
+    assert teps(found) == {1: "10.0.0.2", 2: "10.0.0.3", 3: "10.0.0.4"}
+
+
+def test_one_that_takes_back_what_it_announced_has_no_part_in_an_exchange() -> None:
+    found = state(compute(1), compute(2))
+    _, found = announce(found, 1, "10.0.0.2")
+    verdict, found = announce(found, 1, "10.0.0.1")
+    assert (verdict.kept, found.computes[1].asked) == (False, "")
+    verdict, found = announce(found, 2, "10.0.0.1")
+    assert verdict.kept
+    assert teps(found) == {1: "10.0.0.1", 2: "10.0.0.2"}
+
+
+def test_one_that_was_not_granted_its_address_comes_back_as_it_went() -> None:
+    found = state(compute(1), compute(2))
+    _, found = announce(found, 1, "10.0.0.2")
+    verdict = judge(found, says(1, "10.0.0.2"), frozenset(), recent=frozenset({1, 2}))
+    assert (verdict.outcome, verdict.number, verdict.kept, verdict.edits) == (Outcome.ACCEPTED, 1, True, ())
+
+
+def test_only_what_may_have_stood_in_anothers_way_has_it_judged_again() -> None:
+    replace = msgspec.structs.replace
+    for old, new, so in (
+        (None, HOLDER, False),
+        (HOLDER, None, True),
+        (HOLDER, replace(HOLDER, teps=()), True),
+        (HOLDER, replace(HOLDER, name="other"), True),
+        (HOLDER, replace(HOLDER, membership=Membership.REMOVED), True),
+        (HOLDER, replace(HOLDER, successor="sys-new"), True),
+        (HOLDER, replace(HOLDER, tombstoned=True, zone="z", applicants=("sys-new",), asked="10.0.0.9"), False),
+    ):
+        assert stands_aside(Edit(old, new)) is so
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
