@@ -147,6 +147,18 @@ _FOREIGN = {
         *(*_BR_INT, "--", "add-port", "br-int", "vx1", "--", "set", "interface", "vx1", "type=vxlan"),
         *("options:remote_ip=172.31.1.1", "options:key=flow"),
     ),
+    "the host's own port": (
+        *_BR_INT,
+        "--",
+        "add-port",
+        "br-int",
+        "mgmt0",
+        "--",
+        "set",
+        "interface",
+        "mgmt0",
+        "type=internal",
+    ),
     "another's patch": (
         *(*_BR_INT, "--", "add-port", "br-int", "patch-tun", "--", "set", "interface", "patch-tun", "type=patch"),
         "options:peer=patch-int",
@@ -191,6 +203,31 @@ def test_a_bridge_that_another_system_runs_is_not_written_to_until_it_is_adopted
     assert "vx1" not in x.ports()
     assert x.vsctl("get-controller", "br-int").strip() == "tcp:10.255.0.1:6653"
     trio.assert_clean()
+
+
+def test_a_bridge_through_which_a_host_is_reached_is_not_made_secure_until_it_is_adopted(trio: Cloud) -> None:
+    """A network card is in it, and its one flow is NORMAL: to take that away would cut the host off. A plugged VM alone is no sign."""
+    x = trio.lab.compute("x")
+    x.exec("ip", "link", "add", "eth9", "type", "veth", "peer", "name", "eth9-far")
+    x.vsctl(
+        *(*_BR_INT, "fail_mode=standalone", "--", "add-port", "br-int", "eth9"),
+        *("--", "add-port", "br-int", "tap9", "--", "set", "interface", "tap9", "type=internal"),
+        "external_ids:iface-id=vm9",
+    )
+    before = but_for_the_manager(database(x))
+    x.register()
+    wait_phase(trio, "x", Phase.FOREIGN)
+    reason = trio.service.compute_status(fact(trio, "x"))["reason"]
+    assert "eth9" in reason
+    assert "tap9" not in reason
+    assert "cut" in reason
+    heard(trio, "x")
+    assert but_for_the_manager(database(x)) == before
+    assert any("NORMAL" in line for line in x.dump_flows())
+    x.vsctl("del-port", "br-int", "eth9")
+    trio.call(trio.service.reconcile(["x"], approve=False))
+    trio.wait_ready("x", deadline=30)
+    assert x.vsctl("get-fail-mode", "br-int").strip() == "secure"
 
 
 def test_a_bridge_that_holds_flows_of_another_system_keeps_them_until_it_is_adopted(trio: Cloud) -> None:

@@ -270,6 +270,15 @@ def foreign(tables: Replica, store_id: str, target: str) -> str:
     strange = sorted(row["name"] for _, _, row in interfaces(tables) if row["type"] in (*TUNNEL_TYPES, "patch"))
     if strange:
         return f"br-int has tunnel or patch ports of another system ({', '.join(strange[:5])})"
+    # A card, or a port of the host's own: its NORMAL flow may be all that the host is reached by. That the LOCAL port, br-int itself, has
+    # an address is nothing that the database tells.
+    own_ports = sorted(
+        row["name"]
+        for _, _, row in interfaces(tables)
+        if row["name"] != BRIDGE and not row["external_ids"].keys() & {"iface-id", PEER}
+    )
+    if own_ports:
+        return f"br-int has ports without iface-id ({', '.join(own_ports[:5])}): what the host itself reaches by them would be cut off"
     return ""
 
 
