@@ -300,16 +300,63 @@ def test_nothing_of_a_host_but_br_int_is_touched_and_nothing_stays_in_it(trio: C
     assert but_for_br_int(after) == before
 
 
-def test_a_removed_gateway_does_not_keep_the_key_that_holds_its_switch(make_cloud: Callable[..., Cloud]) -> None:
+def is_held(compute: Compute) -> bool:
+    return "flow-restore-wait" in compute.vsctl("get", "Open_vSwitch", ".", "other_config")
+
+
+def test_a_gateway_is_held_at_a_start_only_where_that_was_asked_for(make_cloud: Callable[..., Cloud]) -> None:
+    """Its management may run through its own switch: held, that would never come back."""
     cloud = make_cloud()
     gateway = cloud.lab.add_compute("gw")
     gateway.vsctl("set", "Open_vSwitch", ".", "other_config:ebbtide-gateway=true", wait=False)
     gateway.register()
     cloud.wait_ready("gw")
-    wait_until(lambda: "flow-restore-wait" in gateway.vsctl("get", "Open_vSwitch", ".", "other_config"), "the key")
+    status = cloud.service.compute_status
+    assert not is_held(gateway)
+    assert "ebbtide-held-start" in status(fact(cloud, "gw"))["reason"]
+    # Without a controller it comes up by itself, and speaks.
+    gateway.restart_switch()
+    cloud.wait_ready("gw", deadline=30)
+    gateway.vsctl("set", "Open_vSwitch", ".", "other_config:ebbtide-held-start=true", wait=False)
+    wait_until(lambda: is_held(gateway), "the key")
+    cloud.wait(lambda: not status(fact(cloud, "gw"))["reason"], what="nothing to be said any more")
+    gateway.vsctl("remove", "Open_vSwitch", ".", "other_config", "ebbtide-held-start", wait=False)
+    wait_until(lambda: not is_held(gateway), "the key to go")
+    cloud.wait_clean()
+    assert "ebbtide-held" not in snapshots.bridge_ids(gateway)
+    cloud.assert_clean()
+
+
+def test_a_switch_that_is_held_no_longer_for_a_reason_is_let_go(make_cloud: Callable[..., Cloud]) -> None:
+    """The wish is taken back while the switch is away: nobody else would end its silence."""
+    cloud = make_cloud()
+    gateway = cloud.lab.add_compute("gw")
+    wish = ("other_config:ebbtide-gateway=true", "other_config:ebbtide-held-start=true")
+    gateway.vsctl("set", "Open_vSwitch", ".", *wish, wait=False)
+    gateway.register()
+    cloud.wait_ready("gw")
+    wait_until(lambda: is_held(gateway), "the key")
+    gateway.kill_switch()
+    cloud.wait(lambda: cloud.controller.member("gw").switch is None, what="its switch gone")
+    gateway.vsctl("remove", "Open_vSwitch", ".", "other_config", "ebbtide-held-start", wait=False)
+    cloud.wait(lambda: not fact(cloud, "gw").held_start, what="the wish taken back")
+    gateway.start_switch()
+    cloud.wait_ready("gw", deadline=30)
+    wait_until(lambda: not is_held(gateway), "the key to go")
+    cloud.assert_clean()
+
+
+def test_a_removed_gateway_does_not_keep_the_key_that_holds_its_switch(make_cloud: Callable[..., Cloud]) -> None:
+    cloud = make_cloud()
+    gateway = cloud.lab.add_compute("gw")
+    wish = ("other_config:ebbtide-gateway=true", "other_config:ebbtide-held-start=true")
+    gateway.vsctl("set", "Open_vSwitch", ".", *wish, wait=False)
+    gateway.register()
+    cloud.wait_ready("gw")
+    wait_until(lambda: is_held(gateway), "the key")
     cloud.call(cloud.service.start(["gw"]))
     cloud.call(cloud.service.end(["gw"]))
-    assert "flow-restore-wait" not in gateway.vsctl("get", "Open_vSwitch", ".", "other_config")
+    assert not is_held(gateway)
 
 
 # ---- the path -------------------------------------------------------------------------------------

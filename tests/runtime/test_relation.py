@@ -24,7 +24,8 @@ def is_up(compute: Compute) -> bool:
 def relate(cloud: Cloud) -> None:
     for compute in cloud.lab.add_computes(["gw", "peer"]):
         if compute.name == "gw":
-            compute.vsctl("set", "Open_vSwitch", ".", "other_config:ebbtide-gateway=true")
+            keys = ("other_config:ebbtide-gateway=true", "other_config:ebbtide-held-start=true")
+            compute.vsctl("set", "Open_vSwitch", ".", *keys)
         compute.register()
     cloud.wait_ready("gw", "peer")
     assert not cloud.call(cloud.service.audit()).findings

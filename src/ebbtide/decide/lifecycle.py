@@ -58,6 +58,7 @@ class Claim(msgspec.Struct, frozen=True):
     zone: str = "default-transport-zone"
     provider_mappings: tuple[tuple[str, str], ...] = ()
     gateway: bool = False
+    held_start: bool = False
     certificate: str = ""
 
 
@@ -111,6 +112,7 @@ def _replaced(old: Compute, claim: Claim, dpid: int, asked: str = "") -> Compute
         zone=claim.zone,
         provider_mappings=claim.provider_mappings,
         gateway=claim.gateway,
+        held_start=claim.held_start,
         certificate=claim.certificate or old.certificate,
         asked=asked,
         applicants=(),
@@ -410,6 +412,7 @@ def _join(state: State, claim: Claim, *, approved: bool, reason: str, has_tep: b
         zone=claim.zone,
         provider_mappings=claim.provider_mappings,
         gateway=claim.gateway,
+        held_start=claim.held_start,
         certificate=claim.certificate,
         membership=Membership.MEMBER if approved else Membership.WAITING,
     )
@@ -453,6 +456,16 @@ def note(compute: Compute) -> str:
         asking = ", ".join(compute.applicants)
         return f"{asking} asks to be {compute.name}: `ebbtide compute approve {compute.name}` if that is right"
     return f"{compute.successor} may take its place while it is silent" if compute.successor else ""
+
+
+def unheld(compute: Compute) -> str:
+    """What it means that a gateway's switch is not held at a start, or ""."""
+    if not compute.gateway or compute.held_start or compute.membership is not Membership.MEMBER:
+        return ""
+    return (
+        "a gateway whose switch is not held at a start: after a restart its peers may see it alive by BFD before it has its flows; "
+        "set other_config:ebbtide-held-start=true if its management does not run through that switch"
+    )
 
 
 def _called(text: str) -> Callable[[Compute], bool]:

@@ -34,6 +34,7 @@ class Compute(msgspec.Struct, frozen=True):
     `number` names it in registers and cookies; `dpid` is the OpenFlow datapath id; `ovs_uuid` the row of its
     Open_vSwitch table (ODL's OVSDB node id is made of it); `past` holds every identity it ever had, as "kind:value".
     `certificate` is the SHA-256 of the certificate that it came with first ("": it came without TLS).
+    `gateway`: it may serve gateway relations; `held_start`: its switch is held at a start until its flows are there.
     `asked` is the tunnel address that it announces and does not get, since it is another's ("": it has what it announces).
     `applicants` are hosts that ask to take its place, or to come back as it though they have changed ("system-id@TEP");
     `successor` is the one of them that was approved, and may do so while the compute is silent.
@@ -53,6 +54,7 @@ class Compute(msgspec.Struct, frozen=True):
     tombstoned: bool = False
     adopted: bool = False
     gateway: bool = False
+    held_start: bool = False
     certificate: str = ""
     asked: str = ""
     applicants: tuple[str, ...] = ()

@@ -364,7 +364,7 @@ class Member:
             await self._rows_that_make(compute)
         switch = self.switch
         if switch is None:
-            if compute.gateway:
+            if compute.held_start or vswitch.is_held_by_us(self.tables):
                 await self._release_held(compute)
             return
         if not self.synced:
@@ -455,7 +455,7 @@ class Member:
         # What is not wanted any more goes soon, armed or not: to disarm it first would keep vswitchd busy while it should let go.
         rows = self._rows()
         rows.arm({row.name: row.bfd for row in self._tunnel_rows().values()}, self.cluster.settings.bfd_interval)
-        rows.restore_wait(on=compute.gateway)
+        rows.restore_wait(on=compute.held_start)
         await self._rows_that_break(rows)
 
     async def _release_held(self, compute: Compute) -> None:

@@ -502,7 +502,8 @@ class Service:
     def _reason(self, compute: Compute) -> str:
         member = self.cluster.members.get(compute.number)
         said = [member.reason if member else "", self.cluster.kept.get(compute.number, ""), lifecycle.note(compute)]
-        return "; ".join(filter(None, said)) or (paths.narrow(self.cluster, member) if member else "")
+        narrow = paths.narrow(self.cluster, member) if member else ""
+        return "; ".join(filter(None, said)) or narrow or lifecycle.unheld(compute)
 
     def compute_status(self, compute: Compute) -> dict[str, Any]:
         """One compute for people and scripts."""
@@ -519,6 +520,8 @@ class Service:
             "reason": self._reason(compute),
             "membership": str(compute.membership),
             "tombstoned": compute.tombstoned,
+            "gateway": compute.gateway,
+            "held-start": compute.held_start,
             "connected": bool(member and member.connected),
             "ports": len(ports) if ports else 0,
             "peers": len(self.state.peers(compute.number)) if compute.number in self.state.computes else 0,

@@ -139,6 +139,7 @@ def claim(tables: Replica, certificate: str = "") -> Claim | None:
     hostname = ids.get("hostname", "")
     system_id = ids.get("system-id", "")
     mappings = config.get("provider_mappings", "")
+    gateway = config.get("ebbtide-gateway", "false") == "true"
     pairs = tuple(sorted(tuple(p.split(":", 1)) for p in mappings.split(",") if ":" in p))
     return Claim(
         name=described or hostname or system_id or uuid,
@@ -149,7 +150,8 @@ def claim(tables: Replica, certificate: str = "") -> Claim | None:
         dpid=own.dpid if own else 0,
         zone=ids.get("transport-zone", "default-transport-zone"),
         provider_mappings=pairs,
-        gateway=config.get("ebbtide-gateway", "false") == "true",
+        gateway=gateway,
+        held_start=gateway and config.get("ebbtide-held-start", "false") == "true",
         certificate=certificate,
     )
 
@@ -505,8 +507,9 @@ class Rows:
             mutations.append(insert_into("other_config", {_KEY: "true"}))
         if (on and now != "true") or (not on and now is not None and marked):
             self._transaction.mutate("Open_vSwitch", by_uuid(found[0]), mutations)
-        if on and not marked:
-            self._merge(own.uuid, "external_ids", own.row["external_ids"], {HELD: "true"}, ())
+        if on != marked:
+            mark = {HELD: "true"} if on else {}
+            self._merge(own.uuid, "external_ids", own.row["external_ids"], mark, () if on else (HELD,))
 
     def set_ids(self, ids: Mapping[str, str]) -> None:
         """Set keys of br-int's external_ids."""
@@ -550,6 +553,12 @@ def is_held(tables: Replica) -> bool:
     """Whether a vswitchd that starts now would keep silent."""
     found = root(tables)
     return found is not None and found[1]["other_config"].get(_KEY) == "true"
+
+
+def is_held_by_us(tables: Replica | None) -> bool:
+    """Whether we said so: it may be of a time when this compute was to be held, and nobody else would let its switch go."""
+    own = bridge(tables) if tables is not None else None
+    return own is not None and own.row["external_ids"].get(HELD) == "true"
 
 
 def _next_cfg() -> Any:
