@@ -160,6 +160,22 @@ def test_a_host_that_got_another_address_while_it_was_away_is_let_in_after_silen
     assert fact(cloud, "a").tep == tep
 
 
+def test_a_host_whose_own_switch_is_still_connected_may_have_another_address_at_once(
+    make_cloud: Callable[..., Cloud],
+) -> None:
+    """Its database was away and came back changed; the switch, connected all the time from the same place, shows that it is the host."""
+    cloud = make_cloud(silence=60.0)
+    a, _ = cloud.add_computes("a", "b")
+    member, tep = cloud.controller.member("a"), "172.31.200.1"
+    a.kill_database()
+    cloud.wait(lambda: member.link is None, what="a's database gone")
+    a.exec(*("ovsdb-tool", "transact", f"{a.directory}/conf.db", _MOVED.replace("TEP", tep)))
+    assert member.switch is not None
+    a.start_database()
+    cloud.wait(lambda: fact(cloud, "a").tep == tep, what="the new address")
+    cloud.wait_ready("a", deadline=30)
+
+
 def test_a_host_of_another_name_with_a_cloned_system_id_is_refused(trio: Cloud) -> None:
     with undisturbed(trio, "a", "b", "c"):
         trio.lab.add_compute("twin", system_id=trio.lab.compute("a").system_id, register=MANAGER_TARGET)

@@ -27,6 +27,8 @@ waits until its old self has been silent, or for the same approval.
 A TEP is never two computes': who announces another's keeps its own, or none, and what it asked for is in its fact (`Compute.asked`).
 It is judged again when a compute has stood aside (`stands_aside`). Computes that ask for each other's, in a ring, all get them in the
 transaction that closes the ring.
+
+Longer than 400 lines: it is one table, and its cells are only right together.
 """
 
 from __future__ import annotations
@@ -136,9 +138,9 @@ def _free_dpid(state: State, wanted: int, number: int, own: int = 0) -> int:
 class Sign(msgspec.Struct, frozen=True):
     """What shows that a compute is there, when somebody claims to be it.
 
-    `session`: another OVSDB session of it is up. `switch`: its OpenFlow session is; `vouches`: from where the claimant is, so that
-    the two are one host. `bfd`: a peer sees it. `silent`: seconds since the last of these (0: nobody knows, which is so at the start
-    of a leadership).
+    `session`: another OVSDB session of it is up. `switch`: its OpenFlow session is; `vouches`: from where the claimant is, which has
+    its system-id, so that the two are one host. `bfd`: a peer sees it. `silent`: seconds since the last of these (0: nobody knows,
+    which is so at the start of a leadership).
     """
 
     number: int
@@ -452,6 +454,8 @@ def approve(state: State, text: str) -> tuple[Compute, list[Edit]]:
 
 def note(compute: Compute) -> str:
     """What an operator should know of who claims to be this compute, or ""."""
+    if compute.membership is Membership.REMOVED:
+        return ""
     if compute.applicants:
         asking = ", ".join(compute.applicants)
         return f"{asking} asks to be {compute.name}: `ebbtide compute approve {compute.name}` if that is right"

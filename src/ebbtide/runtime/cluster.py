@@ -296,10 +296,11 @@ class Cluster:
 
     def _signs(self, state: State, claim: lifecycle.Claim, link: OvsdbLink, own: int) -> list[lifecycle.Sign]:
         """What shows that the computes concerned by a claim are there, by other ways than `link`, which is accepted as `own` (or 0)."""
-        return [self._sign(state, number, link) for number in lifecycle.claimed(state, claim) if number != own]
+        concerned = lifecycle.claimed(state, claim) - {own}
+        return [self._sign(state, number, claim, link) for number in concerned]
 
-    def _sign(self, state: State, number: int, claimant: OvsdbLink) -> lifecycle.Sign:
-        member = self.members.get(number)
+    def _sign(self, state: State, number: int, claim: lifecycle.Claim, link: OvsdbLink) -> lifecycle.Sign:
+        member, same = self.members.get(number), state.computes[number].system_id == claim.system_id
         if member is None:
             return lifecycle.Sign(number)
         switch, now = member.switch, self.now()
@@ -308,7 +309,8 @@ class Cluster:
             number,
             session=member.link is not None and not member.link.lost.is_set(),
             switch=switch is not None,
-            vouches=switch is not None and _host(switch.peer) == _host(claimant.peer),
+            # Two hosts may be behind one address: of another system-id, it is no sign that they are one.
+            vouches=switch is not None and same and _host(switch.peer) == _host(link.peer),
             bfd=any(self._sees(peer, number) for peer in state.relation_peers(number)),
             silent=now - heard,
         )
