@@ -40,6 +40,8 @@ HANDSHAKE, REGISTRATION = 10.0, 30.0
 _RELEASE = 0.5
 #: Deletions that nothing explains, on computes that were compared within so many seconds, are looked at together.
 TOGETHER = 60.0
+#: Seconds after which a session that was refused is judged again.
+REFUSED_AGAIN = 2.0
 #: So many switches are dumped at the same time.
 DUMPS = 32
 #: Seconds that ports under way wait to be looked at again after somebody's step, and for each of them more; at most, and how long
@@ -276,17 +278,17 @@ class Cluster:
     ) -> None:
         """Wait until the session is to be judged again: it says something else of itself, others have stood aside, or it ends.
 
-        One that is refused is judged every two seconds too: a holder goes silent without a word.
+        One that is refused is judged again after a while too: a holder goes silent without a word.
         """
-        refused = str(link.peer) in self.refused
-        while not link.lost.is_set() and vswitch.claim(tables, link.certificate) == before:
-            if link in self._wanting and self._wanting[link][1] != self._stood_aside:
-                return
-            try:
-                async with asyncio.timeout(2.0 if refused else None):
+        patience = REFUSED_AGAIN if str(link.peer) in self.refused else None
+        try:
+            async with asyncio.timeout(patience):
+                while not link.lost.is_set() and vswitch.claim(tables, link.certificate) == before:
+                    if link in self._wanting and self._wanting[link][1] != self._stood_aside:
+                        return
                     await said.wait()
-            except TimeoutError:
-                return
+        except TimeoutError:
+            return
 
     def _judge_again(self) -> None:
         """A compute has stood aside: whoever was not granted all that it claims is judged anew."""
