@@ -120,7 +120,8 @@ def test_another_host_takes_the_place_of_a_silent_compute_only_when_it_is_approv
         new.vsctl("set", "Open_vSwitch", ".", "external_ids:hostname=a", wait=False)
         new.register()
         cloud.wait(lambda: bool(fact(cloud, "a").applicants), what="the new host to ask")
-        assert any("`ebbtide compute approve a`" in why for why in cluster.refused.values())
+        said = "`ebbtide compute approve a`"
+        cloud.wait(lambda: any(said in why for why in cluster.refused.values()), what="the refusal to say what to do")
         assert f"{new.system_id}@{new.tep} asks to be a" in cloud.service.compute_status(fact(cloud, "a"))["reason"]
         # The first comes back before anybody has approved: it is what it was, and who asked has to ask anew.
         cloud.lab.compute("a").start_all()

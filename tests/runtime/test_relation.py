@@ -71,3 +71,17 @@ def test_a_restarted_gateway_is_not_seen_alive_before_it_has_its_flows(cloud: Cl
     wait_until(up, "BFD up again", deadline=30)
     assert flows_at_up[0] > 0
     cloud.assert_clean()
+
+
+def test_a_gateway_whose_switch_restarts_while_the_controller_looks_on_is_let_speak_again(cloud: Cloud) -> None:
+    """It has no VM whose port would change: what shows that it waits is in rows that are nobody's but its own."""
+    relate(cloud)
+    gateway, peer = cloud.lab.compute("gw"), cloud.lab.compute("peer")
+    wait_until(lambda: is_up(peer), "BFD up")
+    cloud.wait_ready("gw", "peer")
+    sessions = cloud.controller.member("gw").resyncs
+    gateway.restart_switch()
+    cloud.wait(lambda: cloud.controller.member("gw").resyncs > sessions, what="its switch to be heard again")
+    cloud.wait_ready("gw", "peer")
+    wait_until(lambda: is_up(peer), "BFD up again")
+    cloud.assert_clean()

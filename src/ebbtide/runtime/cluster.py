@@ -336,6 +336,9 @@ class Cluster:
                 self._view_changed(member, vswitch.view(event.replica, True, self._tep) if ports else member.view)
                 if vswitch.edited(event.changes):
                     self._edited(member, event.changes)
+                elif member.switch is None or member.phase is Phase.FOREIGN:
+                    # A switch that waits, silent, and a br-int that is foreign no longer show in rows that are not ours.
+                    member.wake()
         said.fire()
         self._notify("rows")
 
