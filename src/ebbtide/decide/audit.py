@@ -10,10 +10,11 @@ Encodings searched:
   DPN id            decimal, 16 hex digits, openflow:<n>; in rows, the bare number not where a row counts something else
   system-id, uuid   text; in rows
   name              text, whole word; in rows, but not in an iface-id, which is a tenant's word
-  MACs              six bytes in match, actions, group buckets; text in rows
+  MACs              six bytes in match, actions (learn's among them), group buckets; in rows with colons, dashes or nothing between
   number            in the owner field of cookies of kind "compute" and "relation", as the value of reg5 in matches, set-fields and
                     loads, in the `ebbtide-peer` key of rows
-Fields are searched with their headers: four bytes of an address alone are soon found across the border of two other fields.
+Fields are searched with their headers: four bytes of an address alone are soon found across the border of two other fields. What a
+learn action will write has the value before the header, and is searched so as well.
 """
 
 from __future__ import annotations
@@ -108,7 +109,17 @@ def _forms(fields: Iterable[tuple[int, int]], value: bytes) -> tuple[bytes, ...]
         found += [exact + value, masked + value]
         if len(value) < 8:
             found.append(exact + value.rjust(8, b"\0"))
+        found += _learnt(exact, value)
     return tuple(found)
+
+
+def _learnt(head: bytes, value: bytes) -> Iterable[bytes]:
+    """A constant in a learn action, to be matched or loaded (nicira-ext.h, NX_LEARN_*): what for, value, field, from bit 0."""
+    bits = 8 * len(value)
+    sizes = [bits, 16] if bits == 32 and not any(value[:2]) else [bits]
+    for size in sizes:
+        for to in (0x2000, 0x2800):
+            yield (to | size).to_bytes(2, "big") + value[-size // 8 :] + head + b"\0\0"
 
 
 def needles(identities: Iterable[str]) -> tuple[Needle, ...]:
@@ -125,7 +136,7 @@ def needles(identities: Iterable[str]) -> tuple[Needle, ...]:
         elif kind == "number":
             found.append(Needle(identity, _forms(_REG5, int(value).to_bytes(4, "big")), None, int(value)))
         elif kind == "mac":
-            found.append(Needle(identity, (bytes.fromhex(value.replace(":", "")),), _word(value)))
+            found.append(Needle(identity, (bytes.fromhex(value.replace(":", "")),), _mac(value)))
         elif kind == "name":
             found.append(Needle(identity, bare=_word(value)))
         else:
@@ -140,6 +151,12 @@ def _tep(identity: str, value: str) -> Needle:
         return Needle(identity, (), _word(value))
     tunnel, other = (_TUNNEL_V4, _ADDRESS_V4) if address.version == 4 else (_TUNNEL_V6, _ADDRESS_V6)
     return Needle(identity, _forms(tunnel, address.packed), _word(value), inner=_forms(other, address.packed))
+
+
+def _mac(value: str) -> re.Pattern[str]:
+    """With colons, dashes or nothing between; also with the four zeroes before it that make it a datapath id."""
+    octets = "[:-]?".join(value.split(":"))
+    return re.compile(rf"(?<![\w:.-])(0000)?{octets}(?![\w:-]|\.\w)", re.IGNORECASE)
 
 
 def _word(value: str) -> re.Pattern[str]:

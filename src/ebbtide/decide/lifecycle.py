@@ -62,6 +62,7 @@ class Claim(msgspec.Struct, frozen=True):
     gateway: bool = False
     held_start: bool = False
     certificate: str = ""
+    macs: tuple[str, ...] = ()
 
 
 class Outcome(StrEnum):
@@ -110,6 +111,8 @@ def _replaced(old: Compute, claim: Claim, dpid: int, asked: str = "") -> Compute
         ovs_uuid=claim.ovs_uuid,
         hostname=claim.hostname,
         teps=claim.teps or old.teps,
+        # A switch that starts says one after the other; what was said before is not taken back by silence.
+        macs=old.macs if set(claim.macs) <= set(old.macs) else claim.macs,
         dpid=dpid,
         zone=claim.zone,
         provider_mappings=claim.provider_mappings,
@@ -411,6 +414,7 @@ def _join(state: State, claim: Claim, *, approved: bool, reason: str, has_tep: b
         hostname=claim.hostname,
         teps=claim.teps if has_tep else (),
         asked="" if has_tep else claim.teps[0],
+        macs=claim.macs,
         zone=claim.zone,
         provider_mappings=claim.provider_mappings,
         gateway=claim.gateway,

@@ -38,6 +38,7 @@ class Compute(msgspec.Struct, frozen=True):
     `asked` is the tunnel address that it announces and does not get, since it is another's ("": it has what it announces).
     `applicants` are hosts that ask to take its place, or to come back as it though they have changed ("system-id@TEP");
     `successor` is the one of them that was approved, and may do so while the compute is silent.
+    `macs` are those of its bridges' own interfaces, as aa:bb:cc:dd:ee:ff.
     `removed_at` is the revision at which it was removed (0: not removed).
     """
 
@@ -48,6 +49,7 @@ class Compute(msgspec.Struct, frozen=True):
     ovs_uuid: str = ""
     hostname: str = ""
     teps: tuple[str, ...] = ()
+    macs: tuple[str, ...] = ()
     zone: str = "default-transport-zone"
     provider_mappings: tuple[tuple[str, str], ...] = ()
     membership: Membership = Membership.MEMBER
@@ -85,7 +87,7 @@ class Compute(msgspec.Struct, frozen=True):
     def identities(self) -> frozenset[str]:
         """Everything by which this compute was ever known, as "kind:value"."""
         now = {f"name:{self.name}", f"dpid:{self.dpid}", f"number:{self.number}"}
-        now |= {f"tep:{tep}" for tep in self.teps}
+        now |= {f"tep:{tep}" for tep in self.teps} | {f"mac:{mac}" for mac in self.macs}
         now |= {f"{kind}:{value}" for kind, value in (("system-id", self.system_id), ("uuid", self.ovs_uuid)) if value}
         return frozenset(now | set(self.past))
 

@@ -18,7 +18,7 @@ import msgspec
 from ebbtide.model.facts import Binding, Compute, Cursor, Debt, Fact, Network, Operation, Port, Relation, Retired
 
 DATABASE = "Ebbtide"
-SCHEMA_VERSION = "1.0.0"
+SCHEMA_VERSION = "1.1.0"
 
 TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Compute": (Compute, ("number",)),

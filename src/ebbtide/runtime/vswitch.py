@@ -153,7 +153,15 @@ def claim(tables: Replica, certificate: str = "") -> Claim | None:
         gateway=gateway,
         held_start=gateway and config.get("ebbtide-held-start", "false") == "true",
         certificate=certificate,
+        macs=_own_macs(tables),
     )
+
+
+def _own_macs(tables: Replica) -> tuple[str, ...]:
+    """The MACs of the host itself: of each bridge's own interface. Those of taps are a tenant's affair, and change."""
+    bridges = {row["name"] for row in tables.rows("Bridge").values()}
+    own = (row for row in tables.rows("Interface").values() if row["name"] in bridges)
+    return tuple(sorted({row["mac_in_use"].lower() for row in own if row["mac_in_use"]}))
 
 
 def interfaces(tables: Replica) -> Iterable[tuple[Uuid, Uuid, Mapping[str, Any]]]:

@@ -11,27 +11,33 @@ import pytest
 
 from ebbtide.compile import compiler, ledger
 from ebbtide.compile.features import tunnel
-from ebbtide.compile.flow import Action, Bucket, Flow, Group, GroupType, Load, Match, Output, SetField, match
+from ebbtide.compile.flow import (
+    Action,
+    Bucket,
+    Flow,
+    Group,
+    GroupType,
+    Learn,
+    LearnLoad,
+    LearnMatch,
+    Load,
+    Match,
+    Output,
+    SetField,
+    match,
+)
 from ebbtide.compile.ledger import Feature, Kind
 from ebbtide.decide.audit import Dump, RawFlow, RawGroup, RawRow, Residue, needles, search
-from ebbtide.model.facts import Binding, Membership
+from ebbtide.model.facts import Binding, Compute, Membership
 from ebbtide.model.state import State
 from ebbtide.openflow.flows import encode_flow, encode_group
 from ebbtide.openflow.text import format_flow, format_group
 from tests.fakes.clouds import ACTIVE, Story, compute, network, port, state, view
 
 TEP, MAC, NUMBER, DPID = 0x0A000007, 0x02AABBCCDDEE, 7, 0xEB0007
-GONE = frozenset(
-    {
-        "name:gone",
-        "tep:10.0.0.7",
-        f"dpid:{DPID}",
-        "number:7",
-        "system-id:sys-gone",
-        "uuid:uuid-gone",
-        "mac:02:aa:bb:cc:dd:ee",
-    }
-)
+GONE = Compute(
+    "gone", NUMBER, DPID, "sys-gone", "uuid-gone", teps=("10.0.0.7",), macs=("02:aa:bb:cc:dd:ee",)
+).identities()
 BASE = ledger.cookie(Kind.BASE, Feature.PIPELINE)
 
 
@@ -44,6 +50,10 @@ def flow(found: Match, *actions: Action, cookie: int = BASE) -> RawFlow:
 def group(*actions: Action) -> RawGroup:
     made = Group(1, GroupType.ALL, (Bucket((*actions, Output(1))),))
     return RawGroup(1, encode_group(made).buckets, format_group(made))
+
+
+def learn(*specs: LearnMatch | LearnLoad) -> Learn:
+    return Learn(10, 1, ledger.cookie(Kind.VOLATILE, Feature.L2, 3), specs)
 
 
 def row(**strings: str) -> RawRow:
@@ -70,6 +80,8 @@ PLANTED = {
         *(flow((), SetField(name, TEP), Output(1)) for name in ("tun_src", "tun_dst", "ipv4_dst", "arp_spa")),
         *(flow((), Load(name, 0, 32, TEP), Output(1)) for name in ("tun_src", "tun_dst", "ipv4_src", "arp_tpa")),
         flow((), SetField("reg1", 3), SetField("tun_dst", TEP), Output(1)),
+        flow((), learn(LearnMatch("eth_dst", 48, src="eth_src"), LearnLoad("tun_dst", 32, value=TEP))),
+        flow((), learn(LearnMatch("tun_src", 32, value=TEP), LearnLoad("reg6", 16, value=3))),
         flow(match(tun_dst=TEP), cookie=ledger.cookie(Kind.PORT, Feature.L2, 3)),
         group(SetField("tun_dst", TEP)),
         group(Load("ipv4_dst", 0, 32, TEP)),
@@ -84,6 +96,8 @@ PLANTED = {
         flow((), SetField("reg5", 7), Output(1)),
         flow((), Load("reg5", 0, 32, 7), Output(1)),
         flow((), Load("reg5", 0, 16, 7), Output(1)),
+        flow((), learn(LearnMatch("eth_dst", 48, src="eth_src"), LearnLoad("reg5", 32, value=7))),
+        flow((), learn(LearnMatch("reg5", 16, value=7), LearnLoad("reg6", 32, value=3))),
         flow(match(in_port=3), cookie=ledger.cookie(Kind.COMPUTE, Feature.TUNNEL, 7)),
         flow(match(in_port=3), cookie=ledger.cookie(Kind.RELATION, Feature.RELATION, 7)),
         group(SetField("reg5", 7)),
@@ -93,9 +107,19 @@ PLANTED = {
         *(flow(match(**{name: MAC})) for name in ("eth_src", "eth_dst")),
         *(flow(match(**{name: MAC}, **ARP)) for name in ("arp_sha", "arp_tha")),
         flow((), SetField("eth_dst", MAC), Output(1)),
-        flow((), Load("eth_src", 0, 48, MAC), Output(1)),
+        flow((), SetField("eth_src", MAC), Output(1)),
+        *(flow((), SetField(name, MAC), Output(1)) for name in ("arp_sha", "arp_tha")),
+        *(flow((), Load(name, 0, 48, MAC), Output(1)) for name in ("eth_src", "eth_dst", "arp_sha", "arp_tha")),
+        flow(match(eth_dst=(MAC, 0xFFFFFFFFFFFE)), Output(1)),
+        flow(match(eth_dst=MAC, in_port=3), cookie=ledger.cookie(Kind.PORT, Feature.L2, 3)),
+        flow((), learn(LearnMatch("eth_dst", 48, value=MAC), LearnLoad("reg6", 32, value=3))),
+        flow((), learn(LearnMatch("eth_dst", 48, src="eth_src"), LearnLoad("eth_src", 48, value=MAC))),
         group(SetField("eth_dst", MAC)),
+        group(Load("eth_src", 0, 48, MAC)),
         row(external_ids__attached_0_mac="02:AA:bb:cc:dd:ee"),
+        row(other_config__hwaddr="02-AA-BB-CC-DD-EE"),
+        row(external_ids__note="was 02aabbccddee, moved"),
+        row(other_config__datapath_0_id="000002aabbccddee"),
     ],
     f"dpid:{DPID}": [
         row(external_ids__dpn=str(DPID)),
@@ -158,6 +182,12 @@ def test_a_needle_of_each_kind_and_encoding_is_found(identity: str, index: int) 
         ("name:a", row(external_ids__peer="a.example.org")),
         ("name:a", row(external_ids__iface_0_id="a")),
         ("name:1", row(external_ids__ebbtide_0_revision="1", bfd__mult="1")),
+        ("mac:02:aa:bb:cc:dd:ee", row(external_ids__attached_0_mac="02:aa:bb:cc:dd:ef")),
+        ("mac:02:aa:bb:cc:dd:ee", row(external_ids__long="02:aa:bb:cc:dd:ee:ff", external_ids__hex="02aabbccddee01")),
+        ("mac:02:aa:bb:cc:dd:ee", flow(match(eth_dst=0x02AABBCCDDEF), SetField("eth_src", 0x03AABBCCDDEE))),
+        # What is learnt from the packet is no constant; what goes to other registers is no compute's number.
+        ("number:7", flow((), learn(LearnMatch("reg6", 32, value=7), LearnLoad("reg5", 32, src="reg6")))),
+        ("number:7", flow(match(reg4=7, reg5=3), learn(LearnLoad("reg5", 32, value=70)))),
         ("system-id:sys-1", row(external_ids__system_0_id="sys-11")),
     ],
 )

@@ -517,3 +517,18 @@ def test_an_edit_is_made_only_where_something_is_new() -> None:
     assert verdict.edits == ()
     verdict, before, _ = outcome(msgspec.structs.replace(SAME, hostname="other"), "silent")
     assert verdict.edits == (Edit(before.computes[1], msgspec.structs.replace(before.computes[1], hostname="other")),)
+
+
+def test_every_mac_that_a_compute_ever_had_is_remembered_and_silence_takes_none_back() -> None:
+    at_first = state(msgspec.structs.replace(HOLDER, macs=("02:00:00:00:00:01", "02:00:00:00:00:02")))
+
+    def says(at: State, *macs: str) -> State:
+        claim = msgspec.structs.replace(SAME, macs=macs)
+        return change(at, *judge(at, claim, frozenset(), session_of=1).edits)
+
+    # A database that has just started names the interfaces one after the other.
+    for part in ((), ("02:00:00:00:00:02",)):
+        assert says(at_first, *part).computes[1] == at_first.computes[1]
+    moved = says(at_first, "02:00:00:00:00:01", "02:00:00:00:00:03")
+    assert moved.computes[1].macs == ("02:00:00:00:00:01", "02:00:00:00:00:03")
+    assert {f"mac:02:00:00:00:00:0{n}" for n in (1, 2, 3)} <= moved.computes[1].identities()
