@@ -46,6 +46,22 @@ def test_losses_are_told_per_pair_and_phase() -> None:
         report.lost("end")
 
 
+def test_a_pair_that_sent_less_than_was_promised_is_told_and_so_is_what_was_skipped() -> None:
+    counts = [Count(*pair, phase, sent, sent, 0, 0, 0.0) for pair, phase, sent in SENT]
+    report = Report(tuple(counts), ("start", "move"), 0, 0, 3, 0.0, (1.0, 2.0))
+    assert report.too_few(50) == ["b -> a: 149 sent in 3.0 s", "3 probes were due and never sent"]
+    assert report._replace(skipped=0).too_few(49) == []
+
+
+# A pair may be late in one phase, if it makes up for it in the next.
+SENT = (
+    (("a", "b"), "start", 40),
+    (("a", "b"), "move", 110),
+    (("b", "a"), "start", 50),
+    (("b", "a"), "move", 99),
+)
+
+
 def test_probes_have_to_be_started() -> None:
     with Probes(Lab("nowhere", "/nonexistent")) as probes:
         with pytest.raises(NotReady):

@@ -10,6 +10,7 @@ for a phase is what was *sent* in it, whenever it arrives.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
@@ -109,6 +110,7 @@ class Prober:
         self.worst_delay = 0.0
         self.skipped = 0
         self.began = self.due = time.monotonic()
+        self.marks = [self.began]
         for pair in self.pairs:
             pair.last_arrival = self.began
         self.poll = select.epoll()
@@ -119,6 +121,7 @@ class Prober:
 
     def mark_phase(self, name: str) -> None:
         self.phases.append(name)
+        self.marks.append(time.monotonic())
         for pair in self.pairs:
             pair.next_phase()
 
@@ -202,6 +205,7 @@ class Prober:
         now = time.monotonic()
         limit, quiet_at, missing = now + _LONGEST_WAIT, now + _QUIET, self._missing()
         stopped = now
+        self.marks.append(stopped)
         while missing and now < min(limit, quiet_at):
             self._hear(min(limit, quiet_at) - now)
             now = time.monotonic()
@@ -222,6 +226,7 @@ class Prober:
             "strays": self.strays,
             "send_errors": self.send_errors,
             "skipped": self.skipped,
+            "seconds": [round(end - begin, 3) for begin, end in itertools.pairwise(self.marks)],
             "worst_delay_ms": round(self.worst_delay * 1000, 2),
         }
 

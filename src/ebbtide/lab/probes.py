@@ -61,7 +61,10 @@ class Count(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All counts, pair by pair and phase by phase. `strays` came to a VM for which they were not meant."""
+    """All counts, pair by pair and phase by phase. `strays` came to a VM for which they were not meant.
+
+    `seconds` is how long each phase was; `skipped` is how many were due and never sent, because the sender came too late.
+    """
 
     counts: tuple[Count, ...]
     phases: tuple[str, ...]
@@ -69,6 +72,7 @@ class Report(NamedTuple):
     send_errors: int
     skipped: int
     worst_delay_ms: float
+    seconds: tuple[float, ...] = ()
 
     def of(self, phase: str | None = None) -> list[Count]:
         if phase is not None and phase not in self.phases:
@@ -105,6 +109,19 @@ class Report(NamedTuple):
         if self.strays:
             told.append(f"{self.strays} probes came to a VM for which they were not meant")
         return told
+
+    def too_few(self, rate: float) -> list[str]:
+        """Pairs that were sent fewer than `rate` a second, over all phases, and what was due and never sent.
+
+        Over all: a sender that is late for a moment makes up for it, be it in the next phase.
+        """
+        whole = sum(self.seconds)
+        sent: dict[tuple[str, str], int] = {}
+        for count in self.counts:
+            pair = count.source, count.destination
+            sent[pair] = sent.get(pair, 0) + count.sent
+        told = [f"{a} -> {b}: {n} sent in {whole:.1f} s" for (a, b), n in sent.items() if n < rate * whole]
+        return told + ([f"{self.skipped} probes were due and never sent"] if self.skipped else [])
 
     def table(self, phase: str | None = None) -> str:
         head = ("from", "to", "phase", "sent", "received", "lost", "dup", "reord", "gap ms")
@@ -177,7 +194,7 @@ class Probes:
             for phase, numbers in zip(phases, by_phase, strict=True)
         ]
         rest = {key: told[key] for key in ("strays", "send_errors", "skipped", "worst_delay_ms")}
-        return Report(tuple(counts), tuple(phases), **rest)
+        return Report(tuple(counts), tuple(phases), **rest, seconds=tuple(told["seconds"]))
 
     def close(self) -> None:
         process, self._process = self._process, None
