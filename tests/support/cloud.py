@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from ebbtide.app import App
 from ebbtide.config import Config
 from ebbtide.lab import CONTROLLER, Compute, Lab, Vm
+from ebbtide.model import facts
 from ebbtide.model.observed import Phase
 from ebbtide.runtime.auditor import Report
 from ebbtide.runtime.member import Member
@@ -66,11 +67,11 @@ class Controller:
     def describe(self) -> str:
         """Where everybody stands, for a failure message."""
         members = self.app.cluster.members.values()
-        facts = [
+        told = [
             f"{m.name}: {m.phase} connected={m.connected} synced={m.synced} clean={m.clean} applied={m.applied()} {m.reason}"
             for m in members
         ]
-        return f"revision {self.app.cluster.state.revision}; refused {self.app.cluster.refused}; " + "; ".join(facts)
+        return f"revision {self.app.cluster.state.revision}; refused {self.app.cluster.refused}; " + "; ".join(told)
 
     def member(self, name: str) -> Member:
         state = self.app.cluster.state
@@ -205,6 +206,11 @@ class Cloud:
         vm = self.lab.add_vm(name, compute, mac=mac, ip_cidr=f"{base}.{index}/24", iface_id=name, mtu=mtu)
         self.wait(lambda: self.controller.app.cluster.state.active(name) is not None, what=f"{name} bound")
         return vm
+
+    def fact(self, name: str) -> facts.Compute:
+        """What is stored of a member now, for a search once it is removed."""
+        state = self.controller.app.cluster.state
+        return state.computes[state.by_name[name]]
 
     def place(self, port: str) -> str:
         """The compute where a port is active."""

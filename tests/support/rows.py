@@ -9,7 +9,7 @@ from ebbtide.lab import Compute
 
 TABLES = ("Open_vSwitch", "Bridge", "Port", "Interface", "Controller", "Manager", "QoS", "Queue", "Mirror", "SSL")
 # Written by ovsdb-server and ovs-vswitchd, at any time.
-_SAID = frozenset(
+SAID = frozenset(
     "statistics status cur_cfg next_cfg is_connected link_resets rstp_statistics rstp_status bfd_status cfm_health "  # noqa: SIM905
     "link_state admin_state ifindex lacp_current role link_speed duplex error ofport mac_in_use mtu".split()
 )
@@ -22,7 +22,7 @@ def database(compute: Compute) -> dict[str, dict[str, dict[str, Any]]]:
         answer = json.loads(compute.vsctl("--format=json", "list", table, wait=False))
         rows = [dict(zip(answer["headings"], map(_plain, row), strict=True)) for row in answer["data"]]
         found[table] = {
-            row.get("name", str(row["_uuid"])): {k: v for k, v in row.items() if k not in _SAID} for row in rows
+            row.get("name", str(row["_uuid"])): {k: v for k, v in row.items() if k not in SAID} for row in rows
         }
     return found
 

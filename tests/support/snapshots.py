@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 from ebbtide.lab import Compute
+from tests.support.rows import SAID
 
 _COUNTERS = re.compile(r"(duration|n_packets|n_bytes|idle_age|hard_age)=[^, ]+,? ?")
 
@@ -33,13 +36,64 @@ def bridge_ids(compute: Compute) -> dict[str, str]:
     return {k: v for k, v in pairs.items() if k not in ("ebbtide-revision", "ebbtide-term")}
 
 
-def snapshot(compute: Compute) -> dict[str, object]:
+# What br-int's rows hold besides what is configured: names for the database's own use, and what is drawn anew at each plugging.
+_NAMES_OF_ROWS = {"Bridge": "name", "Port": "name", "Interface": "name", "Controller": "target"}
+_STAMP = ("ebbtide-revision", "ebbtide-term")
+# A port number is the switch's answer to what was asked for; it is in every flow of the port, and so belongs to what is compared.
+_NOT_COMPARED = (SAID | {"_uuid"}) - {"ofport"}
+
+
+def rows(compute: Compute) -> dict[str, dict[str, Any]]:
+    """br-int's rows, as ovsdb-client dumps them, its controllers', ports' and interfaces' among them: "Table name" -> columns.
+
+    Less uuids (references are the names of what they lead to), statistics and whatever daemons write, and the revision stamp.
+    """
+    dumped = {table: _dump(compute, table) for table in _NAMES_OF_ROWS}
+    names = {row["_uuid"][1]: row[_NAMES_OF_ROWS[table]] for table, found in dumped.items() for row in found}
+
+    def plain(value: Any) -> Any:
+        kind = value[0] if isinstance(value, list) else ""
+        if kind == "uuid":
+            return names.get(value[1], value[1])
+        if kind == "set":
+            return sorted(map(plain, value[1]), key=repr)
+        if kind == "map":
+            return {k: v for k, v in sorted(value[1]) if k not in _STAMP}
+        return value
+
+    found: dict[str, dict[str, Any]] = {}
+    wanted = [("Bridge", "br-int")]
+    while wanted:
+        table, name = wanted.pop()
+        for row in (r for r in dumped[table] if r[_NAMES_OF_ROWS[table]] == name):
+            made = found[f"{table} {name}"] = {k: plain(v) for k, v in row.items() if k not in _NOT_COMPARED}
+            for column, to in (("controller", "Controller"), ("ports", "Port"), ("interfaces", "Interface")):
+                leads = made.get(column, [])
+                wanted += [(to, one) for one in ([leads] if isinstance(leads, str) else leads)]
+    return found
+
+
+def _dump(compute: Compute, table: str) -> list[dict[str, Any]]:
+    answer = json.loads(compute.ovsdb_client("dump", "Open_vSwitch", table, "--format=json"))
+    return [dict(zip(answer["headings"], row, strict=True)) for row in answer["data"]]
+
+
+def unmarked(found: dict[str, Any]) -> dict[str, Any]:
+    """A snapshot without the tombstoned mark: what else differs?"""
+    bridge = found["rows"]["Bridge br-int"]
+    kept = {**bridge, "external_ids": {k: v for k, v in bridge["external_ids"].items() if k != "tombstoned"}}
+    ids = {k: v for k, v in found["ids"].items() if k != "tombstoned"}
+    return {**found, "ids": ids, "rows": {**found["rows"], "Bridge br-int": kept}}
+
+
+def snapshot(compute: Compute) -> dict[str, Any]:
     """All of it."""
     return {
         "flows": flows(compute),
         "groups": groups(compute),
         "tunnels": tunnels(compute),
         "ids": bridge_ids(compute),
+        "rows": rows(compute),
     }
 
 
