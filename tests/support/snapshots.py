@@ -86,6 +86,11 @@ def unmarked(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "ids": ids, "rows": {**found["rows"], "Bridge br-int": kept}}
 
 
+def stamp(compute: Compute) -> str:
+    """The revision that the switch carries."""
+    return compute.vsctl("get", "bridge", "br-int", "external_ids:ebbtide-revision", wait=False).strip().strip('"')
+
+
 def snapshot(compute: Compute) -> dict[str, Any]:
     """All of it."""
     return {
