@@ -21,18 +21,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
 
 class RawFlow(msgspec.Struct, frozen=True):
-    """One flow as the switch holds it, with its text for people."""
+    """One flow as the switch holds it. `text` is for people: itself, or how to make it, which is only asked of what is found."""
 
     cookie: int
     match: bytes
     instructions: bytes
-    text: str = ""
+    text: str | Callable[[], str] = ""
 
 
 class RawGroup(msgspec.Struct, frozen=True):
@@ -174,7 +174,7 @@ def search(removed: str, wanted: Iterable[Needle], dump: Dump) -> list[Residue]:
             by_cookie = needle.number and kind in _COOKIES_OF_COMPUTES and owner == needle.number
             forms = needle.raw if kind == _COOKIE_OF_PORT else needle.raw + needle.inner
             if by_cookie or any(raw in blob for raw in forms):
-                found.append(Residue(removed, dump.compute, "flow", needle.identity, flow.text))
+                found.append(Residue(removed, dump.compute, "flow", needle.identity, _told(flow.text)))
                 break
     for group in dump.groups:
         for needle in chosen:
@@ -186,6 +186,10 @@ def search(removed: str, wanted: Iterable[Needle], dump: Dump) -> list[Residue]:
         if hit is not None:
             found.append(Residue(removed, dump.compute, "row", hit[0], f"{row.table} {row.label}: {hit[1]}"))
     return found
+
+
+def _told(text: str | Callable[[], str]) -> str:
+    return text if isinstance(text, str) else text()
 
 
 def _in_row(row: RawRow, wanted: tuple[Needle, ...]) -> tuple[str, str] | None:

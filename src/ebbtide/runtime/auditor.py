@@ -6,7 +6,9 @@ since a mod-flow keeps a cookie), and residue (`decide.audit`: raw dumps against
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -61,6 +63,8 @@ class Report(msgspec.Struct, frozen=True):
 
 MAX_FINDINGS = 1000
 TRIES = 5
+#: Flows searched for all removed computes before others have their turn.
+AT_A_STRETCH = 500
 
 
 async def audit(cluster: Cluster, only: Iterable[int] | None = None) -> Report:
@@ -118,11 +122,21 @@ async def _look(
         if compute.number not in cluster.state.computes:
             return None
         findings = _compare(cluster, member, compute, found)
-        for name, chosen in wanted.items():
-            findings += [_residue(r) for r in search(name, chosen, dump)]
+        for part in _parts(dump):
+            # A large dump and many removed computes take seconds: echoes must be answered meanwhile.
+            await asyncio.sleep(0)
+            for name, chosen in wanted.items():
+                findings += [_residue(r) for r in search(name, chosen, part)]
         if not findings or (at_rest() and cluster.state.revision == revision):
             break
     return dump, findings
+
+
+def _parts(dump: Dump) -> Iterable[Dump]:
+    """The dump in pieces, each searched at a stretch."""
+    yield Dump(dump.compute, (), dump.groups, dump.rows)
+    for at in range(0, len(dump.flows), AT_A_STRETCH):
+        yield Dump(dump.compute, dump.flows[at : at + AT_A_STRETCH])
 
 
 def _residue(found: Residue) -> Finding:
@@ -142,7 +156,9 @@ async def _dump(member: Member, compute: Compute) -> tuple[Dump, Found]:
     assert member.switch is not None
     assert member.tables is not None
     found = await member.switch.dump()
-    flows = tuple(RawFlow(f.cookie, f.match, f.instructions, format_installed(f, stats=False)) for f in found.flows)
+    flows = tuple(
+        RawFlow(f.cookie, f.match, f.instructions, partial(format_installed, f, stats=False)) for f in found.flows
+    )
     groups = tuple(
         RawGroup(number, buckets, format_installed_group(number, kind, buckets))
         for number, (kind, buckets) in found.groups.items()
