@@ -547,8 +547,8 @@ class Simulation:
             made.switch.silent = False
         self.silent = False
         await until(lambda: not self.cluster._judge)
-        # The first round of probes.
-        await asyncio.sleep(0.5)
+        # The first round of probes, a few tunnels at a time, is not what is measured.
+        await until(lambda: self.cluster.probes.idle_for() > 1.0)
 
     async def add(self, name: str, host: int) -> SimCompute:
         """A compute that joins; no rows of ours are there yet."""

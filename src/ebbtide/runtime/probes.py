@@ -142,7 +142,11 @@ class Probes:
             if self._is_done(way):
                 wait = KEEP if self._forgets(source) else RARELY
             self._schedule(source, target, now + wait)
-        return max(0.01, self._due[0][0] - now) if self._due else 3600.0
+        return max(0.01, self.idle_for())
+
+    def idle_for(self) -> float:
+        """Seconds until something is due; not above zero if it is."""
+        return self._due[0][0] - self._cluster.now() if self._due else 3600.0
 
     def _forgets(self, source: int) -> bool:
         member = self._cluster.members.get(source)
