@@ -60,6 +60,8 @@ def test_systemd_unit_calls_what_exists() -> None:
     check_call(words(unit["Service"]["ExecStart"]))
     assert unit["Service"]["Type"] == "notify"
     assert Config().state_dir == f"/var/lib/{unit['Service']['StateDirectory']}"
+    assert unit["Service"]["Restart"] == "on-failure"
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0", "else five quick failures are the last"
 
 
 # ---- commands -------------------------------------------------------------------------------------------------------------
