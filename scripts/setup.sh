@@ -70,7 +70,9 @@ find_missing() { # sets `packages` to what must be installed, `reasons` to why
 
 # ---- Debian packages ----------------------------------------------------------------------------------------------------
 
-apt_install() { apt-get -q -y --no-install-recommends --no-upgrade --no-remove "$@" install "${packages[@]}" </dev/null; }
+apt_get() { apt-get -q -o DPkg::Lock::Timeout=300 "$@" </dev/null; } # at a first boot others install as well
+
+apt_install() { apt_get -y --no-install-recommends --no-upgrade --no-remove "$@" install "${packages[@]}"; }
 
 lists_are_there() {
   local package
@@ -143,13 +145,13 @@ install_packages() {
     "missing: ${reasons[*]}" "Run this as root, or have root install: apt-get install --no-install-recommends ${packages[*]}"
   if ! lists_are_there; then
     say "apt does not know ${packages[*]} yet: apt-get update"
-    apt-get -q update </dev/null
+    apt_get update
   fi
   print_plan
   forbid_services
   if ! apt_install; then
     say "once more with fresh package lists"
-    apt-get -q update </dev/null
+    apt_get update
     print_plan
     apt_install
   fi
