@@ -5,9 +5,11 @@
 #   scripts/setup.sh --runtime   only what the controller needs (no test tools)
 #   scripts/setup.sh --bench     OVN as well, which `make bench` compares with
 #
-# Doing it again is quick and changes nothing. What is there already is never upgraded, restarted or configured. A service
-# that comes with a package we install is neither started nor enabled. Index, mirror and proxy are those of the
-# environment, of pip's configuration and of apt's.
+# Doing it again is quick and changes nothing. What is there already is never restarted or configured, and it is upgraded
+# only where a package that is missing needs it newer; the list that is printed before says so. A service that comes with
+# a package we install is neither started nor enabled.
+#
+# Index, mirror and proxy are those of the environment, of pip's configuration and of apt's.
 set -euo pipefail
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
@@ -27,7 +29,7 @@ case "${1-}" in
   "") ;;
   --runtime) lock=requirements.lock ;;
   --bench) needed+=(ovn-northd=ovn-central ovn-nbctl=ovn-common ovn-controller=ovn-host) ;;
-  *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 say() { printf 'setup: %s\n' "$*"; }
