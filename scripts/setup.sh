@@ -7,15 +7,20 @@
 #
 # Doing it again is quick and changes nothing. What is there already is never restarted or configured, and it is upgraded
 # only where a package that is missing needs it newer; the list that is printed before says so. A service that comes with
-# a package we install is neither started nor enabled.
+# a package we install is neither started nor enabled; a run that was killed in between is finished by the next.
 #
-# Index, mirror and proxy are those of the environment, of pip's configuration and of apt's.
+# Index, mirror and proxy are those of the environment, of pip's configuration and of apt's. With EBBTIDE_SETUP_ROOT, which
+# is for tests, what is asked and written outside this checkout is below that directory, but for what apt and dpkg do.
 set -euo pipefail
-export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
+readonly ROOT=${EBBTIDE_SETUP_ROOT-}
+export LC_ALL=C PATH="$PATH:$ROOT/usr/sbin:$ROOT/sbin" DEBIAN_FRONTEND=noninteractive
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 cd "$(dirname "$0")/.."
 
-readonly VENV=.venv POLICY=/usr/sbin/policy-rc.d MARK="placed by ebbtide's scripts/setup.sh"
+readonly VENV=.venv POLICY=$ROOT/usr/sbin/policy-rc.d MARK="placed by ebbtide's scripts/setup.sh"
+# Packages that we began to add and whose services are not disabled yet. Written before apt runs, so that it outlives a kill.
+readonly BEGUN=$ROOT/var/lib/ebbtide-setup.begun
+readonly UNFINISHED=(unpacked half-configured triggers-awaited triggers-pending) # states of dpkg-query(1)
 
 # command=package. Commands are what counts: Open vSwitch that was built by hand is as good as Debian's.
 needed=(
@@ -83,10 +88,10 @@ lists_are_there() {
   done
 }
 
-print_plan() {
+print_plan() { # and note in `added` what is new
   local plan
   plan=$(apt_install -s) || { printf '%s\n' "$plan" >&2; die "apt cannot install ${packages[*]}; its reasons are above"; }
-  added=$(awk '$1 == "Inst" && $3 !~ /^\[/ { print $2 }' <<<"$plan")
+  added+=$(awk '$1 == "Inst" && $3 !~ /^\[/ { print " " $2 }' <<<"$plan")
   say "missing: ${reasons[*]}" "- apt will add:"
   awk '$1 == "Inst" && $3 !~ /^\[/ { sub(/^\(/, "", $3); printf "  %s %s\n", $2, $3 }' <<<"$plan"
   if grep -q '^Inst [^ ]* \[' <<<"$plan"; then
@@ -95,34 +100,86 @@ print_plan() {
   fi
 }
 
-forbid_services() { # while we install, nothing is started: invoke-rc.d(8) and deb-systemd-invoke(1) ask this file
-  local answer=0
-  if [[ -f $POLICY ]] && grep -qF "$MARK" "$POLICY"; then
-    rm -f "$POLICY" # of a run that was killed
-  fi
-  if [[ -e $POLICY || -L $POLICY ]]; then
-    "$POLICY" openvswitch-switch start >/dev/null 2>&1 || answer=$?
-    ((answer == 101)) || die \
-      "$POLICY is there and would let a newly installed service start. It is not ours to change." \
-      "Install these yourself, then run this again: ${packages[*]}"
-    return
-  fi
-  trap 'rm -f "$POLICY"' EXIT
-  trap 'exit 130' INT TERM HUP
-  (set -C && printf '#!/bin/sh\n# %s, for as long as it installs packages\nexit 101\n' "$MARK" >"$POLICY")
-  chmod 755 "$POLICY"
+may_install() { ((EUID == 0)) || [[ -n $ROOT ]]; }
+
+policy_is_ours() { [[ -f $POLICY ]] && grep -qF "$MARK" "$POLICY"; }
+
+lock_machine() { # other checkouts have a setup as well; apt inherits the lock, should this be killed
+  exec 8<"${POLICY%/*}"
+  flock "$@" 8
 }
 
-allow_services() {
-  if [[ -f $POLICY ]] && grep -qF "$MARK" "$POLICY"; then
+forbid_services() { # while we install, nothing is started: invoke-rc.d(8) and deb-systemd-invoke(1) ask this file
+  local answer=0
+  trap finish EXIT
+  trap 'exit 130' INT TERM HUP
+  policy_is_ours && return # of a run that was killed
+  if [[ -e $POLICY || -L $POLICY ]]; then
+    "$POLICY" openvswitch-switch start >/dev/null 2>&1 || answer=$?
+    ((answer == 101)) && return
+    trap - EXIT INT TERM HUP
+    die "$POLICY is there and would let a newly installed service start. It is not ours to change." \
+      "Install these yourself, then run this again: $*"
+  fi
+  printf '#!/bin/sh\n# %s, for as long as it installs packages\nexit 101\n' "$MARK" >"$POLICY.ebbtide"
+  chmod 755 "$POLICY.ebbtide"
+  ln "$POLICY.ebbtide" "$POLICY" # whole or not at all, and never over another
+  rm -f "$POLICY.ebbtide"
+}
+
+note_begun() { printf '%s\n' $added >>"$BEGUN"; }
+
+begun_in() { # those of the packages that we began to add which dpkg has in one of these states
+  local package state
+  [[ -e $BEGUN ]] || return 0
+  sort -u "$BEGUN" | while read -r package; do
+    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || continue
+    [[ " $* " != *" $state "* ]] || printf '%s\n' "$package"
+  done
+}
+
+# However it ends: what was unpacked is configured while nothing may start, its services are disabled, and then the policy goes.
+finish() {
+  local left
+  trap '' INT TERM HUP
+  left=$(begun_in "${UNFINISHED[@]}")
+  if [[ -n $left ]]; then
+    dpkg --configure $left </dev/null || true
+  fi
+  disable_services $(begun_in installed "${UNFINISHED[@]}")
+  left=$(begun_in half-installed "${UNFINISHED[@]}")
+  if [[ -n $left ]]; then
+    say "dpkg has not finished with" $left "- see its reasons, then run this again" >&2
+  else
+    rm -f "$BEGUN"
+  fi
+  if policy_is_ours; then
     rm -f "$POLICY"
   fi
   trap - EXIT INT TERM HUP
 }
 
-disable_services() { # of the Open vSwitch packages that we have just added: not now, and not at the next boot either
+mend() { # what a run that was killed has left
+  local left
+  [[ -e $BEGUN ]] || policy_is_ours || return 0
+  if ! may_install; then
+    ! lock_machine -n || say "an installation of packages was not finished: run this as root" >&2
+    exec 8<&-
+    return 0
+  fi
+  lock_machine
+  if [[ -e $BEGUN ]] || policy_is_ours; then
+    say "an installation of packages was not finished: finishing it"
+    left=$(begun_in "${UNFINISHED[@]}")
+    [[ -z $left ]] || forbid_services $left
+    finish
+  fi
+  exec 8<&-
+}
+
+disable_services() { # of those of these packages that are Open vSwitch's: they are not to start at the next boot either
   local package file unit
-  for package in $added; do
+  for package in "$@"; do
     [[ $package == openvswitch-* || $package == ovn-* ]] || continue
     while read -r file; do
       unit=${file##*/}
@@ -141,24 +198,30 @@ disable_services() { # of the Open vSwitch packages that we have just added: not
 }
 
 install_packages() {
-  [[ -f /etc/debian_version ]] && type -P apt-get >/dev/null || die \
+  [[ -f $ROOT/etc/debian_version ]] && type -P apt-get >/dev/null || die \
     "missing: ${reasons[*]}" "This is not Debian: install them by hand (on Debian: ${packages[*]}), then run this again."
-  ((EUID == 0)) || die \
+  may_install || die \
     "missing: ${reasons[*]}" "Run this as root, or have root install: apt-get install --no-install-recommends ${packages[*]}"
+  lock_machine
+  find_missing # another setup may just have been at it
+  ((${#packages[@]})) || { exec 8<&-; return; }
   if ! lists_are_there; then
     say "apt does not know ${packages[*]} yet: apt-get update"
     apt_get update
   fi
+  added=
   print_plan
-  forbid_services
+  forbid_services "${packages[@]}"
+  note_begun
   if ! apt_install; then
     say "once more with fresh package lists"
     apt_get update
     print_plan
+    note_begun
     apt_install
   fi
-  disable_services
-  allow_services
+  finish
+  exec 8<&-
   find_missing
   ((${#packages[@]} == 0)) || die "still missing after the installation: ${reasons[*]}"
 }
@@ -215,6 +278,7 @@ install_locked() {
 exec 9<"$0"
 flock 9 # two runs at once would write into one .venv
 
+mend
 find_missing
 if ((${#packages[@]} == 0)) && is_ready; then
   say "ready"
