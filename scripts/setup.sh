@@ -23,17 +23,17 @@ readonly BEGUN=$ROOT/var/lib/ebbtide-setup.begun
 readonly UNFINISHED=(unpacked half-configured triggers-awaited triggers-pending) # states of dpkg-query(1)
 
 # command=package. Commands are what counts: Open vSwitch that was built by hand is as good as Debian's.
-needed=(
+needed=(ovsdb-server=openvswitch-common ovsdb-tool=openvswitch-common ovs-appctl=openvswitch-common) # for a private store
+switches=(
   ip=iproute2 bridge=iproute2 nsenter=util-linux setsid=util-linux unshare=util-linux
   ovs-vswitchd=openvswitch-switch ovs-vsctl=openvswitch-switch
-  ovsdb-server=openvswitch-common ovsdb-tool=openvswitch-common ovsdb-client=openvswitch-common
-  ovs-ofctl=openvswitch-common ovs-appctl=openvswitch-common
+  ovsdb-client=openvswitch-common ovs-ofctl=openvswitch-common
 )
 lock=requirements-dev.lock
 case "${1-}" in
-  "") ;;
+  "") needed+=("${switches[@]}") ;;
   --runtime) lock=requirements.lock ;;
-  --bench) needed+=(ovn-northd=ovn-central ovn-nbctl=ovn-common ovn-controller=ovn-host) ;;
+  --bench) needed+=("${switches[@]}" ovn-northd=ovn-central ovn-nbctl=ovn-common ovn-controller=ovn-host) ;;
   *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 

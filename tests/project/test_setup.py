@@ -14,7 +14,23 @@ import pytest
 from .documents import ROOT
 
 FOREIGN = b"#!/bin/sh\n# somebody else's\nexit 101\n"
-TOOLS = "bash sh awk grep sed sort sha256sum cat rm chmod ln flock dirname touch mkdir".split()
+TOOLS = [
+    "bash",
+    "sh",
+    "awk",
+    "grep",
+    "sed",
+    "sort",
+    "sha256sum",
+    "cat",
+    "rm",
+    "chmod",
+    "ln",
+    "flock",
+    "dirname",
+    "touch",
+    "mkdir",
+]
 PROVIDES = {
     "openvswitch-common": "ovsdb-server ovsdb-tool ovsdb-client ovs-ofctl ovs-appctl",
     "openvswitch-switch": "ovs-vswitchd ovs-vsctl",
@@ -158,6 +174,15 @@ def test_packages_are_listed_first_and_nothing_starts(machine: Machine) -> None:
     assert machine.left() == []
     assert machine.setup().stdout == "setup: ready\n"
     assert machine.calls() == []
+
+
+def test_the_controller_alone_needs_no_switch(machine: Machine) -> None:
+    machine.plan("openvswitch-common (3.1.0 Debian:12 [amd64])")
+    for tool in ("ip", "bridge", "nsenter", "setsid", "unshare"):
+        (machine.stub / "bin" / tool).unlink()
+    done = machine.setup("--runtime")
+    assert done.returncode == 0, done.stderr
+    assert [c.partition(" install ")[2] for c in machine.calls() if " install " in c] == ["openvswitch-common"] * 2
 
 
 def test_a_policy_of_somebody_else_stays_as_it_is(machine: Machine) -> None:
