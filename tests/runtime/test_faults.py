@@ -193,3 +193,23 @@ def test_a_backup_that_is_restored_changes_nothing_before_it_is_approved(pair: C
     pair.assert_clean()
     assert pair.lab.vm("vm1").reaches("10.1.0.2")
     assert not pair.lab.vm("vm3").ping("10.1.0.1", count=2).received
+
+
+def test_a_restored_store_may_be_approved_for_one_compute_after_the_other(pair: Cloud) -> None:
+    call, service = pair.call, pair.service
+    assert call(service.restore(service.backup())) > 4
+    cluster = pair.controller.app.cluster
+    pair.wait(lambda: [m.phase for m in cluster.members.values()] == [Phase.BRAKED] * 2, what="both braked")
+    assert call(service.reconcile(["a"], approve=True)) == ["a"]
+    pair.wait_ready("a", deadline=30)
+    assert cluster.store.hold
+    pair.add_network("green", "10.2.0.0/24")  # a revision more, and a step for nobody: a stays let go, b stays held
+    call(service.reconcile(["a"], approve=False))
+    pair.wait_ready("a", deadline=30)
+    assert pair.controller.member("b").phase is Phase.BRAKED
+    assert call(service.reconcile(["b"], approve=True)) == ["b"]
+    pair.wait_ready("a", "b", deadline=30)
+    pair.wait(lambda: not cluster.store.hold, what="the store's mark gone")
+    pair.restart_controller()
+    pair.wait_ready("a", "b", deadline=30)
+    pair.assert_clean()

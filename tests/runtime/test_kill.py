@@ -208,7 +208,7 @@ def test_a_controller_killed_at_rest_sends_no_flow_mod_when_it_is_back(controlle
             controller.start()
             controller.wait_ready(*"abcd")
             assert_clean(controller)
-        assert {watch.compute.name: watch.reports() for watch in watches} == dict.fromkeys("abcd", [])
+        assert {watch.compute.name: watch.reports() for watch in watches} == {name: [] for name in "abcd"}
     assert [snapshots.snapshot(c) for c in computes] == before
 
 

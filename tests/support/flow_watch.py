@@ -1,4 +1,6 @@
-"""What happens to a switch's flows, as the switch itself tells it: `ovs-ofctl monitor` reports every flow-mod, also one that changes nothing."""
+"""What happens to a switch's flows, as the switch itself tells it: `ovs-ofctl monitor` reports every flow-mod, also one that
+changes nothing.
+"""
 
 from __future__ import annotations
 

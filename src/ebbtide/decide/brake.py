@@ -1,6 +1,6 @@
 """The brake: a reconcile that no change of the cloud explains is not carried out until an operator approves it.
 
-Three questions, the first that finds fault stops (docs/decisions.md, section 9):
+Four questions, the first that finds fault stops (docs/decisions.md, section 9):
 
 1. Does the switch carry another store's id, or is our store marked as restored? The store is not the one that made it.
 2. Does the switch carry a revision above ours? The store is older than what it has made.

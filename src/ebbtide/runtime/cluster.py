@@ -763,6 +763,10 @@ class Cluster:
             )
         for member in chosen:
             member.approve()
+        # One after the other is as good as all at once: the last one takes the store's own mark away.
+        hold = self.store.hold
+        if hold and all(x.released == hold for x in self._of_ours() if x.link is not None):
+            await self.store.set_hold("")
         return sorted(x.name for x in chosen)
 
     # --- for the north ---

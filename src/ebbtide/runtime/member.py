@@ -66,6 +66,8 @@ class Member:
         self.switch: SwitchLink | None = None
         self.synced = False
         self.approved = False
+        #: The store's hold from which an operator has let this compute go, though not yet all of them.
+        self.released = ""
         self.held_back = ""
         self._unexplained = False
         self.lost_at: float | None = cluster.now()
@@ -156,6 +158,7 @@ class Member:
     def approve(self) -> None:
         """An operator has approved what the brake held: reconcile anew, and carry it out."""
         self.approved = True
+        self.released = self.cluster.store.hold
         self.synced = False
         self.touch_rows()
 
@@ -315,7 +318,8 @@ class Member:
         own = vswitch.bridge(self.tables) if self.tables is not None else None
         held = ""
         if own is not None:
-            held = self.cluster.store.hold or brake.wrong_store(
+            hold = self.cluster.store.hold
+            held = (hold if hold != self.released else "") or brake.wrong_store(
                 own.stamp, self.cluster.state.store_id, self.cluster.state.revision
             )
         if not held or self.approved:
