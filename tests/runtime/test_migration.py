@@ -66,6 +66,27 @@ def test_a_port_that_is_plugged_twice_stays_until_the_guest_speaks_at_the_other_
     cloud.assert_clean()
 
 
+def test_a_guest_that_says_nothing_is_found_by_its_interface_that_is_gone_at_the_source(cloud: Cloud) -> None:
+    """It only listens, at both ends: no frame of it is ever seen at the destination."""
+    heard = [(cloud.lab.vm(name), cloud.lab.vm("vm4")) for name in ("vm1", "vm2", "vm3")]
+    with Probes(cloud.lab) as probes:
+        probes.start(heard, rate=50)
+        probes.wait_flowing()
+        probes.mark_phase("counted")
+        migration = begin(cloud)
+        migration.switch(announce=False)
+        assert phases(cloud) == {"a": BindingPhase.ACTIVE, "b": BindingPhase.PENDING}
+        migration.finish()
+        cloud.wait(lambda: phases(cloud).get("b") is BindingPhase.ACTIVE, what="flipped")
+        assert not cloud.controller.app.cluster.evidence("vm4")
+        cloud.wait_clean()
+        probes.mark_phase("after")
+        report = probes.stop()
+    assert not report.failures("counted"), report.table()
+    assert phases(cloud) == {"b": BindingPhase.ACTIVE}
+    cloud.assert_clean()
+
+
 def test_a_migration_that_fails_moves_nothing(cloud: Cloud) -> None:
     with counted(cloud):
         begin(cloud).fail()

@@ -634,6 +634,10 @@ class Cluster:
         found = (self.state.computes.get(number) for number in self._seen.get(port, ()))
         return any(c is not None and c.membership is Membership.MEMBER for c in found)
 
+    def evidence(self, port: str) -> frozenset[int]:
+        """Computes where a frame of the port's MAC came in, since its bindings last changed."""
+        return frozenset(self._frames.get(port, ()))
+
     def _sight(self, port: str) -> bindings.Sight:
         state = self.state
         held = state.bindings.get(port, ())
@@ -650,7 +654,7 @@ class Cluster:
         applied = {
             b.compute for b in held if b.compute in self.members and self.members[b.compute].applied() >= b.since
         }
-        frames: Set[int] = self._frames.get(port, set())
+        frames = self.evidence(port)
         leaving = any(b.phase is BindingPhase.LEAVING for b in held)
         flipped = leaving and self._flipped(port, held)
         return bindings.Sight(plugged, frames, applied, flipped, self._opened(port, held, plugged, frames))
