@@ -71,6 +71,21 @@ def test_a_lab_from_up_to_down(run: Run, place: Place, monkeypatch: pytest.Monke
     assert run("lab", "ping", "vm1", "vm2").exit_code == 3
 
 
+@pytest.mark.lab
+def test_a_lab_has_as_many_vms_on_each_compute_and_as_many_networks_as_it_was_asked_for(run: Run, place: Place) -> None:
+    where = ("--name", place.name, "--dir", str(place.directory))
+    made = json.loads(
+        run("--json", "lab", "up", "--computes", "2", "--vms-per-compute", "2", "--networks", "2", *where).stdout
+    )
+    assert [(vm["name"], vm["compute"]) for vm in made["vms"]] == [
+        ("vm1", "c1"),
+        ("vm2", "c1"),
+        ("vm3", "c2"),
+        ("vm4", "c2"),
+    ]
+    assert len({vm["network"] for vm in made["vms"]}) == 2
+
+
 def test_no_lab_is_not_found(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "labs_root", lambda: tmp_path / "none")
     assert run("lab", "list").stdout == "no lab is up: `ebbtide lab up`\n"

@@ -29,6 +29,11 @@ class Process:
         self._command += ["--store", store] if store else []
         self.pid = 0
 
+    def log(self) -> list[dict[str, Any]]:
+        """What it has logged, line by line."""
+        text = (self.lab.site.run_directory / f"{self.name}.log").read_text()
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
     def start(self, leads: bool = True) -> None:
         """Until it answers, and (`leads`) leads."""
         self.pid = self.lab.spawn(self.name, self._command)
