@@ -208,6 +208,45 @@ def test_restore_asks(run: Run, scripted: Scripted, tmp_path: Path) -> None:
     assert scripted.asked[-1].body == b"\0\1"
 
 
+def braked(scripted: Scripted, hold: str = "") -> None:
+    held = {"phase": "braked", "reason": "80 of 90 flows would be deleted"}
+    scripted.says("GET", "/computes", {"computes": [{"name": "c1", "phase": "ready"}, {"name": "c2", **held}]})
+    scripted.says("GET", "/status", {"hold": hold})
+    scripted.says("POST", "/reconcile", {"approved": True, "computes": ["c2"]})
+
+
+def test_approving_without_ids_says_what_is_held_and_approves_nothing(run: Run, scripted: Scripted) -> None:
+    braked(scripted, "restored from a backup")
+    result = run("reconcile", "--approve")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "everything is held: restored from a backup\n"
+        "c2 is held: 80 of 90 flows would be deleted\n"
+        "ebbtide: nothing was approved: name the computes that may go on, or say --all for every one\n"
+    )
+    assert [a.method for a in scripted.asked] == ["GET", "GET"]
+
+
+def test_approving_all_asks(run: Run, scripted: Scripted) -> None:
+    braked(scripted)
+    result = run("reconcile", "--approve", "--all")
+    assert result.exit_code == 2
+    assert "c2 is held" in result.stderr
+    assert "say --yes" in result.stderr
+    assert {a.method for a in scripted.asked} == {"GET"}
+    result = run("reconcile", "--approve", "--all", "--yes")
+    assert (result.exit_code, result.stdout) == (0, "approved: c2\n")
+    assert scripted.asked[-1].body == {"approve": True, "computes": []}
+    assert run("reconcile", "--approve", "c2").exit_code == 0
+    assert scripted.asked[-1].body == {"approve": True, "computes": ["c2"]}
+
+
+@pytest.mark.parametrize("words", [("--all",), ("--approve", "--all", "c1"), ("--all", "c1", "--yes")])
+def test_all_goes_with_approve_alone(run: Run, scripted: Scripted, words: tuple[str, ...]) -> None:
+    assert run("reconcile", *words).exit_code == 2
+    assert scripted.asked == []
+
+
 def test_adopt_says_what_it_changes_and_asks(run: Run, scripted: Scripted) -> None:
     scripted.says("GET", "/computes/c9", {"name": "c9", "phase": "foreign", "reason": "12 flows of another controller"})
     result = run("compute", "adopt", "c9")

@@ -118,7 +118,8 @@ def test_nothing_to_audit_proves_nothing(run: Run, real: Running) -> None:
 
 def test_reconcile_and_operations(run: Run, real: Running) -> None:
     assert run("reconcile").exit_code == 0
-    assert run("reconcile", "--approve").exit_code == 0
+    assert run("reconcile", "--approve", "--all", "--yes").exit_code == 0
+    assert run("reconcile", "--approve").stderr == "ebbtide: nothing was approved: no compute is held\n"
     assert run("reconcile", "c9").exit_code == 3
     assert run("operations").stdout == "no operations\n"
     assert run("operation", "show", "x").exit_code == 3

@@ -21,18 +21,27 @@ _BYTES = "application/octet-stream"
 @click.command("reconcile")
 @click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=known_computes)
 @click.option("--approve", is_flag=True, help="Send what the brake holds back.")
+@click.option("--all", "everyone", is_flag=True, help="With --approve: on every compute that is held.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
 @client_verb
-def reconcile(session: Session, ids: tuple[str, ...], approve: bool) -> None:
+def reconcile(session: Session, ids: tuple[str, ...], approve: bool, everyone: bool, yes: bool) -> None:
     """Look at computes anew, or approve what the brake holds.
 
     Without --approve, what is installed on the computes (all, if none is named) is read and compared again. A reconcile that would
-    delete much without a reason known to the controller is held, and `ebbtide status` says why; --approve lets it go on.
+    delete much without a reason known to the controller is held; --approve lets it go on, on the computes named or, after a
+    question, on all. With neither, it says which are held and why, and approves nothing.
 
     \b
     Examples:
       ebbtide reconcile c1
-      ebbtide reconcile --approve
+      ebbtide reconcile --approve           which are held, and why
+      ebbtide reconcile --approve c1 c2
+      ebbtide reconcile --approve --all
     """
+    if everyone and (ids or not approve):
+        raise BadInput("--all goes with --approve, and in the place of ids")
+    if approve and not ids and not (everyone and yes):
+        _ask_to_approve(session, everyone)
     found = session.client.call("POST", "/reconcile", {"approve": approve, "computes": list(ids)}, timeout=_LONG)
     if session.json:
         render.as_json(found)
@@ -40,6 +49,27 @@ def reconcile(session: Session, ids: tuple[str, ...], approve: bool) -> None:
     names = found.get("computes") or []
     word = "approved" if approve else "reconciling"
     render.line(f"{word}: {', '.join(map(str, names))}" if names else f"{word}: none; no compute is held or named so")
+
+
+def _ask_to_approve(session: Session, everyone: bool) -> None:
+    """Say what is held and why; go on only if all of it was meant.
+
+    Raises:
+        BadInput: nobody said which, or nobody is there to ask.
+    """
+    held = [c for c in session.client.get("/computes")["computes"] if c.get("phase") == "braked"]
+    hold = session.client.get("/status").get("hold")
+    if hold:
+        click.echo(f"everything is held: {render.clean(hold)}", err=True)
+    for compute in held:
+        click.echo(f"{render.clean(compute['name'])} is held: {render.clean(compute.get('reason'))}", err=True)
+    if not everyone:
+        if not held and not hold:
+            raise BadInput("nothing was approved: no compute is held")
+        raise BadInput("nothing was approved: name the computes that may go on, or say --all for every one")
+    if not sys.stdin.isatty():
+        raise BadInput("nothing was approved: there is nobody to ask; say --yes")
+    click.confirm(f"Let {render.counted(len(held), 'held compute')} go on?", abort=True, err=True)
 
 
 @click.command("backup")
@@ -80,7 +110,7 @@ def backup(session: Session, file: str) -> None:
 def restore(session: Session, file: str, yes: bool) -> None:
     """Put a backup back. What was stored since is lost.
 
-    The computes are not touched: their revision is newer than the backup's, so the brake holds until `ebbtide reconcile --approve`.
+    The computes are not touched: their revision is newer than the backup's, so the brake holds until `ebbtide reconcile --approve --all`.
 
     \b
     Examples:
@@ -100,7 +130,7 @@ def restore(session: Session, file: str, yes: bool) -> None:
     if session.json:
         render.as_json({"file": file, "bytes": len(content)})
     else:
-        render.line(f"restored from {file}; look at `ebbtide status`, then `ebbtide reconcile --approve`")
+        render.line(f"restored from {file}; look at `ebbtide status`, then `ebbtide reconcile --approve --all`")
 
 
 @click.group("user", cls=NounGroup)
