@@ -113,6 +113,44 @@ def test_ports(site: Site) -> None:
     assert error(site.get(f"{API}/ports/vm1")) == (404, "data-missing")
 
 
+def test_the_order_and_number_of_addresses_and_subnets_say_nothing(site: Site) -> None:
+    network = {"id": "order", "subnets": ["10.2.0.0/24", "10.1.0.0/24", "2001:db8::/64"]}
+    made = site.post(f"{API}/networks", network)
+    assert made.json["network"]["subnets"] == ["10.1.0.0/24", "10.2.0.0/24", "2001:db8::/64"]
+    again = {**network, "subnets": ["2001:DB8::/64", "10.1.0.0/24", "10.2.0.0/24", "10.1.0.0/24"]}
+    assert site.post(f"{API}/networks", network).json["changed"] is False
+    assert site.post(f"{API}/networks", again).json["changed"] is False
+    assert error(site.post(f"{API}/networks", {**network, "subnets": ["10.1.0.0/24"]})) == (409, "operation-failed")
+    port = {"id": "o1", "network": "order", "mac": "02:00:00:00:00:01", "addresses": ["10.2.0.9", "10.1.0.9"]}
+    assert site.post(f"{API}/ports", port).status == 201
+    assert site.post(f"{API}/ports", port).json["changed"] is False
+    again = {**port, "addresses": ["10.1.0.9", "10.2.0.9", "10.2.0.9"]}
+    assert site.post(f"{API}/ports", again).json["changed"] is False
+    assert error(site.post(f"{API}/ports", {**port, "addresses": ["10.1.0.9"]})) == (409, "operation-failed")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "status"),
+    [
+        (["10.1.0.1"], 201),
+        (["10.1.0.2", "2001:db8::2"], 201),
+        (["fe80::3"], 201),
+        ([], 201),
+        (["10.1.1.1"], 409),
+        (["10.1.0.4", "2001:db8:1::4"], 409),
+    ],
+)
+def test_an_address_is_in_a_subnet_of_its_network(site: Site, addresses: list[str], status: int) -> None:
+    site.post(f"{API}/networks", {"id": "inside", "subnets": ["10.1.0.0/24", "2001:db8::/64"]})
+    number = len(site.state.ports)
+    wish = {"id": f"in{number}", "network": "inside", "mac": f"02:00:00:00:01:{number:02x}", "addresses": addresses}
+    answer = site.post(f"{API}/ports", wish)
+    assert answer.status == status
+    if status == 409:
+        assert f"address {addresses[-1]} is in no subnet of network inside" in answer.json["error"]["message"]
+        assert len(site.state.ports) == number
+
+
 def test_relations(site: Site) -> None:
     a, b = site.compute(), site.compute()
     wish = {"gateway": a.name, "peer": b.node_id}

@@ -87,7 +87,7 @@ class Service:
             Refused: it exists and is different, or the VNI is taken.
         """
         _check_name("network", name)
-        cidrs = tuple(_subnet(text) for text in subnets)
+        cidrs = tuple(sorted({_subnet(text) for text in subnets}))  # as the store gives them back
         if vni is not None and not 1 <= vni <= ledger.LAST_VNI:
             raise BadInput(f"VNI {vni} is not between 1 and {ledger.LAST_VNI} (those above are reserved)", "vni")
         if not 576 <= mtu <= 9216:
@@ -144,7 +144,7 @@ class Service:
         Raises:
             BadInput: the id, the MAC or an address is not valid.
             NotFound: there is no such network.
-            Refused: it exists and is different, or its MAC or an address is taken in this network.
+            Refused: it exists and is different, its MAC or an address is taken in this network, or an address is outside its subnets.
         """
         _check_name("port", port_id)
         try:
@@ -153,7 +153,7 @@ class Service:
             raise BadInput(str(error), "mac") from None
         if value >> 40 & 1 or not value:
             raise BadInput(f"{mac} is not the MAC address of one host", "mac")
-        found = tuple(_address(text) for text in addresses)
+        found = tuple(sorted({_address(text) for text in addresses}))  # as the store gives them back
 
         def decide(state: State) -> tuple[list[Edit], Port]:
             net = state.networks.get(network)
@@ -164,6 +164,12 @@ class Service:
                 if (known.network, known.mac, known.addresses) == (network, value, found):
                     return [], known
                 raise Refused(f"port {port_id} exists already with other settings: delete it first")
+            outside = _outside(found, net.subnets)
+            if outside:
+                raise Refused(
+                    f"address {outside} is in no subnet of network {network}, which has {', '.join(net.subnets)}: "
+                    "give another address, or none"
+                )
             for other_id in state.ports_of.get(network, ()):
                 other = state.ports[other_id]
                 if other.mac == value:
@@ -581,3 +587,14 @@ def _address(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError as error:
         raise BadInput(f"{text!r} is not an IP address: {error}", "addresses") from None
+
+
+def _outside(addresses: Sequence[str], subnets: Sequence[str]) -> str:
+    """The first address that is in none of these subnets, or "". Where there are no subnets, and for link-local IPv6, all is inside."""
+    networks = [ipaddress.ip_network(text) for text in subnets]
+    for text in addresses:
+        address = ipaddress.ip_address(text)
+        on_link = address.version == 6 and address.is_link_local
+        if networks and not on_link and not any(address in network for network in networks):
+            return text
+    return ""
