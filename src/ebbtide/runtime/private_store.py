@@ -40,14 +40,13 @@ class PrivateStore:
 
         Raises:
             NotReady: the tools are missing or the server does not start.
+            OSError: the machine is short of something (files, space on the disk); nothing of a server that lives was touched.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        if not self.database.exists():
-            schema = self.directory / "ebbtide.ovsschema"
-            schema.write_text(json.dumps(records.schema(), indent=1))
-            await self._tool("ovsdb-tool", "create", str(self.database), str(schema))
         if await self._answers():
             return
+        if not self.database.exists():
+            await self._tool("ovsdb-tool", "create", str(self.database), str(self._schema()))
         await self._convert()
         for stale in (self.socket, self._control):
             stale.unlink(missing_ok=True)
@@ -66,8 +65,7 @@ class PrivateStore:
 
     async def _convert(self) -> None:
         """Bring a database of an older schema to ours; a copy of what it was stays beside it. Schemas only ever grow."""
-        schema = self.directory / "ebbtide.ovsschema"
-        schema.write_text(json.dumps(records.schema(), indent=1))
+        schema = self._schema()
         answer = await self._tool("ovsdb-tool", "needs-conversion", str(self.database), str(schema))
         if answer.strip() != "yes":
             return
@@ -80,16 +78,33 @@ class PrivateStore:
         await self._tool("ovsdb-tool", "convert", str(self.database), str(schema))
         log.warning("store_converted", old=version, new=records.SCHEMA_VERSION)
 
+    def _schema(self) -> Path:
+        """The file with our schema. It is written only if it is not so already: a full disk must not keep a store from its start."""
+        file, wanted = self.directory / "ebbtide.ovsschema", json.dumps(records.schema(), indent=1)
+        if not file.exists() or file.read_text(errors="replace") != wanted:
+            file.write_text(wanted)
+        return file
+
     async def watch(self) -> None:
-        """Start it again whenever it has died."""
+        """Start it again whenever it has died. What keeps it from that is said once, and tried again."""
+        dead, said = False, ""
         while True:
             await asyncio.sleep(0.5)
-            if not await self._answers():
-                log.warning("store_died", directory=str(self.directory))
-                try:
+            reason = ""
+            try:
+                if await self._answers():
+                    dead = False
+                else:
+                    if not dead:
+                        log.warning("store_died", directory=str(self.directory))
+                    dead = True
                     await self.ensure()
-                except NotReady as error:
-                    log.error("store_does_not_start", reason=str(error))
+            except (NotReady, OSError) as error:
+                reason = str(error)
+                if reason != said:
+                    event = "store_does_not_start" if dead else "store_not_seen"
+                    log.error(event, reason=reason, directory=str(self.directory))
+            said = reason
 
     async def stop(self) -> None:
         """End the server."""
@@ -103,9 +118,14 @@ class PrivateStore:
             await asyncio.sleep(0.02)
 
     async def _answers(self) -> bool:
+        """Whether a server lives.
+
+        Raises:
+            OSError: that cannot be told (no file is left to connect with, say).
+        """
         try:
             _, writer = await asyncio.open_unix_connection(str(self.socket))
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
         writer.close()
         return True
