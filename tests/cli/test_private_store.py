@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import signal
+import subprocess
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from ebbtide.errors import NotReady
+from ebbtide.runtime import records
 from ebbtide.runtime.private_store import PrivateStore
 from ebbtide.runtime.pulse import Pulse
 from tests.cli.conftest import need_store
@@ -149,3 +153,86 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
         assert server(store) != old
 
     play(tmp_path, scenario)
+
+
+# --- a file of another schema ---
+
+
+def tool(*words: str) -> str:
+    return subprocess.run(["ovsdb-tool", *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def a_file(directory: Path, version: str, without: str = "") -> Path:
+    """A database of another version, with one row, and perhaps without a table."""
+    schema = records.schema() | {"version": version}
+    schema["tables"].pop(without, None)
+    file, text = directory / "ebbtide.db", directory / "old.ovsschema"
+    text.write_text(json.dumps(schema))
+    tool("create", str(file), str(text))
+    row = {"store_id": "kept", "revision": 41, "term": 3, "hold": ""}
+    tool("transact", str(file), json.dumps([records.DATABASE, {"op": "insert", "table": "Global", "row": row}]))
+    return file
+
+
+def test_a_file_of_an_older_minor_version_is_converted_and_a_copy_kept(tmp_path: Path) -> None:
+    need_store()
+    major = records.SCHEMA_VERSION.split(".")[0]
+    old = f"{major}.0.0"
+    before = a_file(tmp_path, old, without="Retired").read_bytes()
+
+    async def scenario(store: PrivateStore) -> None:
+        with capture_logs() as logs:
+            await store.ensure()
+        converted = {"event": "store_converted", "old": old, "new": records.SCHEMA_VERSION, "log_level": "warning"}
+        assert converted in logs
+        assert (tmp_path / f"ebbtide.db.{old}").read_bytes() == before
+        await store.stop()
+        assert tool("db-version", str(store.database)) == records.SCHEMA_VERSION
+        query = [
+            {"op": "select", "table": "Global", "where": [], "columns": ["store_id", "revision"]},
+            {"op": "select", "table": "Retired", "where": []},
+        ]
+        kept, new = json.loads(tool("query", str(store.database), json.dumps([records.DATABASE, *query])))
+        assert kept["rows"] == [{"store_id": "kept", "revision": 41}]
+        assert new["rows"] == []
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("1.99.0", "newer than"),
+        ("2.0.0", "newer than"),
+        ("10.0.0", "newer than"),
+        ("0.9.0", "cannot be brought to"),
+    ],
+)
+def test_a_file_of_a_newer_or_another_major_version_is_refused_and_left_alone(
+    tmp_path: Path, version: str, words: str
+) -> None:
+    need_store()
+    file = a_file(tmp_path, version)
+    before = file.read_bytes()
+
+    async def scenario(store: PrivateStore) -> None:
+        with pytest.raises(NotReady, match=rf"ebbtide\.db has schema {version}.*{words}"):
+            await store.ensure()
+        assert not store.socket.exists()
+
+    play(tmp_path, scenario)
+    assert file.read_bytes() == before
+    assert list(tmp_path.glob("ebbtide.db.*.*")) == []
+
+
+def test_a_file_of_our_version_is_left_as_it_is(tmp_path: Path) -> None:
+    need_store()
+    a_file(tmp_path, records.SCHEMA_VERSION)
+
+    async def scenario(store: PrivateStore) -> None:
+        with capture_logs() as logs:
+            await store.ensure()
+        assert [e["event"] for e in logs] == ["store_started"]
+
+    play(tmp_path, scenario)
+    assert list(tmp_path.glob("ebbtide.db.*.*")) == []

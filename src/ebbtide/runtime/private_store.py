@@ -70,9 +70,15 @@ class PrivateStore:
         if answer.strip() != "yes":
             return
         version = (await self._tool("ovsdb-tool", "db-version", str(self.database))).strip()
-        if _numbers(version) > _numbers(records.SCHEMA_VERSION):
+        found, ours = _numbers(version), _numbers(records.SCHEMA_VERSION)
+        if found > ours:
             raise NotReady(
                 f"{self.database} has schema {version}, newer than {records.SCHEMA_VERSION}: use a newer Ebbtide"
+            )
+        if found[:1] != ours[:1]:
+            raise NotReady(
+                f"{self.database} has schema {version}, which cannot be brought to {records.SCHEMA_VERSION}: "
+                "use an Ebbtide of its time, or another state_dir"
             )
         shutil.copy2(self.database, self.directory / f"ebbtide.db.{version}")
         await self._tool("ovsdb-tool", "convert", str(self.database), str(schema))
