@@ -5,7 +5,9 @@ Listeners are written as Open vSwitch writes them: ptcp:PORT:ADDRESS, pssl: for 
 
 from __future__ import annotations
 
+import math
 import os
+import ssl
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,12 @@ import msgspec
 from ebbtide.errors import BadInput
 
 LOOPBACK = "127.0.0.1"
+LOG_FORMATS = ("auto", "json", "text")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+#: BFD's interval, in milliseconds: 0 turns it off in Open vSwitch, and slower than this it watches nothing.
+BFD_INTERVALS = (1, 60_000)
+#: Durations that may be infinite: "never". Somebody waits for the others.
+_ENDLESS = ("silence", "unreachable_grace")
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,13 +56,53 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             BadInput: a value is not possible; the message says which and what is.
         """
+        if not self.state_dir:
+            raise BadInput("state_dir = '': it is the path of a directory", "state_dir")
+        self._check_store()
         for name in ("ovsdb_listen", "openflow_listen"):
             parse_listen(name, getattr(self, name))
         if self.wants_tls() and not (self.ssl_cert and self.ssl_key and self.ssl_ca):
             raise BadInput("a pssl: listener needs ssl_cert, ssl_key and ssl_ca", "ssl_cert")
+        self._check_http()
+        for name, allowed in (
+            ("admission", ("open", "approve")),
+            ("log_format", LOG_FORMATS),
+            ("log_level", LOG_LEVELS),
+        ):
+            if getattr(self, name) not in allowed:
+                words = ", ".join(allowed[:-1]) + f" or {allowed[-1]}"
+                raise BadInput(f"{name} = {getattr(self, name)!r}: it is {words}", name)
+        for name in ("lag", "silence", "unreachable_grace", "audit_wait"):
+            value = getattr(self, name)
+            if not value >= 0 or (math.isinf(value) and name not in _ENDLESS):
+                never = ", or inf: never" if name in _ENDLESS else ""
+                raise BadInput(f"{name} = {value:g}: it is a number of seconds, 0 or more{never}", name)
+        least, most = BFD_INTERVALS
+        if not least <= self.bfd_interval_ms <= most:
+            raise BadInput(
+                f"bfd_interval_ms = {self.bfd_interval_ms}: it is {least} to {most} milliseconds", "bfd_interval_ms"
+            )
+        return self
+
+    def _check_store(self) -> None:
+        remotes = self.remotes()
+        if self.store and not remotes:
+            raise BadInput(f"store = {self.store!r} names no store: leave it empty for the private one", "store")
+        for remote in remotes:
+            kind, _, rest = remote.partition(":")
+            host, _, port = rest.rpartition(":")
+            bare = ":" not in host or (host.startswith("[") and host.endswith("]"))
+            if not (kind == "unix" and rest) and not (
+                kind == "tcp" and host.strip("[]") and bare and _is_port(port, 1)
+            ):
+                raise BadInput(
+                    f"store = {remote!r}: it is tcp:ADDRESS:PORT (an IPv6 address in brackets) or unix:PATH, several with commas; "
+                    "TLS is not spoken to a store",
+                    "store",
+                )
+
+    def _check_http(self) -> None:
         host, _ = parse_http(self.http)
-        if self.admission not in ("open", "approve"):
-            raise BadInput(f"admission = {self.admission!r}: it is open or approve", "admission")
         if bool(self.http_cert) != bool(self.http_key):
             raise BadInput("http_cert and http_key go together", "http_cert")
         if not is_loopback(host) and not self.insecure and not (self.credentials and self.http_cert):
@@ -62,7 +110,24 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"http = {self.http!r} is not loopback: give credentials and http_cert/http_key, or insecure = true",
                 "http",
             )
-        return self
+        if not self.http_cert:
+            return
+        for name in ("http_cert", "http_key"):
+            try:
+                Path(getattr(self, name)).read_bytes()
+            except OSError as error:
+                raise BadInput(
+                    f"{name} = {getattr(self, name)!r} cannot be read: {error.strerror}; it is a PEM file", name
+                ) from None
+        try:
+            # A key with a passphrase would be asked for on a terminal: nobody sits there.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.http_cert, self.http_key, password="")
+        except (OSError, ValueError) as error:
+            raise BadInput(
+                f"http_cert = {self.http_cert!r} and http_key = {self.http_key!r} cannot be used: {error}; they are a certificate "
+                "with its chain and its key, PEM, without a passphrase",
+                "http_cert",
+            ) from None
 
     def wants_tls(self) -> bool:
         """Whether computes come by TLS."""
@@ -78,6 +143,10 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
+def _is_port(text: str, least: int = 0) -> bool:
+    return text.isascii() and text.isdecimal() and least <= int(text) < 65536
+
+
 def parse_listen(name: str, text: str) -> tuple[str, int]:
     """(address, port) of ptcp:PORT[:ADDRESS], or pssl: for TLS.
 
@@ -85,7 +154,7 @@ def parse_listen(name: str, text: str) -> tuple[str, int]:
         BadInput: it is not of this form.
     """
     parts = text.split(":", 2)
-    if len(parts) < 2 or parts[0] not in ("ptcp", "pssl") or not parts[1].isdecimal() or not 0 <= int(parts[1]) < 65536:
+    if len(parts) < 2 or parts[0] not in ("ptcp", "pssl") or not _is_port(parts[1]):
         raise BadInput(f"{name} = {text!r}: it is ptcp:PORT or ptcp:PORT:ADDRESS, or pssl: for TLS", name)
     return (parts[2].strip("[]") if len(parts) == 3 and parts[2] else LOOPBACK), int(parts[1])
 
@@ -97,7 +166,7 @@ def parse_http(text: str) -> tuple[str, int]:
         BadInput: it is not of this form.
     """
     host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 <= int(port) < 65536:
+    if not host or not _is_port(port):
         raise BadInput(f"http = {text!r}: it is ADDRESS:PORT", "http")
     return host.strip("[]"), int(port)
 
@@ -112,7 +181,7 @@ def load(flags: Mapping[str, Any], file: str | None = None, environment: Mapping
     if file is not None:
         try:
             found.update(tomllib.loads(Path(file).read_text()))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:  # no TOML, or not even text
             raise BadInput(f"{file}: {error}") from None
     known = {field.name: field.type for field in msgspec.structs.fields(Config)}
     for name in known:
