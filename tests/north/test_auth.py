@@ -72,6 +72,10 @@ READ, WRITE, FORCE = ("GET", "/api/v1/status"), ("POST", "/api/v1/audit"), ("POS
         ({"Authorization": "Bearer"}, (401, 401, 401)),
         ({"Authorization": "Basic ???"}, (401, 401, 401)),
         ({"Authorization": "Basic /w=="}, (401, 401, 401)),
+        ({"Authorization": "Basic \xe9"}, (401, 401, 401)),
+        ({"Authorization": "Basic \xe9Q=="}, (401, 401, 401)),
+        ({"Authorization": "Bearer \xe9"}, (401, 401, 401)),
+        ({"Authorization": "\xff\xfe \xe9"}, (401, 401, 401)),
         ({"Authorization": "Digest x"}, (401, 401, 401)),
         ({"Authorization": "bearer t0ken"}, (200, 200, 200)),
     ],
@@ -86,6 +90,22 @@ def test_the_matrix(guarded: Site, headers: dict[str, str], answers: tuple[int, 
             assert answer.headers["www-authenticate"].startswith('Basic realm="ebbtide"')
             assert answer.json["error"]["tag"] == "access-denied"
     assert tuple(found) == answers
+
+
+@pytest.mark.parametrize("path", ["/api/v1/audit", "/rests/operations/scalein-api:scalein-computes-start"])
+def test_credentials_that_a_browser_sends_along_are_no_leave_for_other_pages(guarded: Site, path: str) -> None:
+    own = f"controller.example:{guarded.port}"
+    a = guarded.compute()
+    before = guarded.state.revision
+    body = {"scalein-api:input": {"scalein-node-ids": [a.name]}} if "rests" in path else {}
+    for origin in ("http://evil.example", "null", f"http://evil.example:{guarded.port}", "http://controller.example"):
+        answer = guarded.ask("POST", path, body, headers={**BEARER, "Host": own, "Origin": origin})
+        assert answer.status == 403, origin
+    assert guarded.state.revision == before
+    for origin in (f"http://{own}", f"https://{own.upper()}"):
+        assert guarded.ask("POST", path, body, headers={**BEARER, "Host": own, "Origin": origin}).status < 300
+    assert guarded.get("/api/v1/status", **BEARER, Host=own, Origin="http://evil.example").status == 200
+    assert guarded.ask("POST", path, body, headers={"Host": own, "Origin": f"http://{own}"}).status == 401
 
 
 def test_restconf_speaks_its_own_errors(guarded: Site) -> None:

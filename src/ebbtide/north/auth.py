@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 import os
@@ -134,7 +133,7 @@ class Credentials:
         if scheme == "basic":
             try:
                 name, colon, password = base64.b64decode(rest, validate=True).decode().partition(":")
-            except (binascii.Error, UnicodeDecodeError):
+            except ValueError:  # not base64, not even ASCII, or not UTF-8 within
                 return NOBODY
             principal, stored = self._users.get(name, (NOBODY, self._nobody))
             return principal if matches(password, stored) and colon else NOBODY
@@ -188,17 +187,27 @@ def need(request: Request, role: str) -> None:
     demand(request.state.who, role)
 
 
-def check_origin(headers: Headers, *, writes: bool, local: bool) -> None:
-    """Where no credentials are asked for, a web page that somebody looks at must not act through their browser.
+def check_origin(headers: Headers) -> None:
+    """A web page that somebody looks at must not write through their browser, which may know their credentials.
 
     Raises:
-        Forbidden: the request comes from another origin, or (`local`: loopback only) under a name that may have been rebound.
+        Forbidden: the request comes from a page of another origin.
+    """
+    origin = headers.get("origin", "")
+    if origin and origin.partition("://")[2].lower() != headers.get("host", "").lower():
+        raise Forbidden(
+            f"a page of {origin[:200]} may not write here: call it from a page of this address, or from no page"
+        )
+
+
+def check_host(headers: Headers) -> None:
+    """Where no credentials are asked for, on loopback: a page's name may have been rebound to this machine.
+
+    Raises:
+        Forbidden: the request was sent to such a name.
     """
     host = headers.get("host", "")
-    origin = headers.get("origin", "")
-    if writes and origin and origin.partition("://")[2] != host:
-        raise Forbidden(f"a page of {origin} may not write here: set credentials")
-    if local and host and not _is_local(host):
+    if host and not _is_local(host):
         raise Forbidden(f"Host {host!r} is not this machine's loopback: set credentials to serve it under other names")
 
 

@@ -71,8 +71,11 @@ class Gate:
 
     async def _who(self, request: Request, reads: bool) -> auth.Principal:
         headers: Headers = request.headers
+        if not reads:
+            auth.check_origin(headers)
         if self._credentials is None:
-            auth.check_origin(headers, writes=not reads, local=self._local)
+            if self._local:
+                auth.check_host(headers)
             return auth.ANYBODY
         header = headers.get("authorization", "")
         who = await self._credentials.check(header) if header else auth.NOBODY
