@@ -200,12 +200,35 @@ def test_the_modules_own_prefix_may_be_said(site: Site) -> None:
         (b"{}", "missing-element"),
         (b'{"cloudscaler-rpc:input": {}}', "unknown-element"),
         (b'{"scalein-api:input": {}, "more": 1}', "unknown-element"),
-        (b'{"scalein-api:input": {}, "input": {}}', "missing-element"),
+        (b'{"scalein-api:input": {}, "input": {}}', "malformed-message"),
+        (b'{"input": {}, "input": {}}', "malformed-message"),
     ],
 )
 def test_bodies_that_are_no_input(site: Site, raw: bytes, tag: str) -> None:
+    revision = site.state.revision
     answer = site.ask("POST", f"/rests/operations/{START}", raw=raw)
     assert (answer.status, answer.errors[0]["error-tag"]) == (400, tag)
+    assert site.state.revision == revision
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"input": {"scalein-node-ids": ["A"], "scalein-api:scalein-node-ids": ["B"]}}',
+        '{"input": {"scalein-api:scalein-node-ids": ["A"], "scalein-node-ids": ["A"]}}',
+        '{"input": {"scalein-node-ids": ["A"], "scalein-node-ids": ["B"]}}',
+        '{"input": {"scalein-node-ids": ["A"]}, "scalein-api:input": {"scalein-node-ids": ["B"]}}',
+        '{"input": {"scalein-node-ids": ["A"]}, "input": {"scalein-node-ids": ["B"]}}',
+    ],
+)
+def test_what_is_said_twice_is_refused_whole(site: Site, text: str) -> None:
+    a, b = site.compute(), site.compute()
+    revision = site.state.revision
+    raw = text.replace('"A"', f'"{a.name}"').replace('"B"', f'"{b.name}"').encode()
+    answer = site.ask("POST", f"/rests/operations/{START}", raw=raw)
+    assert (answer.status, answer.errors[0]["error-tag"]) == (400, "malformed-message")
+    assert "twice" in answer.errors[0]["error-message"]
+    assert site.state.revision == revision
 
 
 @pytest.mark.parametrize("root", ROOTS)

@@ -159,6 +159,8 @@ async def _input(request: Request, module: str, old: bool) -> Any:
     if strange:
         raise BadInput(f'{strange[0][:80]!r} is unknown here: the body has the one member "{module}:input"',
                        f"/{strange[0][:80]}", "unknown-element")  # fmt: skip
-    if len(found) != 1:
+    if len(found) > 1:
+        raise BadInput("the input is there twice, with and without its module", f"/{module}:input", "malformed-message")
+    if not found:
         raise BadInput(f'the body has the one member "{module}:input"', f"/{module}:input", "missing-element")
     return next(iter(found.values()))

@@ -17,6 +17,7 @@ from yangson.exceptions import AnnotationException, RawMemberError, ValidationEr
 
 from ebbtide.errors import BadInput
 
+_MALFORMED = "malformed-message"
 FOLDER = Path(__file__).parent / "yang"
 
 
@@ -47,8 +48,15 @@ class Schema:
         except YangsonException as error:
             path = _path(str(getattr(error, "path", "")))
             raise BadInput(f"{_last(path)}: {getattr(error, 'message', error)}", path) from None
-        found: dict[str, Any] = given
-        return {name.rpartition(":")[2]: value for name, value in found.items()}
+        found: dict[str, Any] = {}
+        for name, value in given.items():
+            leaf = name.rpartition(":")[2]
+            if leaf in found:
+                raise BadInput(
+                    f"{leaf} is there twice, with and without its module", f"/{module}:input/{leaf}", _MALFORMED
+                )
+            found[leaf] = value
+        return found
 
 
 @cache
