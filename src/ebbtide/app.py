@@ -123,6 +123,8 @@ class App:
             log_config=None,
             access_log=False,
             lifespan="off",
+            # Else a header would say who asks, and the audit log would believe it.
+            proxy_headers=False,
             ssl_certfile=self.config.http_cert or None,
             ssl_keyfile=self.config.http_key or None,
             timeout_graceful_shutdown=1,

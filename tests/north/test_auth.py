@@ -158,6 +158,12 @@ def test_every_write_is_written_down(guarded: Site) -> None:
     ]
 
 
+def test_a_header_does_not_say_where_a_write_came_from(guarded: Site) -> None:
+    said = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Forwarded": "for=203.0.113.9"}
+    assert guarded.ask("POST", "/api/v1/audit", headers={**BEARER, **said}).status == 200
+    assert lines(guarded)[-1]["source"].startswith("127.0.0.1:")
+
+
 def test_the_log_holds_no_secrets(guarded: Site) -> None:
     guarded.ask("POST", "/api/v1/audit", headers=basic("admin", "s3cret"))
     text = (guarded.state_dir / "audit.log").read_text()
