@@ -48,6 +48,11 @@ def test_what_is_no_backup_changes_nothing(make_site: Callable[..., Site]) -> No
         cut,
         backup.replace(b'"number":', b'"nummer":'),
         b'{"ebbtide-backup":1,"schema":"9.0.0","facts":0}',
+        b"\xff\xfe\x00",
+        backup.replace(b'"name":"', b'"name":"\xff'),
+        backup + b"\xff\n",
+        backup.splitlines()[0] + b"\n[]\n",
+        backup.splitlines()[0] + b"\n" + b"[" * 100_000,
     ):
         assert exchange(site, "POST", "/api/v1/restore", bad)[0] == 400, bad[:60]
     assert site.state == before

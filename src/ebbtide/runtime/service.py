@@ -565,7 +565,7 @@ def parse_backup(data: bytes) -> list[Fact]:
         if len(found) != head.get("facts"):
             raise BadInput(f"the backup is cut: {len(found)} of {head.get('facts')} facts")
         rebuild(found, 1)
-    except (msgspec.DecodeError, KeyError, TypeError, AssertionError) as error:
+    except (msgspec.DecodeError, ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
         raise BadInput(f"the backup cannot be read: {error!r}") from None
     return found
 
