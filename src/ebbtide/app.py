@@ -135,6 +135,13 @@ class App:
         self._web = server
         self._start(server.serve(sockets=[sock]), "http")
         log.info("http", http=sock.getsockname()[:2])
+        if self.config.insecure:
+            lacking = [
+                word
+                for word, given in (("credentials", self.config.credentials), ("TLS", self.config.http_cert))
+                if not given
+            ]
+            log.warning("insecure", without=lacking, reason="insecure = true: REST may be served to any address so")
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))

@@ -50,6 +50,20 @@ def test_it_says_when_it_leads_and_ends_in_good_order(tmp_path: Path, number: si
         running.close()
 
 
+def test_insecure_is_logged_at_the_start_and_shown(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_store()
+    running = Running(tmp_path, "--insecure")
+    try:
+        assert b"READY=1" in running.notice()
+        events = [json.loads(line) for line in running.log.read_text().splitlines()]
+        (said,) = [e for e in events if e["event"] == "insecure"]
+        assert (said["level"], said["without"]) == ("warning", ["credentials", "TLS"])
+        monkeypatch.setenv("EBBTIDE_URL", running.url)
+        assert json.loads(run("status", "--json").stdout)["insecure"] is True
+    finally:
+        running.close()
+
+
 def test_an_address_in_use_is_said(real: Running, tmp_path: Path) -> None:
     other = Running(tmp_path, "--ovsdb-listen", f"ptcp:{real.port('ovsdb')}")
     try:
@@ -60,6 +74,7 @@ def test_an_address_in_use_is_said(real: Running, tmp_path: Path) -> None:
 
 
 def test_status(run: Run, real: Running) -> None:
+    assert "insecure" not in real.log.read_text()
     found = json.loads(run("status", "--json").stdout)
     assert found["leading"] is True
     assert "leading" in run("status").stdout
