@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -236,10 +237,13 @@ def test_what_is_said_twice_is_refused_whole(site: Site, text: str) -> None:
     "kind", ["text/plain", "application/xml", "application/yang-data+xml", "application/json; charset=latin-1", ""]
 )
 def test_other_media_types_are_not_read(site: Site, root: str, kind: str) -> None:
-    raw = json.dumps({"input": {"scalein-node-ids": ["a"]}}).encode()
+    a = site.compute()
+    revision = site.state.revision
+    raw = json.dumps({"input": {"scalein-node-ids": [a.name]}}).encode()
     answer = site.ask("POST", f"{root}/operations/{START}", raw=raw, headers={"Content-Type": kind})
     assert answer.status == 415
     assert answer.errors[0]["error-message"]
+    assert (site.state.revision, tombstoned(site, a)) == (revision, False)
 
 
 @pytest.mark.parametrize(
@@ -259,23 +263,38 @@ def test_media_types_that_are_read(site: Site, root: str, kind: str) -> None:
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_ten_megabytes_are_refused(site: Site, declared: bool) -> None:
-    size = 10 << 20
-    path = f"/rests/operations/{START}"
-    if declared:
-        answer = site.ask("POST", path, raw=b" " * size)
-    else:
-        chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
-        raw = chunk * (size >> 16) + b"0\r\n\r\n"
-        answer = site.ask("POST", path, raw=raw, headers={"Transfer-Encoding": "chunked"})
+    a = site.compute()
+    revision = site.state.revision
+    # What it would do, and then 10 MB of nothing.
+    raw = json.dumps({"input": {"scalein-node-ids": [a.name]}}).encode() + b" " * (10 << 20)
+    path, headers = f"/rests/operations/{START}", {}
+    if not declared:
+        pieces = [raw[i : i + 0x10000] for i in range(0, len(raw), 0x10000)]
+        raw = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+        headers = {"Transfer-Encoding": "chunked"}
+    answer = site.ask("POST", path, raw=raw, headers=headers)
     assert (answer.status, answer.errors[0]["error-tag"]) == (413, "too-big")
+    assert (site.state.revision, tombstoned(site, a)) == (revision, False)
 
 
-def test_a_body_that_is_cut_short_leaves_the_controller_well(site: Site) -> None:
-    import socket
-
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_that_is_cut_short_does_nothing(site: Site, declared: bool) -> None:
+    a = site.compute()
+    revision = site.state.revision
+    whole = json.dumps({"input": {"scalein-node-ids": [a.name]}}).encode()
+    audit = site.state_dir / "audit.log"
+    before = audit.read_text().count("\n") if audit.exists() else 0
+    head = f"POST /rests/operations/{START} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", site.port)) as connection:
-        head = f"POST /rests/operations/{START} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
-        connection.sendall(head.encode() + b'{"scalein')
+        if declared:
+            connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % (len(whole) + 1) + whole)
+        else:
+            connection.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
+            connection.sendall(b"%x\r\n%s\r\n" % (len(whole), whole))
+    site.wait(lambda: audit.exists() and audit.read_text().count("\n") > before)
+    line = json.loads(audit.read_text().splitlines()[-1])
+    assert (line["status"], line["ids"]) == (400, [])
+    assert (site.state.revision, tombstoned(site, a)) == (revision, False)
     assert site.get("/healthz").status == 200
 
 
