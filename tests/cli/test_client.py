@@ -255,6 +255,15 @@ def test_adopt_says_what_it_changes_and_asks(run: Run, scripted: Scripted) -> No
     assert [a.method for a in scripted.asked] == ["GET"]
 
 
+def test_adopting_who_waits_says_to_approve_first(run: Run, scripted: Scripted) -> None:
+    scripted.says("GET", "/computes/c9", {"name": "c9", "membership": "waiting", "phase": "waiting"})
+    for words in ((), ("--yes",)):
+        result = run("compute", "adopt", "c9", *words)
+        assert result.exit_code == 4
+        assert "approve it first" in result.stderr
+    assert {a.method for a in scripted.asked} == {"GET"}
+
+
 def test_events_are_followed(run: Run, scripted: Scripted) -> None:
     stream = b': hello\n\nid: 1\nevent: compute\ndata: {"name":"c1"}\n\nevent: state\ndata: {}\n\n'
     scripted.says("GET", "/events", stream)

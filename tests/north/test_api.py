@@ -62,6 +62,9 @@ def test_removed_computes_are_shown_when_asked_for(make_site: Callable[..., Site
 
 def test_approve_adopt_forget(site: Site) -> None:
     a, b = site.compute(membership=Membership.WAITING), site.compute(membership=Membership.WAITING)
+    early = site.post(f"{API}/computes/{a.name}/adopt")
+    assert error(early) == (409, "operation-failed")
+    assert "approve it first" in early.json["error"]["message"]
     answer = site.post(f"{API}/computes/{a.name}/approve", {})
     assert (answer.json["compute"]["membership"], answer.json["changed"]) == ("member", True)
     assert answer.json["revision"] == site.state.revision

@@ -11,7 +11,7 @@ from ebbtide.cli import render, verdicts
 from ebbtide.cli.client import segment
 from ebbtide.cli.session import Session, client_verb, known_computes
 from ebbtide.cli.tree import NounGroup
-from ebbtide.errors import BadInput
+from ebbtide.errors import BadInput, Refused
 
 _IDS = click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=known_computes)
 _ID = click.argument("compute_id", metavar="ID", shell_complete=known_computes)
@@ -131,6 +131,9 @@ def adopt(session: Session, compute_id: str, yes: bool) -> None:
       ebbtide compute adopt c9 --yes
     """
     found = session.client.get(f"/computes/{segment(compute_id)}")
+    if found.get("membership") == "waiting":
+        name = render.clean(found.get("name", compute_id))
+        raise Refused(f"{name} waits for admission: approve it first (`ebbtide compute approve {name}`)")
     if not yes:
         name = render.clean(found.get("name", compute_id))
         why = render.clean(found.get("reason") or "nothing foreign was seen there")

@@ -214,6 +214,10 @@ class Service:
         compute, reason = lifecycle.resolve(state, text)
         if compute is None:
             raise NotFound(reason)
+        if compute.membership is Membership.WAITING:
+            raise Refused(
+                f"{compute.name} waits for admission: approve it first (`ebbtide compute approve {compute.name}`)"
+            )
         if compute.membership is not Membership.MEMBER:
             raise Refused(f"{compute.name} is {compute.membership}, not a member")
         return compute
