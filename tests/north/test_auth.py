@@ -52,7 +52,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def lines(site: Site) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (site.state_dir / "audit.log").read_text().splitlines()]
+    file = site.state_dir / "audit.log"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 READ, WRITE, FORCE = ("GET", "/api/v1/status"), ("POST", "/api/v1/audit"), ("POST", "/api/v1/reconcile")
@@ -122,6 +123,14 @@ def test_adopting_takes_force(guarded: Site) -> None:
     path = f"/api/v1/computes/{a.name}/adopt"
     assert guarded.ask("POST", path, headers=basic("admin", "pass:word")).status == 403
     assert guarded.ask("POST", path, headers=BEARER).status == 200
+
+
+def test_backup_and_restore_take_force(guarded: Site) -> None:
+    admin, kind = basic("admin", "pass:word"), {"Content-Type": "application/octet-stream"}
+    assert guarded.get("/api/v1/backup", **admin).status == 403
+    assert guarded.get("/api/v1/backup", **BEARER).status == 200
+    assert guarded.ask("POST", "/api/v1/restore", raw=b"x", headers={**admin, **kind}).status == 403
+    assert guarded.ask("POST", "/api/v1/restore", raw=b"x", headers={**BEARER, **kind}).status == 400
 
 
 def test_health_needs_nobody_and_metrics_somebody(guarded: Site) -> None:

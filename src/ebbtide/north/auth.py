@@ -13,7 +13,8 @@ Credentials are a TOML file:
     roles = ["read"]
 
 Roles: `read` looks, `operate` changes (and looks), `force` does what overrides a safeguard (and all else): adopting a foreign
-br-int, letting the brake go. A secret that was found right is remembered as a keyed digest, so that scrypt is paid once.
+br-int, letting the brake go, backup and restore. A secret that was found right is remembered as a keyed digest, so that scrypt is
+paid once.
 """
 
 from __future__ import annotations
