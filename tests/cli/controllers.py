@@ -108,6 +108,13 @@ class Running:
         except TimeoutError:
             raise AssertionError(f"it said nothing; its log: {self.log.read_text()}") from None
 
+    def says(self, status: str) -> list[bytes]:
+        """Wait until its status begins so; what it told its service manager until then."""
+        told = [self.notice()]
+        while not told[-1].split(b"STATUS=")[-1].startswith(status.encode()):
+            told.append(self.notice())
+        return told
+
     def port(self, listener: str) -> int:
         """The port of its `ovsdb`, `openflow` or `http` listener, as it says in its log."""
         for text in self.log.read_text().splitlines():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -38,23 +39,73 @@ def test_settings_that_are_not_possible(run: Run, words: tuple[str, ...]) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_says_when_it_leads_and_ends_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
+def test_it_says_that_it_listens_and_leads_and_ends_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
     need_store()
     running = Running(tmp_path)
     try:
-        assert running.notice() == b"READY=1\nSTATUS=leading"
+        told = running.says("leading")
+        assert told[0].startswith(b"READY=1\nSTATUS=")
+        assert [b"READY=1" in each for each in told].count(True) == 1
         assert running.stop(number) == 0
-        assert running.notice() == b"STOPPING=1"
+        assert running.says("")[-1] == b"STOPPING=1"
         assert "Traceback" not in running.log.read_text()
     finally:
         running.close()
+
+
+def test_it_says_when_its_store_goes_and_comes(tmp_path: Path) -> None:
+    need_store()
+    running = Running(tmp_path)
+    try:
+        running.says("leading")
+        state = running.directory / "state"
+        # It cannot be started again at once, or nobody would notice.
+        (state / "ebbtide.ovsschema").unlink()
+        (state / "ebbtide.ovsschema").mkdir()
+        os.kill(int((state / "store.pid").read_text()), signal.SIGKILL)
+        running.says("waiting for the store: ")
+        (state / "ebbtide.ovsschema").rmdir()
+        running.says("leading")
+    finally:
+        running.close()
+
+
+def test_one_that_waits_for_a_store_is_ready_and_says_so(tmp_path: Path) -> None:
+    running = Running(tmp_path, "--store", f"unix:{tmp_path / 'none.sock'}")
+    try:
+        told = running.says("waiting for the store: unix:")
+        assert told[0].startswith(b"READY=1\nSTATUS=waiting for the store: ")
+        assert b"No such file" in told[-1]
+        assert running.port("http")
+    finally:
+        running.close()
+
+
+def test_a_standby_is_ready_and_says_when_it_takes_over(tmp_path: Path) -> None:
+    need_store()
+    state, folder = tmp_path / "state", tmp_path / "second"
+    folder.mkdir()
+    first = Running(tmp_path)
+    try:
+        first.says("leading")
+        second = Running(folder, "--store", f"unix:{state / 'store.sock'}")
+        try:
+            assert second.says("standing by: another controller leads")[0].startswith(b"READY=1\n")
+            first.stop(signal.SIGKILL)
+            second.says("leading")
+            subprocess.run(["ovs-appctl", "-t", state / "store.ctl", "exit"], check=True)
+            second.says("waiting for the store: ")
+        finally:
+            second.close()
+    finally:
+        first.close()
 
 
 def test_insecure_is_logged_at_the_start_and_shown(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need_store()
     running = Running(tmp_path, "--insecure")
     try:
-        assert b"READY=1" in running.notice()
+        running.says("leading")
         events = [json.loads(line) for line in running.log.read_text().splitlines()]
         (said,) = [e for e in events if e["event"] == "insecure"]
         assert (said["level"], said["without"]) == ("warning", ["credentials", "TLS"])
@@ -167,7 +218,7 @@ def test_a_hash_opens_the_door(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
     )
     running = Running(tmp_path, "--credentials", str(file))
     try:
-        assert b"READY=1" in running.notice()
+        running.says("leading")
         monkeypatch.setenv("EBBTIDE_URL", running.url)
         assert run("status").exit_code == 4
         monkeypatch.setenv("EBBTIDE_USER", "admin")

@@ -41,8 +41,6 @@ HELP = {
     "log_format": "auto (text on a terminal, else JSON), json or text.",
     "log_level": "debug, info, warning or error.",
 }
-_STANDBY_NOTE = b"STATUS=standing by\nEXTEND_TIMEOUT_USEC=60000000"
-_STANDBY_SECONDS = 20.0
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,7 +63,8 @@ def controller(file: str | None, **flags: Any) -> None:
     """Run a controller.
 
     Options win over the environment (EBBTIDE_STATE_DIR, ...), and that over the file. It listens on loopback unless told otherwise.
-    SIGTERM and SIGINT end it in good order; no switch is changed by that. Under systemd it says when it leads (Type=notify).
+    SIGTERM and SIGINT end it in good order; no switch is changed by that. Under systemd (Type=notify) it is
+    ready when it listens, and its status says whether it leads, stands by for another, or waits for the store.
 
     \b
     Examples:
@@ -85,7 +84,7 @@ async def _serve(config: Config) -> int:
     from ebbtide.app import App
 
     class Announced(App):
-        """An App that tells the service manager when it leads."""
+        """An App that tells the service manager that it listens, and whether it leads."""
 
         async def start(self) -> None:
             await super().start()
@@ -104,16 +103,27 @@ async def _serve(config: Config) -> int:
 
 
 async def _announce(app: App) -> None:
-    """READY=1 when it leads; until then, that it is alive and waits (another controller may lead for days)."""
-    leading = app.cluster.store.leading
-    while not leading.is_set():
-        try:
-            async with asyncio.timeout(_STANDBY_SECONDS):
-                await leading.wait()
-        except TimeoutError:
-            notify(_STANDBY_NOTE)
-    notify(b"READY=1\nSTATUS=leading")
-    await asyncio.Event().wait()  # a part that ends is taken for one that failed
+    """READY=1, since it listens (another controller may lead for days, and that is in order); then each change of what it is."""
+    said = _standing(app)
+    notify(f"READY=1\nSTATUS={said}".encode())
+    while True:
+        said = await _other_than(app, said)
+        notify(f"STATUS={said}".encode())
+
+
+async def _other_than(app: App, said: str) -> str:
+    await app.cluster.changed.until(lambda: _standing(app) != said, float("inf"))
+    return _standing(app)
+
+
+def _standing(app: App) -> str:
+    """What it is now, in one line."""
+    store = app.cluster.store
+    if store.leading.is_set():
+        return "leading"
+    if store.reachable:
+        return "standing by: another controller leads"
+    return f"waiting for the store: {' '.join(store.reason.split())}"
 
 
 def notify(message: bytes) -> None:
