@@ -85,6 +85,7 @@ def test_the_command_line_checks_the_certificate(
         refused = run("status", *words)
         assert refused.exit_code == 5
         assert "certificate verify failed" in refused.stderr
+        assert "--cacert" in refused.stderr
     monkeypatch.setenv("EBBTIDE_CACERT", str(served.cert))
     assert "green" in run("networks").stdout
     assert run("status", "--url", f"https://localhost:{served.port}").exit_code == 5, "it is not a certificate of that"

@@ -207,7 +207,8 @@ class Client:
         except ConnectionRefusedError:
             raise NotReady(f"no controller answers at {self.place}{_hint()}") from None
         except (OSError, HTTPException) as error:
-            raise NotReady(f"{self.place}: {error or type(error).__name__}") from None
+            hint = "; name the certificate to trust with --cacert" if "certificate verify failed" in str(error) else ""
+            raise NotReady(f"{self.place}: {error or type(error).__name__}{hint}") from None
 
     def _whole(self, response: HTTPResponse) -> bytes:
         from http.client import HTTPException
