@@ -110,7 +110,7 @@ def backup(session: Session, file: str) -> None:
 def restore(session: Session, file: str, yes: bool) -> None:
     """Put a backup back. What was stored since is lost.
 
-    The computes are not touched: their revision is newer than the backup's, so the brake holds until `ebbtide reconcile --approve --all`.
+    The computes are not touched: their revision is newer than the backup's, so the brake holds each until `ebbtide reconcile --approve`.
 
     \b
     Examples:
@@ -130,7 +130,9 @@ def restore(session: Session, file: str, yes: bool) -> None:
     if session.json:
         render.as_json({"file": file, "bytes": len(content)})
     else:
-        render.line(f"restored from {file}; look at `ebbtide status`, then `ebbtide reconcile --approve --all`")
+        render.line(
+            f"restored from {file}; look at `ebbtide status`, then `ebbtide reconcile --approve` one compute after the other"
+        )
 
 
 @click.group("user", cls=NounGroup)

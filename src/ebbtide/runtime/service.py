@@ -491,9 +491,7 @@ class Service:
             BadInput: it is not a backup, not whole, or of another schema. Nothing is changed.
         """
         found = parse_backup(data)
-        await self.cluster.store.replace(
-            found, self._new_id(), "restored from a backup: `ebbtide reconcile --approve --all`"
-        )
+        await self.cluster.store.replace(found, self._new_id(), "restored from a backup: `ebbtide reconcile --approve`")
         return len(found)
 
     # --- looking ---
