@@ -147,7 +147,7 @@ class PrivateStore:
                 start_new_session=True,
             )
         except FileNotFoundError:
-            raise NotReady(f"{words[0]} is not installed: apt-get install openvswitch-switch") from None
+            raise NotReady(f"{words[0]} is not installed: apt-get install openvswitch-common") from None
         output, errors = await process.communicate()
         if process.returncode:
             raise NotReady(f"{words[0]} failed: {errors.decode(errors='replace').strip()}")
