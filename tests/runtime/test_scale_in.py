@@ -51,6 +51,21 @@ def test_a_removed_compute_leaves_nothing_anywhere(trio: Cloud) -> None:
     assert call(service.end(["a"])) is not None  # again: already so
 
 
+def test_a_compute_may_be_ended_as_soon_as_its_last_vm_has_left(trio: Cloud) -> None:
+    trio.call(trio.service.start(["a"]))
+    migration = trio.lab.migration("vm1", "b")
+    migration.begin()
+    trio.wait_prepared("vm1")
+    migration.switch()
+    trio.wait(lambda: trio.place("vm1") == "b", what="flipped")
+    migration.finish()
+    operation = trio.call(trio.service.end(["a"]))  # it still forwards for vm1: that is waited for, not refused
+    assert operation is not None
+    assert operation.state == "done"
+    assert trio.lab.vm("vm1").reaches("10.1.0.3")
+    trio.assert_clean()
+
+
 def test_a_disconnected_compute_is_removed_as_the_spec_has_it(trio: Cloud) -> None:
     gone = trio.fact("a")
     trio.call(trio.service.start(["a"]))

@@ -44,6 +44,8 @@ log = structlog.get_logger("service")
 MAX_NAME = 255
 #: Seconds after which an end no longer waits for a compute that is connected and cannot be brought to what it should hold: it owes.
 STUCK = 60.0
+#: Seconds that an end waits for who sends to ports that have just left the compute to have learnt that.
+FORWARD_PATIENCE = 5.0
 #: Seconds that a network which asks for the VNI of one just deleted waits for the computes to let go of it.
 RELEASE_PATIENCE = 5.0
 #: Operations that are over are kept for reading, the newest of them.
@@ -317,6 +319,9 @@ class Service:
     async def begin_end(self, ids: Sequence[str]) -> tuple[Decision, list[str]]:
         """The first half of `end`: decide and store. Gives the verdicts, and the ids of the operations that concern these computes."""
 
+        # Who has emptied a compute a moment ago need not ask twice: what has just moved is waited for before anything is decided.
+        await self.cluster.wait_for(lambda: not self._forwards(ids), FORWARD_PATIENCE)
+
         def decide(state: State) -> tuple[list[Edit], tuple[Decision, str]]:
             reachable, moving = self.cluster.owing_nothing(), self.cluster.moving()
             decision = scalein.end(state, ids, reachable, moving).checked("scalein-computes-end")
@@ -335,6 +340,17 @@ class Service:
             if operation.state == "running":
                 self._drive(operation.id)
         return decision, [o.id for o in mine]
+
+    def _forwards(self, ids: Sequence[str]) -> bool:
+        """Whether one of these, empty otherwise, still forwards for a port that has just left it."""
+        found = (lifecycle.resolve(self.state, text)[0] for text in ids)
+        moving, ports_on = self.cluster.moving(), self.state.ports_on
+        return any(
+            c is not None
+            and not scalein.carried(self.state, c.number)
+            and not moving.isdisjoint(ports_on.get(c.number, ()))
+            for c in found
+        )
 
     async def wait_end(self, operations: Sequence[str], wait: float | None = None) -> None:
         """The second half of `end`: wait until these operations are over.
