@@ -236,3 +236,22 @@ def test_a_file_of_our_version_is_left_as_it_is(tmp_path: Path) -> None:
 
     play(tmp_path, scenario)
     assert list(tmp_path.glob("ebbtide.db.*.*")) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "enough"),
+    [
+        ("1.1.0", True),
+        ("1.1.7", True),
+        ("1.2.0", True),
+        ("1.0.0", False),
+        ("2.1.0", False),
+        ("0.9.0", False),
+        ("", False),
+    ],
+)
+def test_a_remote_store_must_hold_all_that_is_written(
+    monkeypatch: pytest.MonkeyPatch, version: str, enough: bool
+) -> None:
+    monkeypatch.setattr(records, "SCHEMA_VERSION", "1.1.0")
+    assert records.is_enough(version) is enough

@@ -95,6 +95,12 @@ def schema() -> dict[str, Any]:
     return {"name": DATABASE, "version": SCHEMA_VERSION, "tables": tables}
 
 
+def is_enough(version: str) -> bool:
+    """Whether a store of this schema version holds all that this controller writes: the same major version, and no older minor one."""
+    found, ours = (tuple(int(n) for n in v.split(".") if n.isdecimal())[:2] for v in (version, SCHEMA_VERSION))
+    return len(found) == 2 and found[0] == ours[0] and found[1] >= ours[1]
+
+
 def table_of(fact: Fact) -> str:
     """The table that a fact is a row of."""
     return _NAMES[type(fact)]

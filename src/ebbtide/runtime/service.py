@@ -66,13 +66,19 @@ class Service:
         return self.cluster.state
 
     async def run(self) -> None:
-        """Go on with operations that were under way when the last controller ended."""
-        while True:
-            await self.cluster.store.leading.wait()
-            for operation in self.state.operations.values():
-                if operation.state == "running":
-                    self._drive(operation.id)
-            await self._next_leadership(self.cluster.store.epoch)
+        """Go on with operations that were under way when the last controller ended, until this one ends."""
+        try:
+            while True:
+                await self.cluster.store.leading.wait()
+                for operation in self.state.operations.values():
+                    if operation.state == "running":
+                        self._drive(operation.id)
+                await self._next_leadership(self.cluster.store.epoch)
+        finally:
+            tasks = list(self._running.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _next_leadership(self, epoch: int) -> None:
         await self.cluster.changed.until(lambda: self.cluster.store.epoch != epoch, float("inf"))

@@ -112,9 +112,10 @@ class Store:
         try:
             await self._check_leader(link)
             schema = await link.schema(records.DATABASE)
-            if schema.version.split(".")[0] != records.SCHEMA_VERSION.split(".")[0]:
+            if not records.is_enough(schema.version):
                 raise LinkLost(
-                    f"the store has schema {schema.version}, this is a controller for {records.SCHEMA_VERSION}"
+                    f"the store has schema {schema.version}, this is a controller for {records.SCHEMA_VERSION}: "
+                    "convert the store (docs/operations.md, upgrade), or use the controller that it is for"
                 )
             if self._broken:
                 self._broken, self._replica = False, None
