@@ -74,7 +74,7 @@ class Site:
         cluster = self.simulation.cluster
 
         def holds() -> bool:
-            return not cluster._judge and all(cluster.members[n].clean for n in self._state.footprint(network))
+            return not cluster.places.queued and all(cluster.members[n].clean for n in self._state.footprint(network))
 
         return holds
 
@@ -126,7 +126,7 @@ class Site:
         members = [simulation.cluster.members[n] for n in {*peers, number}]
 
         def quiet() -> bool:
-            return not simulation.cluster._judge and all(m.clean for m in members)
+            return not simulation.cluster.places.queued and all(m.clean for m in members)
 
         async def start() -> None:
             await service.start([host])
@@ -150,7 +150,7 @@ class Site:
         def put_back() -> bool:
             members = [simulation.cluster.members[n] for n in {*self._state.peers(number), number}]
             here = self._state.ports_on.get(number, ())
-            return len(here) == len(ports) and not simulation.cluster._judge and all(m.clean for m in members)
+            return len(here) == len(ports) and not simulation.cluster.places.queued and all(m.clean for m in members)
 
         await until(put_back)
 

@@ -546,7 +546,7 @@ class Simulation:
             assert made.switch is not None
             made.switch.silent = False
         self.silent = False
-        await until(lambda: not self.cluster._judge)
+        await until(lambda: not self.cluster.places.queued)
         # The first round of probes, a few tunnels at a time, is not what is measured.
         await until(lambda: self.cluster.probes.idle_for() > 1.0)
 

@@ -78,7 +78,7 @@ def test_a_guest_that_says_nothing_is_found_by_its_interface_that_is_gone_at_the
         assert phases(cloud) == {"a": BindingPhase.ACTIVE, "b": BindingPhase.PENDING}
         migration.finish()
         cloud.wait(lambda: phases(cloud).get("b") is BindingPhase.ACTIVE, what="flipped")
-        assert not cloud.controller.app.cluster.evidence("vm4")
+        assert not cloud.controller.app.cluster.places.evidence("vm4")
         cloud.wait_clean()
         probes.mark_phase("after")
         report = probes.stop()

@@ -7,7 +7,7 @@ differ, mark the members concerned, and queue the ports whose bindings must be l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,10 +15,10 @@ import structlog
 
 from ebbtide.compile import compiler, ledger
 from ebbtide.compile.fragment import Key
-from ebbtide.decide import bindings, brake, ids, lifecycle
+from ebbtide.decide import brake, ids, lifecycle
 from ebbtide.decide.lifecycle import Outcome
 from ebbtide.errors import EbbtideError
-from ebbtide.model.facts import Binding, BindingPhase, Compute, Edit, Membership, Port, Relation
+from ebbtide.model.facts import Binding, Compute, Edit, Membership, Port, Relation
 from ebbtide.model.observed import Phase, View
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
@@ -29,6 +29,7 @@ from ebbtide.reconcile.compiled import Compiled
 from ebbtide.runtime import probes, vswitch
 from ebbtide.runtime.link import LinkLost, OvsdbLink
 from ebbtide.runtime.member import Member
+from ebbtide.runtime.places import Places
 from ebbtide.runtime.pulse import Pulse
 from ebbtide.runtime.store import Store
 from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
@@ -44,9 +45,6 @@ TOGETHER = 60.0
 REFUSED_AGAIN = 2.0
 #: So many switches are dumped at the same time.
 DUMPS = 32
-#: Seconds that ports under way wait to be looked at again after somebody's step, and for each of them more; at most, and how long
-#: without any step.
-_LOOK, _LOOK_EACH, _LOOK_AT_MOST = 0.01, 0.002, 0.2
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -86,14 +84,8 @@ class Cluster:
         self.probing = asyncio.Event()
         self.changed = Pulse()
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
-        self._seen: dict[str, set[int]] = {}
-        self._frames: dict[str, set[int]] = {}
-        self._judge: set[str] = set()
-        self._unsettled: set[str] = set()
-        self._waking: dict[str, float] = {}
-        self._looking: asyncio.TimerHandle | None = None
+        self.places = Places(self)
         self._releasing: asyncio.TimerHandle | None = None
-        self._judging = asyncio.Event()
         self._sessions: set[OvsdbLink | SwitchLink] = set()
         self._owners: dict[SwitchLink, Member] = {}
         self._handlers: set[asyncio.Task[None]] = set()
@@ -121,7 +113,7 @@ class Cluster:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.store.run())
             group.create_task(self._lead())
-            group.create_task(self._judge_bindings())
+            group.create_task(self.places.run())
             group.create_task(self._probe())
 
     async def _lead(self) -> None:
@@ -141,13 +133,11 @@ class Cluster:
                 session.close("a new leadership has begun")
             self.compiled.clear()
             # What was seen before belongs to another leadership: moves have come and gone meanwhile.
-            self._frames.clear()
-            self._waking.clear()
-            self._unsettled.clear()
+            self.places.forget()
             self._unexplained.clear()
             for number in [*self.state.computes, *self.state.removed]:
                 self._member(number).renew()
-            self._look_at(self.state.ports)
+            self.places.look_at(self.state.ports)
             await self.changed.until(over, float("inf"))
             if not self.store.leading.is_set():
                 for session in list(self._sessions):
@@ -470,10 +460,10 @@ class Cluster:
             elif isinstance(fact, Binding):
                 # Tunnels come and go with the fragments named "tunnel": `touch` has marked the rows of whom they concern.
                 ports.add(fact.port)
-                self._frames.pop(fact.port, None)
+                self.places.bound_anew(fact.port)
             elif isinstance(fact, Port):
                 ports.add(fact.id)
-        self._look_at(ports)
+        self.places.look_at(ports)
         self._release_soon()
         self._notify("state", revision=after.revision)
 
@@ -489,8 +479,7 @@ class Cluster:
         member = self.members.pop(number, None)
         self._stamps.pop(number, None)
         self._unexplained.pop(number, None)
-        for port in list(self._seen):
-            self._unsee(port, number)
+        self.places.dropped(number)
         if member is not None:
             for session in (member.link, member.switch):
                 if session is not None:
@@ -504,11 +493,7 @@ class Cluster:
             member.observed(view)
             return
         touched = compiler.touched_by_view(self.state, member.number, old, view)
-        for port in {*old.ports, *view.ports}:
-            if port in view.ports:
-                self._seen.setdefault(port, set()).add(member.number)
-            else:
-                self._unsee(port, member.number)
+        self.places.shown(member.number, old, view)
         for peer in {*old.tunnels, *view.tunnels}:
             if peer not in view.tunnels:
                 self.probes.forget(member.number, peer)
@@ -520,21 +505,11 @@ class Cluster:
         ports = {*old.ports, *view.ports}
         if old.live == view.live:
             ports = {port for port in ports if old.ports.get(port) != view.ports.get(port)}
-        self._look_at(port for port in ports if port in self.state.ports)
-
-    def _unsee(self, port: str, number: int) -> None:
-        seen = self._seen.get(port)
-        if seen is not None:
-            seen.discard(number)
-            if not seen:
-                del self._seen[port]
+        self.places.look_at(port for port in ports if port in self.state.ports)
 
     def progressed(self, member: Member) -> None:
         """A member has taken a step."""
-        if self._unsettled and self._looking is None:
-            # Not at once: a step of each member of a large network would have every port under way looked at by all of them.
-            wait = min(_LOOK + _LOOK_EACH * len(self._unsettled), _LOOK_AT_MOST)
-            self._looking = asyncio.get_running_loop().call_later(wait, self._look_at_unsettled)
+        self.places.somebody_has_moved_on()
         self.probing.set()
         self._notify("progress", name=member.name)
         self._release_soon()
@@ -581,117 +556,6 @@ class Cluster:
         """Wait until something holds; False when the deadline (seconds) has passed first."""
         return await self.changed.until(holds, deadline)
 
-    # --- bindings ---
-
-    def _look_at_unsettled(self) -> None:
-        self._looking = None
-        self._look_at(self._unsettled)
-
-    def _look_at(self, ports: Iterable[str]) -> None:
-        self._judge.update(ports)
-        if self._judge:
-            self._judging.set()
-
-    async def _judge_bindings(self) -> None:
-        """Look at queued ports, many in one transaction."""
-        while True:
-            try:
-                async with asyncio.timeout(_LOOK_AT_MOST if self._unsettled else 3600):
-                    await self._judging.wait()
-            except TimeoutError:
-                self._judge |= self._unsettled
-            self._judging.clear()
-            ports, self._judge = self._judge, set()
-            if not self.store.leading.is_set() or not ports:
-                continue
-
-            try:
-                await self._judge_these(frozenset(ports))
-            except Exception as error:
-                if isinstance(error, EbbtideError):
-                    log.warning("bindings_wait", reason=str(error), ports=len(ports))
-                else:
-                    # One port that cannot be judged must not keep all others from being looked at ever again.
-                    log.exception("bindings_fault", ports=len(ports))
-                self._judge |= ports
-                await asyncio.sleep(0.5)
-                self._judging.set()
-
-    async def _judge_these(self, ports: Set[str]) -> None:
-        def decide(state: State) -> tuple[list[Edit], None]:
-            return [edit for port in sorted(ports) for edit in bindings.judge(state, port, self._sight(port))], None
-
-        await self.store.commit(decide)
-        for port in ports:
-            held = self.state.bindings.get(port, ())
-            moving = any(b.phase is not BindingPhase.ACTIVE for b in held) or (not held and self._at_member(port))
-            if moving and port in self.state.ports:
-                self._unsettled.add(port)
-            else:
-                self._unsettled.discard(port)
-
-    def _at_member(self, port: str) -> bool:
-        found = (self.state.computes.get(number) for number in self._seen.get(port, ()))
-        return any(c is not None and c.membership is Membership.MEMBER for c in found)
-
-    def evidence(self, port: str) -> frozenset[int]:
-        """Computes where a frame of the port's MAC came in, since its bindings last changed."""
-        return frozenset(self._frames.get(port, ()))
-
-    def _sight(self, port: str) -> bindings.Sight:
-        state = self.state
-        held = state.bindings.get(port, ())
-        plugged: dict[int, bool] = {}
-        for number in self._seen.get(port, ()):
-            interface = self.members[number].view.ports.get(port) if number in self.members else None
-            # A fresh one counts: while the switch realises it, the store can take the binding and the tunnels can be made.
-            if interface is not None and (interface.ofport or interface.fresh) and self.members[number].view.live:
-                plugged[number] = True
-        for binding in held:
-            member = self.members.get(binding.compute)
-            if member is not None and member.view.live and port not in member.view.ports and self._speaks(member):
-                plugged[binding.compute] = False
-        applied = {
-            b.compute for b in held if b.compute in self.members and self.members[b.compute].applied() >= b.since
-        }
-        frames = self.evidence(port)
-        leaving = any(b.phase is BindingPhase.LEAVING for b in held)
-        flipped = leaving and self._flipped(port, held)
-        return bindings.Sight(plugged, frames, applied, flipped, self._opened(port, held, plugged, frames))
-
-    def _opened(self, port: str, held: Sequence[Binding], plugged: Mapping[int, bool], frames: Set[int]) -> bool:
-        """Whether the tunnels of a pending place carry frames, or have been waited for long enough. Until then the old one relays."""
-        pending = next((b.compute for b in held if b.phase is BindingPhase.PENDING), 0)
-        left = any(b.phase is BindingPhase.ACTIVE and plugged.get(b.compute) is False for b in held)
-        if not pending or not (left or pending in frames):
-            self._waking.pop(port, None)
-            return True
-        since = self._waking.setdefault(port, self.now())
-        if self.now() - since >= self.settings.open_patience:
-            return True
-        reachable = (n for n in self.state.footprint(self.state.ports[port].network) if n in self.members)
-        # All of them are asked, so that all that are not open are probed.
-        opened = [self.probes.want(pending, n) for n in reachable if n != pending and self.members[n].connected]
-        return all(opened)
-
-    def _speaks(self, member: Member) -> bool:
-        """Whether what a compute does not show is to be believed: not while its br-int is missing."""
-        return member.tables is not None and vswitch.bridge(member.tables) is not None
-
-    def _flipped(self, port: str, held: Sequence[Binding]) -> bool:
-        """Whether all whom it concerns have applied the flip and are settled."""
-        since = max((b.since for b in held if b.phase is not BindingPhase.PENDING), default=0)
-        fact = self.state.ports.get(port)
-        if fact is None:
-            return False
-        for number in self.state.footprint(fact.network):
-            member = self.members.get(number)
-            if member is None or not member.settled(since):
-                lost = member.lost_at if member is not None else None
-                if lost is None or self.now() - lost < self.settings.unreachable_grace:
-                    return False
-        return True
-
     # --- punts ---
 
     def _punt(self, switch: SwitchLink, packet: m.PacketIn) -> None:
@@ -704,14 +568,13 @@ class Cluster:
             probe = probes.read(packet.data)
             if probe is not None and probe[1] == member.number and packet.total_len >= probe[2]:
                 self.probes.arrived(probe[0], probe[1], probe[2])
-                self._look_at(self._waking)
+                self.places.tunnel_heard()
             return
         port = self.state.by_lport.get(owner)
         if port is None or len(packet.data) < 12:
             return
         if int.from_bytes(packet.data[6:12], "big") == self.state.ports[port].mac:
-            self._frames.setdefault(port, set()).add(member.number)
-            self._look_at([port])
+            self.places.heard(port, member.number)
 
     async def _probe(self) -> None:
         while True:
@@ -784,12 +647,6 @@ class Cluster:
         members = self.members.items()
         foreign = {n for n, m in members if m.phase is Phase.FOREIGN}
         return foreign | {n for n in self.reachable() if self.members[n].phase is not Phase.BRAKED}
-
-    def moving(self) -> set[str]:
-        """Ports that have left a place which may still be needed: not everybody who sends to them has settled."""
-        held = ((port, self.state.bindings.get(port, ())) for port in self._unsettled)
-        leaving = ((p, b) for p, b in held if any(x.phase is BindingPhase.LEAVING for x in b))
-        return {port for port, found in leaving if not self._flipped(port, found)}
 
     def phase(self, compute: Compute) -> Phase:
         """Where a compute stands."""

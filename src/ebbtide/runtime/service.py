@@ -329,7 +329,7 @@ class Service:
         await self.cluster.wait_for(lambda: not self._forwards(ids), FORWARD_PATIENCE)
 
         def decide(state: State) -> tuple[list[Edit], tuple[Decision, str]]:
-            reachable, moving = self.cluster.owing_nothing(), self.cluster.moving()
+            reachable, moving = self.cluster.owing_nothing(), self.cluster.places.moving()
             decision = scalein.end(state, ids, reachable, moving).checked("scalein-computes-end")
             if not decision.edits:
                 return [], (decision, "")
@@ -350,7 +350,7 @@ class Service:
     def _forwards(self, ids: Sequence[str]) -> bool:
         """Whether one of these, empty otherwise, still forwards for a port that has just left it."""
         found = (lifecycle.resolve(self.state, text)[0] for text in ids)
-        moving, ports_on = self.cluster.moving(), self.state.ports_on
+        moving, ports_on = self.cluster.places.moving(), self.state.ports_on
         return any(
             c is not None
             and not scalein.carried(self.state, c.number)
