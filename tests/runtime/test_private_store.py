@@ -155,6 +155,15 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def test_stopping_one_that_has_died_is_quick_and_no_fault(tmp_path: Path) -> None:
+    async def scenario(store: PrivateStore) -> None:
+        await store.ensure()
+        await killed(store)
+        await store.stop()
+
+    play(tmp_path, scenario)
+
+
 # --- a file of another schema ---
 
 
