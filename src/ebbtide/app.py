@@ -22,6 +22,7 @@ from ebbtide.errors import BadInput
 from ebbtide.runtime.cluster import Cluster, Settings
 from ebbtide.runtime.private_store import PrivateStore
 from ebbtide.runtime.service import Service
+from ebbtide.runtime.state_directory import StateDirectory
 
 if TYPE_CHECKING:
     import uvicorn
@@ -43,8 +44,8 @@ class App:
         web: bool = True,
     ) -> None:
         self.config = config
-        self.directory = Path(config.state_dir)
-        self.private = None if config.remotes() else PrivateStore(self.directory)
+        self.directory = StateDirectory(Path(config.state_dir))
+        self.private = None if config.remotes() else PrivateStore(self.directory.path)
         self._sockets = (ovsdb, openflow, http)
         self._serves_web = web
         self._tasks: list[asyncio.Task[None]] = []
@@ -63,7 +64,7 @@ class App:
     async def start(self) -> None:
         """Start everything; returns when the listeners are open (not when it leads)."""
         config = self.config
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.hold()
         ovsdb, openflow, http = self._sockets
         ovsdb = ovsdb or _listen(settings.parse_listen("ovsdb_listen", config.ovsdb_listen))
         openflow = openflow or _listen(settings.parse_listen("openflow_listen", config.openflow_listen))
@@ -161,8 +162,12 @@ class App:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.private is not None:
-            await self.private.stop()
+        try:
+            # In a directory that is another's, the store is its too.
+            if self.private is not None and self.directory.held:
+                await self.private.stop()
+        finally:
+            self.directory.leave()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Start, and stop when asked, or when a part fails."""

@@ -101,6 +101,66 @@ def test_a_standby_is_ready_and_says_when_it_takes_over(tmp_path: Path) -> None:
         first.close()
 
 
+def test_a_state_directory_has_one_controller_at_a_time(tmp_path: Path) -> None:
+    need_store()
+    state, folder = tmp_path / "state", tmp_path / "second"
+    folder.mkdir()
+    first = Running(tmp_path)
+    try:
+        first.says("leading")
+        store = (state / "store.pid").read_text()
+        for more in (
+            (),
+            ("--ovsdb-listen", f"ptcp:{first.port('ovsdb')}"),
+            ("--store", f"unix:{state / 'store.sock'}"),
+        ):
+            second = Running(folder, "--state-dir", str(state), *more)
+            try:
+                assert second.process.wait(30) == 2
+                assert second.log.read_text() == (
+                    f"ebbtide: state_dir = '{state}' is in use by another controller (process {first.process.pid}): "
+                    "stop that one, or give this one a directory of its own\n"
+                )
+            finally:
+                second.close()
+                (folder / "notify").unlink()
+        # Who was refused ends nothing of the other's.
+        assert (state / "store.pid").read_text() == store
+        first.stop(signal.SIGKILL)
+        third = Running(folder, "--state-dir", str(state))
+        try:
+            third.says("leading")
+            assert (state / "store.pid").read_text() == store, "the server outlives a controller that is killed"
+            assert third.stop() == 0
+            assert not (state / "store.pid").exists()
+        finally:
+            third.close()
+    finally:
+        first.close()
+
+
+def test_a_standby_that_ends_leaves_the_store_to_the_other(tmp_path: Path) -> None:
+    need_store()
+    folder = tmp_path / "second"
+    folder.mkdir()
+    first = Running(tmp_path)
+    try:
+        first.says("leading")
+        pid = tmp_path / "state" / "store.pid"
+        store = pid.read_text()
+        second = Running(folder, "--store", f"unix:{tmp_path / 'state' / 'store.sock'}")
+        try:
+            second.says("standing by")
+            assert second.stop() == 0
+        finally:
+            second.close()
+        assert pid.read_text() == store
+        assert first.stop() == 0
+        assert b"STATUS=waiting" not in b"".join(first.says(""))
+    finally:
+        first.close()
+
+
 def test_insecure_is_logged_at_the_start_and_shown(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need_store()
     running = Running(tmp_path, "--insecure")

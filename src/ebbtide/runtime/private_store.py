@@ -1,7 +1,8 @@
 """The private store: an ovsdb-server on a local file, started and looked after by the controller.
 
 The server is a daemon of its own: it outlives a controller that is killed, and the next one finds it by its socket. It ends with a
-controller that stops properly. Nothing here touches a server that was not started in this directory.
+controller that stops properly. Nothing here touches a server that was not started in this directory, and nobody else is at it: who
+looks after a private store has its directory (`state_directory.py`).
 """
 
 from __future__ import annotations
