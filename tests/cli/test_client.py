@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import socket
+import subprocess
+import sys
 from base64 import b64encode
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -208,37 +213,95 @@ def test_restore_asks(run: Run, scripted: Scripted, tmp_path: Path) -> None:
     assert scripted.asked[-1].body == b"\0\1"
 
 
+HELD = {"name": "c2", "phase": "braked", "reason": "80 of 90 flows would be deleted"}
+
+
 def braked(scripted: Scripted, hold: str = "") -> None:
-    held = {"phase": "braked", "reason": "80 of 90 flows would be deleted"}
-    scripted.says("GET", "/computes", {"computes": [{"name": "c1", "phase": "ready"}, {"name": "c2", **held}]})
+    ready = {"name": "c1", "phase": "ready"}
+    scripted.says("GET", "/computes", {"computes": [ready, HELD]})
+    scripted.says("GET", "/computes/c1", ready)
+    scripted.says("GET", "/computes/openflow%3A2", HELD)
     scripted.says("GET", "/status", {"hold": hold})
     scripted.says("POST", "/reconcile", {"approved": True, "computes": ["c2"]})
 
 
+def sent(scripted: Scripted) -> list[Any]:
+    return [asked.body for asked in scripted.asked if asked.method == "POST"]
+
+
 def test_approving_without_ids_says_what_is_held_and_approves_nothing(run: Run, scripted: Scripted) -> None:
     braked(scripted, "restored from a backup")
-    result = run("reconcile", "--approve")
-    assert result.exit_code == 2
-    assert result.stderr == (
-        "everything is held: restored from a backup\n"
-        "c2 is held: 80 of 90 flows would be deleted\n"
-        "ebbtide: nothing was approved: name the computes that may go on, or say --all for every one\n"
-    )
-    assert [a.method for a in scripted.asked] == ["GET", "GET"]
+    for words in ((), ("--yes",)):
+        result = run("reconcile", "--approve", *words)
+        assert result.exit_code == 2
+        assert result.stderr == (
+            "everything is held: restored from a backup\n"
+            "c2 is held: 80 of 90 flows would be deleted\n"
+            "ebbtide: nothing was approved: name the computes that may go on, or say --all for every one\n"
+        )
+    assert sent(scripted) == []
 
 
-def test_approving_all_asks(run: Run, scripted: Scripted) -> None:
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [(("--all",), []), (("openflow:2",), ["openflow:2"]), (("c1", "openflow:2"), ["c1", "openflow:2"])],
+)
+def test_approving_says_what_is_held_and_asks(
+    run: Run, scripted: Scripted, words: tuple[str, ...], wanted: list[str]
+) -> None:
     braked(scripted)
-    result = run("reconcile", "--approve", "--all")
+    result = run("reconcile", "--approve", *words)
     assert result.exit_code == 2
-    assert "c2 is held" in result.stderr
-    assert "say --yes" in result.stderr
-    assert {a.method for a in scripted.asked} == {"GET"}
-    result = run("reconcile", "--approve", "--all", "--yes")
+    assert "c2 is held: 80 of 90 flows would be deleted\n" in result.stderr
+    assert ("c1 is not held: it is ready\n" in result.stderr) == ("c1" in words)
+    assert result.stderr.endswith("nothing was approved: there is nobody to ask; say --yes\n")
+    assert sent(scripted) == []
+    result = run("reconcile", "--approve", *words, "--yes")
     assert (result.exit_code, result.stdout) == (0, "approved: c2\n")
-    assert scripted.asked[-1].body == {"approve": True, "computes": []}
-    assert run("reconcile", "--approve", "c2").exit_code == 0
-    assert scripted.asked[-1].body == {"approve": True, "computes": ["c2"]}
+    assert sent(scripted) == [{"approve": True, "computes": wanted}]
+
+
+@pytest.mark.parametrize(
+    ("words", "hold", "answer", "wanted"),
+    [
+        # What is braked while the question is open was not shown, and is not approved.
+        (("--all",), "", "y", [["c2"]]),
+        (("--all",), "restored from a backup", "y", [[]]),
+        (("--all",), "", "n", []),
+        (("c1", "openflow:2"), "", "y", [["c1", "openflow:2"]]),
+        (("openflow:2",), "", "n", []),
+    ],
+)
+def test_the_question_on_a_terminal(
+    scripted: Scripted, words: tuple[str, ...], hold: str, answer: str, wanted: list[list[str]]
+) -> None:
+    braked(scripted, hold)
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, f"{answer}\n".encode())
+        command = [sys.executable, "-m", "ebbtide", "reconcile", "--approve", *words]
+        done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=30, check=False)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "c2 is held: 80 of 90 flows would be deleted\n" in done.stderr
+    asked = "Let everything go on?" if hold else "Let 1 held compute go on?"
+    assert asked in done.stderr
+    assert done.returncode == (0 if answer == "y" else 1)
+    assert sent(scripted) == [{"approve": True, "computes": ids} for ids in wanted]
+
+
+def test_where_nothing_is_held_there_is_nothing_to_ask(run: Run, scripted: Scripted) -> None:
+    scripted.says("GET", "/computes", {"computes": []})
+    scripted.says("GET", "/computes/c1", {"name": "c1", "phase": "ready"})
+    scripted.says("GET", "/status", {"hold": ""})
+    for words in (("--all",), ("c1",)):
+        result = run("reconcile", "--approve", *words)
+        assert (result.exit_code, result.stdout) == (0, "approved: none; no compute is held or named so\n")
+        assert json.loads(run("reconcile", "--approve", *words, "--json").stdout) == {"approved": True, "computes": []}
+    scripted.refuses("GET", "/computes/c9", 404, "data-missing", "there is no c9")
+    assert run("reconcile", "--approve", "c1", "c9").exit_code == 3
+    assert sent(scripted) == []
 
 
 @pytest.mark.parametrize("words", [("--all",), ("--approve", "--all", "c1"), ("--all", "c1", "--yes")])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ebbtide.cli import render
-from ebbtide.cli.client import API
+from ebbtide.cli.client import API, segment
 from ebbtide.cli.session import Session, client_verb, json_option, known_computes, pass_session
 from ebbtide.cli.tree import NounGroup
 from ebbtide.errors import BadInput
@@ -28,8 +29,8 @@ def reconcile(session: Session, ids: tuple[str, ...], approve: bool, everyone: b
     """Look at computes anew, or approve what the brake holds.
 
     Without --approve, what is installed on the computes (all, if none is named) is read and compared again. A reconcile that would
-    delete much without a reason known to the controller is held; --approve lets it go on, on the computes named or, after a
-    question, on all. With neither, it says which are held and why, and approves nothing.
+    delete much without a reason known to the controller is held; --approve lets it go on, on the computes named or on all, after
+    saying which are held and why, and a question. With neither, it says the same, and approves nothing.
 
     \b
     Examples:
@@ -40,9 +41,13 @@ def reconcile(session: Session, ids: tuple[str, ...], approve: bool, everyone: b
     """
     if everyone and (ids or not approve):
         raise BadInput("--all goes with --approve, and in the place of ids")
-    if approve and not ids and not (everyone and yes):
-        _ask_to_approve(session, everyone)
-    found = session.client.call("POST", "/reconcile", {"approve": approve, "computes": list(ids)}, timeout=_LONG)
+    chosen: list[str] | None = list(ids)
+    if approve and not (yes and (ids or everyone)):
+        chosen = _ask_to_approve(session, ids, everyone)
+    if chosen is None:
+        found: dict[str, Any] = {"approved": True, "computes": []}
+    else:
+        found = session.client.call("POST", "/reconcile", {"approve": approve, "computes": chosen}, timeout=_LONG)
     if session.json:
         render.as_json(found)
         return
@@ -51,25 +56,41 @@ def reconcile(session: Session, ids: tuple[str, ...], approve: bool, everyone: b
     render.line(f"{word}: {', '.join(map(str, names))}" if names else f"{word}: none; no compute is held or named so")
 
 
-def _ask_to_approve(session: Session, everyone: bool) -> None:
-    """Say what is held and why; go on only if all of it was meant.
+def _ask_to_approve(session: Session, ids: tuple[str, ...], everyone: bool) -> list[str] | None:
+    """Say what is held and why; go on only if that was meant. Gives the ids to approve ([]: all there is); None: nothing is held.
 
     Raises:
         BadInput: nobody said which, or nobody is there to ask.
     """
-    held = [c for c in session.client.get("/computes")["computes"] if c.get("phase") == "braked"]
+    if ids:
+        looked = [session.client.get(f"/computes/{segment(text)}") for text in ids]
+    else:
+        looked = session.client.get("/computes")["computes"]
     hold = session.client.get("/status").get("hold")
     if hold:
         click.echo(f"everything is held: {render.clean(hold)}", err=True)
-    for compute in held:
-        click.echo(f"{render.clean(compute['name'])} is held: {render.clean(compute.get('reason'))}", err=True)
-    if not everyone:
+    held = [compute for compute in looked if compute.get("phase") == "braked"]
+    for compute in looked:
+        name, phase = render.clean(compute["name"]), render.clean(compute.get("phase"))
+        if phase == "braked":
+            click.echo(f"{name} is held: {render.clean(compute.get('reason'))}", err=True)
+        elif ids:
+            click.echo(f"{name} is not held: it is {phase}", err=True)
+    if not ids and not everyone:
         if not held and not hold:
             raise BadInput("nothing was approved: no compute is held")
         raise BadInput("nothing was approved: name the computes that may go on, or say --all for every one")
+    everything = bool(hold) and everyone
+    if not held and not everything:
+        return None
     if not sys.stdin.isatty():
         raise BadInput("nothing was approved: there is nobody to ask; say --yes")
-    click.confirm(f"Let {render.counted(len(held), 'held compute')} go on?", abort=True, err=True)
+    what = "everything" if everything else render.counted(len(held), "held compute")
+    click.confirm(f"Let {what} go on?", abort=True, err=True)
+    if ids:
+        return list(ids)
+    # Not whoever has been held since: that was not shown.
+    return [] if everything else [str(compute["name"]) for compute in held]
 
 
 @click.command("backup")
