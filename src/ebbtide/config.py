@@ -61,8 +61,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         self._check_store()
         for name in ("ovsdb_listen", "openflow_listen"):
             parse_listen(name, getattr(self, name))
-        if self.wants_tls() and not (self.ssl_cert and self.ssl_key and self.ssl_ca):
-            raise BadInput("a pssl: listener needs ssl_cert, ssl_key and ssl_ca", "ssl_cert")
+        if self.wants_tls():
+            self._check_tls()
         self._check_http()
         for name, allowed in (
             ("admission", ("open", "approve")),
@@ -110,23 +110,43 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"http = {self.http!r} is not loopback: give credentials and http_cert/http_key, or insecure = true",
                 "http",
             )
-        if not self.http_cert:
-            return
-        for name in ("http_cert", "http_key"):
-            try:
-                Path(getattr(self, name)).read_bytes()
-            except OSError as error:
-                raise BadInput(
-                    f"{name} = {getattr(self, name)!r} cannot be read: {error.strerror}; it is a PEM file", name
-                ) from None
+        if self.http_cert:
+            self._check_pair("http_cert", "http_key")
+        if self.credentials:
+            self._check_file("credentials", "a TOML file of users and tokens")
+
+    def _check_tls(self) -> None:
+        if not (self.ssl_cert and self.ssl_key and self.ssl_ca):
+            raise BadInput("a pssl: listener needs ssl_cert, ssl_key and ssl_ca", "ssl_cert")
+        self._check_pair("ssl_cert", "ssl_key")
+        self._check_file("ssl_ca", "a PEM file")
         try:
-            # A key with a passphrase would be asked for on a terminal: nobody sits there.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.http_cert, self.http_key, password="")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(self.ssl_ca)
         except (OSError, ValueError) as error:
             raise BadInput(
-                f"http_cert = {self.http_cert!r} and http_key = {self.http_key!r} cannot be used: {error}; they are a certificate "
+                f"ssl_ca = {self.ssl_ca!r} cannot be used: {error}; it is certificates, PEM", "ssl_ca"
+            ) from None
+
+    def _check_pair(self, cert: str, key: str) -> None:
+        for name in (cert, key):
+            self._check_file(name, "a PEM file")
+        files = getattr(self, cert), getattr(self, key)
+        try:
+            # A key with a passphrase would be asked for on a terminal: nobody sits there.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*files, password="")
+        except (OSError, ValueError) as error:
+            raise BadInput(
+                f"{cert} = {files[0]!r} and {key} = {files[1]!r} cannot be used: {error}; they are a certificate "
                 "with its chain and its key, PEM, without a passphrase",
-                "http_cert",
+                cert,
+            ) from None
+
+    def _check_file(self, name: str, what: str) -> None:
+        try:
+            Path(getattr(self, name)).read_bytes()
+        except OSError as error:
+            raise BadInput(
+                f"{name} = {getattr(self, name)!r} cannot be read: {error.strerror}; it is {what}", name
             ) from None
 
     def wants_tls(self) -> bool:

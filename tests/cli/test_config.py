@@ -65,18 +65,20 @@ def test_every_kind_of_value_is_read_from_the_environment() -> None:
 
 def test_every_setting_can_come_from_each_place(tmp_path: Path) -> None:
     cert, key = map(str, certificate(tmp_path))
+    users = tmp_path / "users.toml"
+    users.touch()
     wanted: dict[str, Any] = {
         "state_dir": "/srv/ebbtide",
         "store": "unix:/run/store.sock",
         "ovsdb_listen": "pssl:6641:192.0.2.1",
         "openflow_listen": "pssl:6654:192.0.2.1",
-        "ssl_cert": "sc.pem",
-        "ssl_key": "sk.pem",
-        "ssl_ca": "ca.pem",
+        "ssl_cert": cert,
+        "ssl_key": key,
+        "ssl_ca": cert,
         "http": "192.0.2.1:8443",
         "http_cert": cert,
         "http_key": key,
-        "credentials": "users.toml",
+        "credentials": str(users),
         "insecure": True,
         "admission": "open",
         "lag": 2.5,
@@ -224,9 +226,31 @@ def test_certificate_and_key_of_the_rest_interface_are_read_at_the_start(tmp_pat
         assert words in str(caught.value)
 
 
+def test_certificate_key_and_authority_for_computes_are_read_at_the_start(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    garbage, none = tmp_path / "garbage.pem", tmp_path / "none.pem"
+    garbage.write_text("no certificate")
+    good = {"ssl_cert": str(cert), "ssl_key": str(key), "ssl_ca": str(cert)}
+    assert Config(ovsdb_listen="pssl:6640", **good).check()
+    for name in good:
+        with pytest.raises(BadInput, match=f"{name} = '{none}' cannot be read: No such file"):
+            Config(openflow_listen="pssl:6653", **{**good, name: str(none)}).check()
+        with pytest.raises(BadInput, match=f"'{garbage}'.* cannot be used"):
+            Config(openflow_listen="pssl:6653", **{**good, name: str(garbage)}).check()
+    assert Config(ssl_cert=str(none)).check(), "nobody looks at it"
+
+
+def test_the_file_of_credentials_is_read_at_the_start(tmp_path: Path) -> None:
+    for given, words in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(BadInput, match=f"credentials = '{given}' cannot be read: {words}"):
+            Config(credentials=str(given)).check()
+
+
 @pytest.mark.parametrize(
     "words",
     [
+        ("--credentials", "/nonexistent/users.toml"),
+        ("--ssl-cert", "/none.pem", "--ssl-key", "/dev/null", "--ssl-ca", "/dev/null", "--ovsdb-listen", "pssl:0"),
         ("--store", "ssl:192.0.2.1:6641"),
         ("--store", "tcp:1.2.3.4"),
         ("--lag", "-1"),
