@@ -195,6 +195,7 @@ def test_a_web_page_may_not_write_through_its_readers_browser(site: Site) -> Non
     for origin, status in (("http://evil.example", 403), (f"http://127.0.0.1:{site.port}", 200), ("null", 403)):
         assert site.ask("POST", "/api/v1/audit", headers={**own, "Origin": origin}).status == status
     assert site.ask("GET", "/api/v1/status", headers={**own, "Origin": "http://evil.example"}).status == 200
+    assert site.ask("POST", "/api/v1/audit", headers={"Host": "", "Origin": "null"}).status == 403
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,8 @@ def check_origin(headers: Headers) -> None:
         Forbidden: the request comes from a page of another origin.
     """
     origin = headers.get("origin", "")
-    if origin and origin.partition("://")[2].lower() != headers.get("host", "").lower():
+    theirs = origin.partition("://")[2].lower()  # none: "null", a page without an address
+    if origin and (not theirs or theirs != headers.get("host", "").lower()):
         raise Forbidden(
             f"a page of {origin[:200]} may not write here: call it from a page of this address, or from no page"
         )
