@@ -58,6 +58,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         if not self.state_dir:
             raise BadInput("state_dir = '': it is the path of a directory", "state_dir")
+        self._check_directory()
         self._check_store()
         for name in ("ovsdb_listen", "openflow_listen"):
             parse_listen(name, getattr(self, name))
@@ -83,6 +84,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"bfd_interval_ms = {self.bfd_interval_ms}: it is {least} to {most} milliseconds", "bfd_interval_ms"
             )
         return self
+
+    def _check_directory(self) -> None:
+        """It is made if it is not there; not below a file, or in the place of one."""
+        directory = Path(self.state_dir)
+        for path in (directory, *directory.parents):
+            if os.path.isfile(path):  # Path.is_file raises where it may not look
+                raise BadInput(
+                    f"state_dir = '{directory}' cannot be a directory: {path} is a file; name another", "state_dir"
+                )
 
     def _check_store(self) -> None:
         remotes = self.remotes()

@@ -139,6 +139,17 @@ def test_a_state_directory_has_one_controller_at_a_time(tmp_path: Path) -> None:
         first.close()
 
 
+def test_a_state_directory_that_is_none_is_a_wrong_setting(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for given in (file, file / "below"):
+        result = run("controller", "--state-dir", str(given))
+        assert (result.exit_code, result.stderr) == (
+            2,
+            f"ebbtide: state_dir = '{given}' cannot be a directory: {file} is a file; name another\n",
+        )
+
+
 def test_a_standby_that_ends_leaves_the_store_to_the_other(tmp_path: Path) -> None:
     need_store()
     folder = tmp_path / "second"
