@@ -251,9 +251,10 @@ def test_a_policy_of_ours_alone_goes(machine: Machine) -> None:
     assert machine.left() == []
 
 
+@pytest.mark.parametrize("end", ["TERM", "INT", "HUP"])
 @pytest.mark.parametrize("state", ["unpacked", "installed"])
-def test_a_run_that_is_ended_by_a_signal_cleans_up_itself(machine: Machine, state: str) -> None:
-    done = machine.setup(STUB_STATE=state, STUB_SIGNAL="TERM")
+def test_a_run_that_is_ended_by_a_signal_cleans_up_itself(machine: Machine, state: str, end: str) -> None:
+    done = machine.setup(STUB_STATE=state, STUB_SIGNAL=end)
     assert done.returncode == 130
     calls = machine.calls()
     assert calls[-1] == DISABLED
