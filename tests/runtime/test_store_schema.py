@@ -49,10 +49,11 @@ def follow(server: Server, directory: Path, leads: bool) -> Site:
     [
         (f"{int(MAJOR) + 1}.0.0", records.DATABASE, f"has schema {int(MAJOR) + 1}.0.0"),
         (f"{int(MAJOR) - 1}.9.0", records.DATABASE, f"has schema {int(MAJOR) - 1}.9.0"),
+        *((f"{MAJOR}.{n}.0", records.DATABASE, f"has schema {MAJOR}.{n}.0") for n in range(int(MINOR))),
         (records.SCHEMA_VERSION, "Other", f"no database {records.DATABASE}"),
     ],
 )
-def test_another_major_version_or_no_store_of_ours_is_said_and_not_written(
+def test_another_major_or_older_minor_version_or_no_store_of_ours_is_said_and_not_written(
     serve: Served, tmp_path: Path, version: str, name: str, words: str
 ) -> None:
     server = serve(version, name)
