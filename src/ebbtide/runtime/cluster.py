@@ -2,6 +2,8 @@
 
 Every change of State or of what a compute shows comes through `_state_changed` or `_view_changed`; both name the fragments that may
 differ, mark the members concerned, and queue the ports whose bindings must be looked at again. Nothing else starts work.
+
+Longer than 400 lines: sessions, State and members meet here, and each of the three would have to know the other two elsewhere.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ One task per compute. It sleeps until something is dirty, and then takes one ste
 
 A step that is cut short by a lost connection is taken again from the start: the dump at the start of a session says how far the
 last one came. While either session is away nothing is touched.
+
+Longer than 400 lines: a step is one story, and its parts share what is known of one compute. What waits to be taken away is in
+`breaks.py`, what goes over the wires in `switch.py` and `vswitch.py`.
 """
 
 from __future__ import annotations

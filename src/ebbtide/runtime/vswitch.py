@@ -3,6 +3,8 @@
 Written: br-int (with its controller, its external_ids `ebbtide-*` and `tombstoned`), and tunnel ports on it. Nothing else of the
 host's configuration is touched. Each transaction waits on our term in br-int, so that a leader that was overtaken writes nothing.
 Reading is pure (`claim`, `view`, `bridge`); writing goes by `Rows`, which builds one transaction.
+
+Longer than 400 lines: whatever we know of a compute's database is here, and only here.
 """
 
 from __future__ import annotations
