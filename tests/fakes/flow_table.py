@@ -105,13 +105,14 @@ def _matches(match: Match, packet: Packet) -> bool:
 
 
 class Walk:
-    """One packet's way from a tap: `delivered` are (compute, port, packet), `punted` (compute, userdata)."""
+    """One packet's way from a tap: `delivered` are (compute, port, packet), `punted` (compute, userdata); `cut`: by conntrack."""
 
     def __init__(self, tables: Mapping[int, Table]) -> None:
         self.tables = tables
         self.delivered: list[tuple[int, str, Packet]] = []
         self.punted: list[tuple[int, bytes]] = []
         self.tunnels = 0
+        self.cut = False
 
     @property
     def taps(self) -> list[tuple[int, str]]:
@@ -156,6 +157,7 @@ class Walk:
                     self._table(at, action.table, packet, depth + 1, crossed)
                 case Ct(table=int() as table, commit=False):
                     # Cut off: it comes back as it is, in a translation of its own.
+                    self.cut = True
                     self._table(at, table, dict(packet), depth + 1, crossed)
                 case ToController():
                     self.punted.append((at.number, action.userdata))

@@ -7,6 +7,7 @@ from ebbtide.compile.ledger import Feature, Kind
 from ebbtide.openflow.flows import EncodedFlow
 from ebbtide.reconcile.delta import Break, Work
 from ebbtide.runtime.breaks import Breaks
+from ebbtide.runtime.member import RETRY_AT_MOST, retry_after
 
 PORT = ledger.cookie(Kind.PORT, Feature.L2, 7)
 PEER = ledger.cookie(Kind.COMPUTE, Feature.TUNNEL, 3)
@@ -55,3 +56,9 @@ def test_a_switch_on_which_something_always_leaves_is_rid_of_an_older_revision_a
     breaks.done(*breaks.due(101.0))
     assert not breaks.left(5)
     assert breaks.left(6)
+
+
+def test_a_step_that_fails_for_days_is_tried_again_at_the_longest_interval() -> None:
+    waits = [retry_after(failures) for failures in (1, 2, 3, 10, 2_000, 1_000_000)]
+    assert waits == sorted(waits)
+    assert waits[-3:] == [RETRY_AT_MOST] * 3

@@ -164,6 +164,13 @@ def test_a_few_flows_that_would_go_from_many_computes_at_once_stay_until_that_is
         "on 4 of 5 computes" in trio.controller.member("a").reason or "on 5 of 5" in trio.controller.member("a").reason
     )
     assert [planted(trio, name) for name in names] == [2] * 5
+    # One that comes back alone, or a controller that starts anew, finds few flows on few computes: held they stay.
+    trio.add_network("green", "10.2.0.0/24")
+    trio.restart_controller()
+    members = trio.controller.app.cluster.members
+    trio.wait(lambda: sum(m.resyncs > 0 for m in members.values()) == 5, what="all compared anew", deadline=30)
+    assert [m.phase for m in members.values()] == [Phase.BRAKED] * 5
+    assert [planted(trio, name) for name in names] == [2] * 5
     assert trio.call(trio.service.reconcile([], approve=True)) == names
     trio.wait_ready(*names, deadline=30)
     assert [planted(trio, name) for name in names] == [0] * 5

@@ -52,6 +52,10 @@ def test_a_broadcast_is_sent_to_a_thousand_computes_and_not_only_to_as_many_as_o
         here.appctl("tnl/neigh/set", "br-phy", tep(peer), "02:aa:00:00:00:01")
     port = member.view.ports["vm1"].ofport
     mac = "02:00:00:00:01:01"
-    traced = here.trace(f"in_port={port},dl_src={mac},dl_dst=ff:ff:ff:ff:ff:ff,dl_type=0x88b6")
-    reached = set(re.findall(r"dst=(172\.31\.1\d\d\.\d+)", traced))
-    assert reached == {tep(peer) for peer in range(PEERS)}
+    for kind in ("0x88b6", "0x0800"):
+        traced = here.trace(f"in_port={port},dl_src={mac},dl_dst=ff:ff:ff:ff:ff:ff,dl_type={kind}")
+        reached = set(re.findall(r"dst=(172\.31\.1\d\d\.\d+)", traced))
+        assert reached == {tep(peer) for peer in range(PEERS)}
+    report = cloud.audit()
+    assert report.computes == ("here",)
+    assert report.findings == ()

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from immutables import Map
 
+from ebbtide.compile import ledger
 from ebbtide.compile.features import arp, base, l2, tunnel
 from ebbtide.compile.fragment import Fragment, Key
 from ebbtide.model.facts import Binding, BindingPhase, Compute, Edit, Membership, Network, Port, Relation
@@ -51,7 +52,11 @@ def _local(state: State, key: Key, view: View) -> Fragment | None:
         port = state.ports[port_id]
         if port.network == net.id and phase is not BindingPhase.LEAVING and _ofport(view, port_id):
             here.append(port)
-    return l2.local_delivery(net, here)
+    return l2.local_delivery(net, here, _is_large(state, net.id), view.userspace)
+
+
+def _is_large(state: State, network: str) -> bool:
+    return len(state.footprint(network)) > ledger.MAX_BUCKETS
 
 
 def _port(state: State, key: Key, view: View) -> Fragment | None:
@@ -200,6 +205,9 @@ def touched(edits: Iterable[Edit], before: State, after: State) -> dict[int, set
     for network, compute in joined:
         computes = both(network)
         add(computes, Key("network", network))
+        if _is_large(before, network) != _is_large(after, network):
+            for other in computes:
+                add([other], Key("local", network, other))
         for other in computes - {compute}:
             add([other], Key("tunnel", compute, other))
             add([compute], Key("tunnel", other, compute))
@@ -217,6 +225,8 @@ def _tunnel_keys(number: int, before: State, after: State) -> Iterator[tuple[int
 def touched_by_view(state: State, compute: int, old: View, new: View) -> set[Key]:
     """The keys of a compute that a change of what it shows may alter."""
     found: set[Key] = set()
+    if old.userspace != new.userspace:
+        found |= {Key("local", network, compute) for network in state.networks_on.get(compute, _NONE)}
     for port in {*old.ports, *new.ports}:
         if old.ports.get(port) != new.ports.get(port) and port in state.ports:
             found.add(Key("plug", port, compute))

@@ -85,6 +85,7 @@ class Priority:
     KNOWN_MAC = 20
     # tables 52 and 53
     FLOOD = 5
+    FLOOD_IP = 6
     # table 55
     REFLECTION = 12
     # table 220
@@ -203,7 +204,8 @@ _OURS = frozenset(kind << KIND_SHIFT - FEATURE_SHIFT | feature for kind in Kind 
 # --- groups, meters, VNIs ---
 
 MAX_BUCKETS = 500
-_LOCAL_GROUPS, _FLOOD_GROUPS, _FLOOD_PARTS, _LOCAL_PARTS = 0x0010_0000, 0x0020_0000, 0x1000_0000, 0x3000_0000
+_LOCAL_GROUPS, _FLOOD_GROUPS, _WHOLE_GROUPS = 0x0010_0000, 0x0020_0000, 0x0030_0000
+_FLOOD_PARTS, _LOCAL_PARTS = 0x1000_0000, 0x3000_0000
 
 
 def local_group(tag: int) -> int:
@@ -214,6 +216,11 @@ def local_group(tag: int) -> int:
 def flood_group(tag: int) -> int:
     """Group that sends to every compute of a network's footprint."""
     return _FLOOD_GROUPS + tag
+
+
+def whole_group(tag: int) -> int:
+    """Group that sends to every compute of a network with more than MAX_BUCKETS of them, in one translation."""
+    return _WHOLE_GROUPS + tag
 
 
 def flood_part(tag: int, part: int) -> int:

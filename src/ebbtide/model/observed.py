@@ -41,12 +41,14 @@ class View(msgspec.Struct, frozen=True):
     """One compute as its OVSDB shows it.
 
     `ports`: iface-id -> interface; `tunnels`: far end's number -> interface of the tunnel made for it.
-    `live` tells whether the OVSDB session is up; a view outlives its session.
+    `live` tells whether the OVSDB session is up; a view outlives its session. `userspace`: br-int's datapath is Open vSwitch's own, not
+    the kernel's.
     """
 
     live: bool = False
     ports: Map[str, Interface] = Map()
     tunnels: Map[int, Interface] = Map()
+    userspace: bool = False
 
 
 class Observed(msgspec.Struct, frozen=True):

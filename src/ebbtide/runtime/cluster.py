@@ -20,7 +20,7 @@ from ebbtide.compile.fragment import Key
 from ebbtide.decide import brake, ids, lifecycle
 from ebbtide.decide.lifecycle import Outcome
 from ebbtide.errors import EbbtideError
-from ebbtide.model.facts import Binding, Compute, Edit, Membership, Port, Relation
+from ebbtide.model.facts import Binding, Compute, Debt, Edit, Membership, Port, Relation
 from ebbtide.model.observed import Phase, View
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
@@ -246,8 +246,9 @@ class Cluster:
         try:
             verdict = await self.store.commit(decide)
         except EbbtideError as error:
-            link.close(f"cannot be admitted now: {error}")
-            return number
+            reason = f"cannot be admitted now: {error}"
+            link.close(reason)
+            raise LinkLost(reason) from None
         if verdict.outcome is Outcome.REFUSED or verdict.kept:
             self._wanting[link] = said, judged
         else:
@@ -328,7 +329,7 @@ class Cluster:
                 self._view_changed(member, vswitch.view(event.replica, True, self._tep) if ports else member.view)
                 if vswitch.edited(event.changes):
                     self._edited(member, event.changes)
-                elif member.switch is None or member.phase is Phase.FOREIGN:
+                elif (member.switch is None or member.phase is Phase.FOREIGN) and _beside_ours(event.changes):
                     # A switch that waits, silent, and a br-int that is foreign no longer show in rows that are not ours.
                     member.wake()
         said.fire()
@@ -375,9 +376,6 @@ class Cluster:
             member = self._owner(switch)
             self._owners[switch] = member
             member.attach_switch(switch)
-            # A switch that has just started knows none of its peers' MACs, whatever was known of the one before it.
-            for peer in member.view.tunnels:
-                self.probes.watch(member.number, peer)
             self._notify("compute", name=member.name)
             await switch.lost.wait()
             log.info("openflow_session_lost", compute=member.name, reason=switch.reason)
@@ -465,6 +463,9 @@ class Cluster:
                 self.places.bound_anew(fact.port)
             elif isinstance(fact, Port):
                 ports.add(fact.id)
+            elif isinstance(fact, Debt) and new is not None and fact.compute in self.members:
+                # It may have nothing to do any more, and then nobody else would tell that it has paid.
+                self.members[fact.compute].wake()
         self.places.look_at(ports)
         self._release_soon()
         self._notify("state", revision=after.revision)
@@ -634,8 +635,11 @@ class Cluster:
             member.approve()
         # One after the other is as good as all at once: the last one takes the store's own mark away.
         hold = self.store.hold
-        if hold and all(x.released == hold for x in self._of_ours() if x.link is not None):
+        if hold and chosen and all(x.released == hold for x in self._of_ours()):
             await self.store.set_hold("")
+        if not self.store.hold:
+            for member in self.members.values():
+                member.released = ""
         return sorted(x.name for x in chosen)
 
     # --- for the north ---
@@ -661,6 +665,11 @@ class Cluster:
         """Fragments that a compute's switch has refused."""
         member = self.members.get(number)
         return sorted(member.rejected) if member is not None else []
+
+
+def _beside_ours(changes: Iterable[RowChange]) -> bool:
+    """Whether more has changed than the counters which our own transactions and the switch's answers to them move on."""
+    return any(change.table != "Open_vSwitch" for change in changes)
 
 
 def _host(address: Any) -> str:

@@ -128,7 +128,8 @@ class Endings:
 
     def _never_ours(self) -> set[str]:
         """Computes that another system runs: nothing of ours is there."""
-        return {m.name for m in self._cluster.members.values() if m.phase is Phase.FOREIGN}
+        members = (self._cluster.members.get(c.number) for c in self._cluster.state.members())
+        return {m.name for m in members if m is not None and m.phase is Phase.FOREIGN}
 
     async def _owe(self, operation: Operation, numbers: Sequence[int]) -> None:
         """Computes that were lost after the end was decided owe the cleaning like those that were away before."""

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from ebbtide.compile import compiler
@@ -146,7 +147,9 @@ class Member:
     def rid_through(self) -> int:
         """The newest revision that `rid_of` holds for, and for all before it; 0 while its tables are not known to be right."""
         oldest = self._breaks.oldest()
-        return self.applied() if oldest is None else min(self.applied(), oldest - 1)
+        through = self.applied() if oldest is None else min(self.applied(), oldest - 1)
+        # What the brake holds back is still there, whenever it should have gone: nothing after the last stamp is sure.
+        return min(through, self._stamp_now().revision) if self.held_back else through
 
     def touch(self, keys: Iterable[Key], revision: int) -> None:
         """These fragments may differ from `revision` on; and our rows, if tunnels are among them."""
@@ -218,7 +221,7 @@ class Member:
         """Its OVSDB session ended. The view stays, marked as not live."""
         if self.link is link:
             self.link = None
-            self.view = View(live=False, ports=self.view.ports, tunnels=self.view.tunnels)
+            self.view = msgspec.structs.replace(self.view, live=False)
             self._note_reachable()
 
     def attach_switch(self, switch: SwitchLink) -> None:
@@ -288,7 +291,7 @@ class Member:
     def _after_failure(self) -> None:
         """Try again: at once nearly, then at longer and longer intervals. A session that comes back wakes it in any case."""
         self._failures += 1
-        self._again(min(0.1 * 2**self._failures, RETRY_AT_MOST))
+        self._again(retry_after(self._failures))
 
     def _again(self, after: float) -> None:
         """Wake it by then. One timer a compute, the earliest: whoever is woken asks anew for what is left."""
@@ -382,6 +385,8 @@ class Member:
             self.phase = Phase.RECONCILED
         if rows:
             await self._rows_that_arm(compute)
+        if self.switch is not switch:
+            raise SwitchLost("its OpenFlow session has ended")
         if self.held_back:
             self.phase, self.reason = Phase.BRAKED, self.held_back
         else:
@@ -518,6 +523,9 @@ class Member:
         if self.switch is not switch:
             raise SwitchLost("its OpenFlow session was replaced meanwhile")
         self.synced = True
+        # A switch that has just started knows none of its peers' MACs, whatever was known of the one before it.
+        for peer in self.view.tunnels:
+            self.cluster.probes.watch(self.number, peer)
         self._deep = False
         self.approved = False
         self.resyncs += 1
@@ -580,6 +588,10 @@ class Member:
         self.held_back = ""
         if self._unexplained:
             self.held_back = brake.unexplained(own.stamp, revision, ours, deletes) or self.cluster.widespread()
+            if held and not self.held_back:
+                self.held_back = (
+                    f"{deletes} flows were held back before, and that was not approved: `ebbtide reconcile --approve`"
+                )
         if self.held_back:
             self.log.error("brake", compute=compute.name, reason=self.held_back)
             work.break_flows, work.break_groups = [], []
@@ -796,6 +808,11 @@ class Member:
         await self._send_rows(rows)
         self.left = True
         self._leaving = False
+
+
+def retry_after(failures: int) -> float:
+    """Seconds until a step that has failed so many times on end is tried again."""
+    return float(min(0.1 * 2 ** min(failures, 10), RETRY_AT_MOST))
 
 
 _NOTHING = Fragment()

@@ -127,18 +127,19 @@ class Probes:
 
     def run_due(self) -> float:
         """Send what is due; seconds until the next."""
-        now, sent = self._cluster.now(), 0
+        now, looked_at = self._cluster.now(), 0
         while self._due and self._due[0][0] <= now:
-            if sent == AT_ONCE:
+            if looked_at == AT_ONCE:
                 return PAUSE
             due, source, target = heapq.heappop(self._due)
             way = source, target
             if self._next.get(way) != due:
                 continue
-            if self._send(source, target):
-                sent += 1
-                self._tries[way] += 1
-            wait = FAST if self._tries[way] < FAST_TRIES else SLOW
+            looked_at += 1
+            sent = self._send(source, target)
+            self._tries[way] += sent
+            # What cannot be sent now is watched anew when its switch has been compared.
+            wait = FAST if sent and self._tries[way] < FAST_TRIES else SLOW
             if self._is_done(way):
                 wait = KEEP if self._forgets(source) else RARELY
             self._schedule(source, target, now + wait)

@@ -204,7 +204,9 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
             other = ports.get(seen.iface_id)
             if other is None or not other.ofport or (seen.ofport and seen.ofport < other.ofport):
                 ports[seen.iface_id] = seen
-    return View(live=live, ports=Map(ports), tunnels=Map(tunnels))
+    own = bridge(tables)
+    userspace = own is not None and own.row["datapath_type"] == "netdev"
+    return View(live=live, ports=Map(ports), tunnels=Map(tunnels), userspace=userspace)
 
 
 def seen_by_bfd(tables: Replica) -> set[int]:

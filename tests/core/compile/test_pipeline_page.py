@@ -78,6 +78,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
     assert told == [
         f"{ledger.local_group(0):#x} + network tag",
         f"{ledger.flood_group(0):#x} + network tag",
+        f"{ledger.whole_group(0):#x} + network tag",
         f"{ledger.flood_part(0, 0):#x} + {ledger.flood_part(1, 0) - ledger.flood_part(0, 0)} x network tag + part",
         str(ledger.MAX_BUCKETS),
         str(ledger.FLOOD_ZONE),

@@ -102,15 +102,22 @@ def test_arp_is_answered_on_the_spot_for_known_addresses_and_asked_of_all_for_ot
         assert len(walk.taps) == sum(p.network == sender.network for _, p in bound(found)) - 1
 
 
-def test_a_network_of_more_computes_than_a_bucket_list_holds_is_flooded_all_the_same() -> None:
+@pytest.mark.parametrize("userspace", [True, False])
+@pytest.mark.parametrize("kind", [0x0800, 0x86DD, 0x88B6])
+def test_a_network_of_more_computes_than_a_bucket_list_holds_is_flooded_all_the_same(
+    kind: int, userspace: bool
+) -> None:
     count = ledger.MAX_BUCKETS + 3
     computes = range(1, count + 1)
     facts = [*(compute(n, teps=(f"10.0.{n >> 8}.{n & 255}",)) for n in computes), network(1)]
     facts += [port(n, 1) for n in computes]
     found = state(*facts, *(Binding(f"p{n}", n, ACTIVE) for n in computes))
-    held = {n: Table.of(found, n, view(found, n)) for n in (1, 2, count)}
-    walk = Walk(held).enter(1, ofport(1), unicast(port(1, 1).mac, BROADCAST))
+    views = {n: msgspec.structs.replace(view(found, n), userspace=userspace) for n in (1, 2, count)}
+    held = {n: Table.of(found, n, shown) for n, shown in views.items()}
+    walk = Walk(held).enter(1, ofport(1), {**unicast(port(1, 1).mac, BROADCAST), "eth_type": kind})
     assert walk.tunnels == count - 1
+    # The kernel's conntrack refuses what is not IP, and the whole flow with it.
+    assert walk.cut == (userspace or kind != 0x88B6)
     assert walk.taps == [(2, "p2"), (count, f"p{count}")]
     for group in held[1].groups.values():
         assert len(group.buckets) <= ledger.MAX_BUCKETS

@@ -11,14 +11,15 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.compile import compiler
+from ebbtide.compile import compiler, ledger
 from ebbtide.compile.fragment import Fragment, Key
-from ebbtide.model.facts import Compute, Edit, Membership
+from ebbtide.model.facts import Binding, BindingPhase, Compute, Edit, Fact, Membership
 from ebbtide.model.observed import View
 from ebbtide.model.state import State, apply
 from ebbtide.reconcile.compiled import Compiled
 from ebbtide.reconcile.delta import Encoded, diff, encode, resync
 from tests.core.compile.fragments import check_fragments
+from tests.fakes import clouds
 from tests.fakes.clouds import Story, random_view, squash
 from tests.fakes.model_switch import ModelSwitch
 
@@ -126,3 +127,20 @@ def test_the_way_to_a_state_leaves_no_trace_in_what_is_desired(seed: int, length
         at_once.changed(edits, apply(State(), edits, story.state.revision))
         at_once.check()
         assert at_once.held == one_by_one.held
+
+
+def test_a_network_that_grows_beyond_one_bucket_list_changes_how_each_of_its_computes_floods() -> None:
+    count = ledger.MAX_BUCKETS + 1
+    facts: list[Fact] = [clouds.network(1), *(clouds.compute(n) for n in range(1, count + 1))]
+    facts += [clouds.port(n, 1) for n in range(1, count + 1)]
+    before = clouds.state(*facts, *(Binding(f"p{n}", n, BindingPhase.ACTIVE) for n in range(1, count)))
+    edits = [Edit(None, Binding(f"p{count}", count, BindingPhase.ACTIVE))]
+    after = clouds.change(before, *edits)
+    named = compiler.touched(edits, before, after)
+    for number in (1, 2, count):
+        shown = [clouds.view(s, number) for s in (before, after)]
+        old, new = compiler.desired(before, number, shown[0]), compiler.desired(after, number, shown[1])
+        differing = {key for key in {*old, *new} if old.get(key) != new.get(key)}
+        # Keys of what the compute shows (tunnels) are named by its view.
+        assert {key for key in differing if key.room != "tunnel"} <= named[number]
+        assert Key("local", "n1", number) in differing

@@ -54,6 +54,7 @@ def network(net: Network, footprint: list[int]) -> Fragment:
     cookie = ledger.cookie(Kind.NETWORK, Feature.L2, net.tag)
     elan = ledger.metadata_network(net.tag)
     flood, local = ledger.flood_group(net.tag), ledger.local_group(net.tag)
+    large = len(footprint) > ledger.MAX_BUCKETS
     flows = (
         Flow(T.DISPATCHER, Priority.SERVICE, match(metadata=elan), goto=T.ARP_CHECK, cookie=cookie),
         Flow(
@@ -65,13 +66,7 @@ def network(net: Network, footprint: list[int]) -> Fragment:
             goto=T.L2_DMAC,
             cookie=cookie,
         ),
-        Flow(
-            T.L2_UNKNOWN,
-            Priority.FLOOD,
-            match(metadata=ledger.metadata_flood(net.tag, from_tunnel=False)),
-            actions=(SetField("tun_id", net.vni), ToGroup(flood), ToGroup(local)),
-            cookie=cookie,
-        ),
+        *(() if large else (_flood(net, flood),)),
         Flow(
             T.L2_UNKNOWN,
             Priority.FLOOD,
@@ -81,16 +76,32 @@ def network(net: Network, footprint: list[int]) -> Fragment:
         ),
     )
     buckets = tuple(Bucket((SetField(ledger.TO_COMPUTE_REG, n), Resubmit(T.EGRESS))) for n in sorted(footprint))
-    if len(buckets) <= ledger.MAX_BUCKETS:
+    if not large:
         return Fragment(flows, (Group(flood, GroupType.ALL, buckets),))
-    large = _large_flood(net, buckets)
-    return Fragment(flows + large.flows, large.groups)
+    more = _large_flood(net, buckets)
+    return Fragment(flows + more.flows, more.groups)
+
+
+def _flood(net: Network, group: int, eth_type: int = 0) -> Flow:
+    """What a VM here floods: by that group to the other computes, and to the ports here."""
+    kind = (M("eth_type", eth_type),) if eth_type else ()
+    return Flow(
+        T.L2_UNKNOWN,
+        Priority.FLOOD_IP if eth_type else Priority.FLOOD,
+        (*match(metadata=ledger.metadata_flood(net.tag, from_tunnel=False)), *kind),
+        actions=(SetField("tun_id", net.vni), ToGroup(group), ToGroup(ledger.local_group(net.tag))),
+        cookie=ledger.cookie(Kind.NETWORK, Feature.L2, net.tag),
+    )
 
 
 def _large_flood(net: Network, buckets: tuple[Bucket, ...]) -> Fragment:
     """A flood to more computes than one translation reaches: 64 kB of actions, 780 tunnels on Open vSwitch 3.1.0, and silently no more,
     whatever groups of groups there are. So each part is a translation of its own: the frame is cut off and comes back through conntrack
-    (ovs-actions(7), ct with a table), in a zone where nothing is ever committed."""
+    (ovs-actions(7), ct with a table), in a zone where nothing is ever committed.
+
+    The kernel's conntrack refuses what is neither IPv4 nor IPv6, and with it the whole flow; Open vSwitch's own lets it pass. So only IP
+    is cut for all, and what else there is (ARP above all) is each compute's own affair: see `local_delivery`.
+    """
     groups = _parts(ledger.flood_part, net.tag, buckets)
     cut = tuple(
         Bucket((SetField(ledger.PART_REG, part), Ct(zone=ledger.FLOOD_ZONE, table=T.L2_FLOOD_PART)))
@@ -107,11 +118,18 @@ def _large_flood(net: Network, buckets: tuple[Bucket, ...]) -> Fragment:
         )
         for part, group in enumerate(groups)
     )
-    return Fragment(flows, (*groups, Group(ledger.flood_group(net.tag), GroupType.ALL, cut)))
+    whole = tuple(Bucket((ToGroup(group.group_id),)) for group in groups)
+    ip = tuple(_flood(net, ledger.flood_group(net.tag), kind) for kind in (0x0800, 0x86DD))
+    tops = ((ledger.flood_group(net.tag), cut), (ledger.whole_group(net.tag), whole))
+    return Fragment(ip + flows, (*groups, *(Group(number, GroupType.ALL, found) for number, found in tops)))
 
 
-def local_delivery(net: Network, here: list[Port]) -> Fragment:
-    """One compute's: deliver a flooded frame to each of its ports. `here`: ports bound here, not those leaving."""
+def local_delivery(net: Network, here: list[Port], large: bool = False, userspace: bool = False) -> Fragment:
+    """One compute's: deliver a flooded frame to each of its ports. `here`: ports bound here, not those leaving.
+
+    `large`: the network is on more computes than one translation reaches for sure; then also how this compute floods what is not IP. A
+    kernel datapath, which cannot cut that, sends as far as one translation goes.
+    """
     buckets = tuple(
         Bucket(
             (
@@ -123,11 +141,13 @@ def local_delivery(net: Network, here: list[Port]) -> Fragment:
         for port in sorted(here, key=lambda p: p.lport)
     )
     whole = ledger.local_group(net.tag)
+    by = ledger.flood_group(net.tag) if userspace else ledger.whole_group(net.tag)
+    flows = (_flood(net, by),) if large else ()
     if len(buckets) <= ledger.MAX_BUCKETS:
-        return Fragment(groups=(Group(whole, GroupType.ALL, buckets),))
+        return Fragment(flows, (Group(whole, GroupType.ALL, buckets),))
     groups = _parts(ledger.local_part, net.tag, buckets)
     named = tuple(Bucket((ToGroup(group.group_id),)) for group in groups)
-    return Fragment(groups=(*groups, Group(whole, GroupType.ALL, named)))
+    return Fragment(flows, (*groups, Group(whole, GroupType.ALL, named)))
 
 
 def _parts(part_id: Callable[[int, int], int], tag: int, buckets: tuple[Bucket, ...]) -> tuple[Group, ...]:
