@@ -9,6 +9,7 @@ import pytest
 from ebbtide.compile import ledger
 from ebbtide.compile.ledger import Feature, Kind
 from ebbtide.errors import Refused
+from ebbtide.lab import wait_until
 from ebbtide.model.observed import Phase
 from ebbtide.runtime import vswitch
 from tests.support import snapshots
@@ -73,7 +74,7 @@ def test_what_the_brake_held_back_stays_held_at_later_revisions_and_after_a_rest
     assert trio.controller.member("a").phase is Phase.BRAKED
     # It is served all the same: what makes is sent, and what a change takes away goes.
     trio.add_vm("vm3", "a", "blue", 3)
-    trio.wait(lambda: trio.lab.vm("vm2").reaches("10.1.0.3"), what="the new VM to be reached")
+    assert trio.lab.vm("vm2").reaches("10.1.0.3")
     assert planted(trio, "a") == PLANTED
     assert trio.call(trio.service.reconcile(["a"], approve=True)) == ["a"]
     trio.wait_ready("a", "b", "c", deadline=30)
@@ -151,7 +152,7 @@ def test_a_few_flows_that_would_go_from_many_computes_at_once_stay_until_that_is
     plant(trio, "e", 2)
     trio.restart_controller()
     trio.wait_ready(*names, deadline=30)
-    trio.wait(lambda: planted(trio, "e") == 0, what="one compute to be put right")
+    wait_until(lambda: planted(trio, "e") == 0, "one compute to be put right")
     for name in names:
         await_stamp(trio, name)
     trio.controller.stop()
