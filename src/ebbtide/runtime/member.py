@@ -515,11 +515,11 @@ class Member:
         await self._await_realised()
         before = switch.flow_mods
         state, work, ours = await self._dump_and_compare(compute, switch)
-        if work is None:
-            with no_collection():
+        with no_collection():
+            if work is None:
                 work = await self._install(state, switch)
-        await self._brake(compute, state, ours, work)
-        await self._carry_out_isolating(switch, work, state.revision)
+            await self._brake(compute, state, ours, work)
+            await self._carry_out_isolating(switch, work, state.revision)
         if self.switch is not switch:
             raise SwitchLost("its OpenFlow session was replaced meanwhile")
         self.synced = True
