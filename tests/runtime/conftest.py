@@ -31,3 +31,14 @@ def make_cloud(tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
 @pytest.fixture
 def cloud(make_cloud: Callable[..., Cloud]) -> Cloud:
     return make_cloud()
+
+
+@pytest.fixture
+def trio(cloud: Cloud) -> Cloud:
+    """a, b, c; one network with a VM on each."""
+    cloud.add_computes("a", "b", "c")
+    cloud.add_network("blue", "10.1.0.0/24")
+    for index, name in enumerate("abc", 1):
+        cloud.add_vm(f"vm{index}", name, "blue", index)
+    cloud.wait_clean()
+    return cloud

@@ -52,10 +52,11 @@ def test_a_switch_on_which_something_always_leaves_is_rid_of_an_older_revision_a
     breaks = Breaks()
     breaks.add(Work(break_flows=[Break(ONE, PORT)]), 5, 100.0, 1.0, everybody)
     breaks.add(Work(break_flows=[Break(TWO, PORT)], break_groups=[9]), 6, 100.5, 1.0, everybody)
-    assert breaks.left(5)
+    assert breaks.oldest() == 5
     breaks.done(*breaks.due(101.0))
-    assert not breaks.left(5)
-    assert breaks.left(6)
+    assert breaks.oldest() == 6
+    breaks.done(*breaks.due(101.5))
+    assert breaks.oldest() is None
 
 
 def test_a_step_that_fails_for_days_is_tried_again_at_the_longest_interval() -> None:

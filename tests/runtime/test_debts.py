@@ -12,17 +12,6 @@ from tests.support.second_search import left_of
 pytestmark = pytest.mark.lab
 
 
-@pytest.fixture
-def trio(cloud: Cloud) -> Cloud:
-    """a, b, c; one network with a VM on each."""
-    cloud.add_computes("a", "b", "c")
-    cloud.add_network("blue", "10.1.0.0/24")
-    for index, name in enumerate("abc", 1):
-        cloud.add_vm(f"vm{index}", name, "blue", index)
-    cloud.wait_clean()
-    return cloud
-
-
 def test_what_a_survivor_could_not_be_told_is_owed_until_it_is_back(trio: Cloud) -> None:
     call, service, cluster = trio.call, trio.service, trio.controller.app.cluster
     gone, c = trio.fact("a"), trio.lab.compute("c")

@@ -14,17 +14,6 @@ from tests.support.second_search import left_of
 pytestmark = pytest.mark.lab
 
 
-@pytest.fixture
-def trio(cloud: Cloud) -> Cloud:
-    """a, b, c; one network with a VM on each."""
-    cloud.add_computes("a", "b", "c")
-    cloud.add_network("blue", "10.1.0.0/24")
-    for index, name in enumerate("abc", 1):
-        cloud.add_vm(f"vm{index}", name, "blue", index)
-    cloud.wait_clean()
-    return cloud
-
-
 def test_a_removed_compute_leaves_nothing_anywhere(trio: Cloud) -> None:
     call, service = trio.call, trio.service
     compute = trio.fact("a")

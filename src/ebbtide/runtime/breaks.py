@@ -61,12 +61,6 @@ class Breaks:
         times = [at for _, at, _ in self._flows.values()] + [at for at, _ in self._groups.values()]
         return min(times, default=None)
 
-    def left(self, revision: int) -> bool:
-        """Whether something that a revision up to this one asked for has not gone yet."""
-        return any(of <= revision for _, _, of in self._flows.values()) or any(
-            of <= revision for _, of in self._groups.values()
-        )
-
     def oldest(self) -> int | None:
         """The oldest revision that asked for something that has not gone yet."""
         revisions = [of for _, _, of in self._flows.values()] + [of for _, of in self._groups.values()]

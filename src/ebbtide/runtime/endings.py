@@ -154,7 +154,7 @@ class Endings:
         """Members that can be cleaned and have not applied a revision yet, or still hold something that it took away."""
         able = self._cluster.owing_nothing()
         found = (self._cluster.members.get(c.number) for c in self._cluster.state.members() if c.number in able)
-        return [m for m in found if m is not None and m.phase is not Phase.FOREIGN and not m.rid_of(revision)]
+        return [m for m in found if m is not None and m.phase is not Phase.FOREIGN and m.rid_through() < revision]
 
     async def _note(self, operation_id: str, outcome: str, reason: str) -> None:
         def decide(state: State) -> tuple[list[Edit], None]:

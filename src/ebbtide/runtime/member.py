@@ -140,12 +140,9 @@ class Member:
         left = self._dirty or self._breaks or self._rows_dirty
         return self.synced and not left and not self._busy and not self.held_back
 
-    def rid_of(self, revision: int) -> bool:
-        """Whether it has applied `revision`, and everything that this one or an older one took away has gone from its switch."""
-        return self.applied() >= revision and not self._breaks.left(revision)
-
     def rid_through(self) -> int:
-        """The newest revision that `rid_of` holds for, and for all before it; 0 while its tables are not known to be right."""
+        """The newest revision that it has applied, and of which, as of all before it, everything that was taken away has gone from its
+        switch; 0 while its tables are not known to be right."""
         oldest = self._breaks.oldest()
         through = self.applied() if oldest is None else min(self.applied(), oldest - 1)
         # What the brake holds back is still there, whenever it should have gone: nothing after the last stamp is sure.
