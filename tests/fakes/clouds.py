@@ -13,27 +13,38 @@ from typing import Any, TypeVar
 import msgspec
 from immutables import Map
 
-from ebbtide.decide import scalein
+from ebbtide.compile import ledger
+from ebbtide.decide import parts, scalein
 from ebbtide.model.facts import (
     Binding,
     BindingPhase,
     Compute,
     Cursor,
     Debt,
+    Designation,
     Edit,
+    External,
     Fact,
+    Floating,
+    Lease,
     Membership,
+    Move,
+    MovePhase,
+    Neighbour,
     Network,
     Operation,
     Port,
     Relation,
     Retired,
+    Router,
+    RouterPort,
 )
 from ebbtide.model.observed import Interface, View
 from ebbtide.model.state import State, apply
 
 PENDING, ACTIVE, LEAVING = BindingPhase.PENDING, BindingPhase.ACTIVE, BindingPhase.LEAVING
 FIRST_TUNNEL = 1000
+PROVIDER = 900
 V = TypeVar("V")
 
 
@@ -51,6 +62,24 @@ def network(tag: int, **more: Any) -> Network:
 def port(lport: int, tag: int, **more: Any) -> Port:
     """Port "p<lport>" in network "n<tag>", with a MAC and an address made of its number."""
     made = Port(f"p{lport}", f"n{tag}", 0x02_0000_000000 + lport, lport, (f"10.1.{lport >> 8}.{lport & 255}",))
+    return msgspec.structs.replace(made, **more)
+
+
+def external(tag: int, **more: Any) -> External:
+    """External network "x<tag>" of physical network "physnet", flat, 203.0.<tag>.0/24 with its next hop at .1."""
+    made = External(f"x{tag}", tag, "physnet", 0, f"203.0.{tag & 255}.0/24", f"203.0.{tag & 255}.1")
+    return msgspec.structs.replace(made, **more)
+
+
+def router(tag: int, **more: Any) -> Router:
+    """Router "r<tag>"."""
+    return msgspec.structs.replace(Router(f"r{tag}", tag, ledger.mac("store", ledger.MacOf.ROUTER, tag)), **more)
+
+
+def leg(router_tag: int, network_tag: int, **more: Any) -> RouterPort:
+    """Router "r<router_tag>" in network "n<network_tag>", which holds 10.1.0.0/16; its address ends with its own tag."""
+    address = f"10.1.255.{router_tag % 250 + 1}"
+    made = RouterPort(f"r{router_tag}", f"n{network_tag}", address, "10.1.0.0/16", 0x02EB_0400_0000 + router_tag)
     return msgspec.structs.replace(made, **more)
 
 
@@ -73,8 +102,11 @@ def view(found: State, number: int, *, taps: Iterable[str] | None = None) -> Vie
     """What a compute shows when all that State asks is realised: a tap for each binding (or for `taps`), all its tunnels."""
     here = found.ports_on.get(number, Map()) if taps is None else taps
     ports = {p: Interface(f"tap-{p}", ofport(found.ports[p].lport), p) for p in here}
-    tunnels = {n: Interface(f"tun{n}", FIRST_TUNNEL + n, type="vxlan") for n in found.peers(number)}
-    return View(True, Map(ports), Map(tunnels))
+    tunnels = {n: Interface(f"tun{n}", FIRST_TUNNEL + n, type="vxlan", up=True) for n in found.peers(number)}
+    own = found.computes.get(number)
+    mapped = dict(own.provider_mappings) if own is not None else {}
+    providers = {physical: Interface("patch", PROVIDER, type="patch") for physical in mapped}
+    return View(True, Map(ports), Map(tunnels), providers=Map(providers))
 
 
 def key_of(fact: Fact) -> tuple[Any, ...]:
@@ -92,6 +124,16 @@ def key_of(fact: Fact) -> tuple[Any, ...]:
             return ("cursor", fact.kind)
         case Retired():
             return ("retired", fact.tag)
+        case RouterPort():
+            return ("leg", fact.router, fact.network, fact.address)
+        case Floating() | Neighbour():
+            return (type(fact).__name__, fact.external, fact.address)
+        case Designation():
+            return ("designation", fact.service, fact.object)
+        case Lease():
+            return ("lease", fact.router, fact.first)
+        case Move():
+            return ("move", fact.router)
         case _:
             return (type(fact).__name__, fact.id)
 
@@ -119,7 +161,7 @@ class Story:
     def batch(self, size: int = 3) -> list[Edit]:
         """The edits of one transaction, after which `state` is one revision on."""
         before, edits = self.state, []
-        founded = [_join] * 5 + [_network] * 3 + [_port] * 8 if not before.revision else []
+        founded = [_join] * 5 + [_network] * 3 + [_port] * 8 + [_external, _router, _leg] if not before.revision else []
         chosen = self.random.choices(list(_CHANGES), list(_CHANGES.values()), k=self.random.randint(1, size))
         for made in (make(self) for make in founded or chosen):
             self.state = apply(self.state, made, before.revision + 1)
@@ -151,7 +193,14 @@ def _join(s: Story) -> list[Edit]:
     n = s.fresh()
     membership = s.random.choice([Membership.MEMBER, Membership.MEMBER, Membership.WAITING])
     teps = s.random.choice([(), (f"10.0.0.{n}",), (f"10.0.0.{n}",)])
-    return [Edit(None, compute(n, membership=membership, teps=teps))]
+    mapped = s.random.choice([(), (("physnet", "br-ex"),)])
+    return [Edit(None, compute(n, membership=membership, teps=teps, provider_mappings=mapped))]
+
+
+def _map(s: Story) -> list[Edit]:
+    return s.changed(
+        s.pick(s.state.computes.values()), provider_mappings=s.random.choice([(), (("physnet", "br-ex"),)])
+    )
 
 
 def _member(s: Story) -> list[Edit]:
@@ -234,7 +283,9 @@ def _unport(s: Story) -> list[Edit]:
 
 
 def _without(s: Story, found: Port) -> list[Edit]:
-    return [Edit(found, None), *(Edit(b, None) for b in s.state.bindings.get(found.id, ()))]
+    named = [s.state.floatings[key] for key in s.state.floatings_of.get(found.id, ())]
+    freed = [Edit(f, msgspec.structs.replace(f, port="", fixed="", router="")) for f in named]
+    return [Edit(found, None), *(Edit(b, None) for b in s.state.bindings.get(found.id, ())), *freed]
 
 
 def _unnetwork(s: Story) -> list[Edit]:
@@ -242,7 +293,96 @@ def _unnetwork(s: Story) -> list[Edit]:
     if found is None:
         return []
     ports = [s.state.ports[p] for p in sorted(s.state.ports_of.get(found.id, ()))]
-    return [Edit(found, None), *(e for p in ports for e in _without(s, p))]
+    legs = [Edit(x, None) for inner in s.state.legs.values() for x in inner.values() if x.network == found.id]
+    return [Edit(found, None), *(e for p in ports for e in _without(s, p)), *legs]
+
+
+def _external(s: Story) -> list[Edit]:
+    n = s.fresh()
+    return [Edit(None, external(n, vlan=n % 4094))]
+
+
+def _router(s: Story) -> list[Edit]:
+    n, found = s.fresh(), s.pick(s.state.externals.values())
+    outside = {"external": found.id, "addresses": (f"203.0.113.{n % 250}",)} if found else {}
+    return [Edit(None, router(n, **outside))]
+
+
+def _reroute(s: Story) -> list[Edit]:
+    found = s.pick(s.state.routers.values())
+    via = s.pick(a for p in s.state.ports.values() for a in p.addresses if ":" not in a)
+    addresses = tuple(f"203.0.113.{s.fresh() % 250}" for _ in range(s.random.randint(0, 3)))
+    fields = {"addresses": addresses, "snat": False, "routes": (f"10.9.0.0/16 via {via}",) if via else ()}
+    name = s.random.choice(list(fields))
+    return s.changed(found, **{name: fields[name]})
+
+
+def _unrouter(s: Story) -> list[Edit]:
+    found = s.pick(s.state.routers.values())
+    if found is None:
+        return []
+    legs = [Edit(x, None) for x in s.state.legs.get(found.id, Map()).values()]
+    used = [f for f in s.state.floatings.values() if f.router == found.id]
+    return [Edit(found, None), *legs, *(Edit(f, None) for f in used), *parts.resign(s.state, found.id)]
+
+
+def _leg(s: Story) -> list[Edit]:
+    found, net = s.pick(s.state.routers.values()), s.pick(s.state.networks.values())
+    if found is None or net is None:
+        return []
+    held = s.pick(x for x in s.state.legs.get(found.id, Map()).values() if x.network == net.id)
+    if held is not None:
+        return [Edit(held, None)]
+    used = {x.subnet for x in s.state.legs.get(found.id, Map()).values()}
+    free = [n for n in (1, 2) if f"10.{n}.0.0/16" not in used]
+    if not free:
+        return []
+    place = {"address": f"10.{free[0]}.255.{found.tag % 250 + 1}", "subnet": f"10.{free[0]}.0.0/16"}
+    return [Edit(None, leg(found.tag, 0, router=found.id, network=net.id, **place))]
+
+
+def _float(s: Story) -> list[Edit]:
+    n = s.fresh()
+    held = s.pick(s.state.floatings.values()) if s.random.random() < 0.4 else None
+    if held is not None:
+        return [Edit(held, None)]
+    found = s.pick(r for r in s.state.routers.values() if r.external)
+    at = s.pick(p for p in s.state.ports.values() if p.addresses and not s.state.floatings_of.get(p.id))
+    if found is None or at is None:
+        return []
+    return [Edit(None, Floating(found.external, f"203.0.200.{n}", n, found.id, at.id, at.addresses[0]))]
+
+
+def _designate(s: Story) -> list[Edit]:
+    found, one, two = s.pick(s.state.routers.values()), s.member(), s.member()
+    if found is None or one is None or two is None:
+        return []
+    return parts.designate(s.state, found.id, one.number, two.number if one != two else 0)
+
+
+def _move(s: Story) -> list[Edit]:
+    found, to = s.pick(s.state.designations.values()), s.member()
+    held = s.state.moves.get(found.object) if found else None
+    if held is not None:
+        return (
+            [Edit(held, None)] if s.random.random() < 0.3 else s.changed(held, phase=s.random.choice(list(MovePhase)))
+        )
+    if found is None or to is None or to.number == found.compute:
+        return []
+    return [Edit(None, Move(found.object, found.compute, to.number, s.random.choice(list(MovePhase))))]
+
+
+def _resign(s: Story) -> list[Edit]:
+    found = s.pick(s.state.designations.values())
+    return parts.resign(s.state, found.object) if found else []
+
+
+def _neighbour(s: Story) -> list[Edit]:
+    found = s.pick(s.state.externals.values())
+    if found is None:
+        return []
+    held = s.state.neighbours.get((found.id, found.gateway))
+    return [Edit(held, Neighbour(found.id, found.gateway, s.fresh()))]
 
 
 def _bind(s: Story) -> list[Edit]:
@@ -310,6 +450,17 @@ _CHANGES: dict[Callable[[Story], list[Edit]], int] = {
     _flip: 6,
     _relate: 3,
     _record: 1,
+    _map: 2,
+    _external: 1,
+    _router: 2,
+    _reroute: 2,
+    _unrouter: 1,
+    _leg: 5,
+    _float: 4,
+    _designate: 4,
+    _move: 4,
+    _resign: 1,
+    _neighbour: 2,
 }
 
 
@@ -325,4 +476,5 @@ def random_view(random: Random, found: State, number: int, before: View) -> View
     if random.random() < 0.2:
         keep = {name: msgspec.structs.replace(i, ofport=0) for name, i in keep.items()}
     tunnels = {name: i for name, i in sorted({**before.tunnels, **whole.tunnels}.items()) if random.random() < 0.8}
-    return View(random.random() < 0.9, Map(keep), Map(tunnels))
+    providers = whole.providers if random.random() < 0.7 else Map()
+    return View(random.random() < 0.9, Map(keep), Map(tunnels), providers=providers)

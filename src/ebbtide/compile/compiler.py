@@ -1,8 +1,7 @@
 """State and what is observed -> fragments.
 
-`fragment(key)` is the one way to make a fragment; `keys` lists all that a compute should hold (the truth: full recompute), and
-`touched` names those that a change may alter (the cache in front of it). Measured: at 1,000 computes with 50 ports each a full
-recompute takes seconds, one port's change touches 40 fragments. A property test holds the two equal.
+`fragment(key)` is the one way to make a fragment; `keys` lists all that a compute should hold: the truth, a full recompute. What a change
+may alter, the cache in front of it, is in `affected.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from immutables import Map
 
 from ebbtide.compile import ledger
-from ebbtide.compile.features import arp, base, l2, tunnel
+from ebbtide.compile.features import arp, base, l2, l3, nat, outside, stances, tunnel
 from ebbtide.compile.fragment import Fragment, Key
-from ebbtide.model.facts import Binding, BindingPhase, Compute, Edit, Membership, Network, Port, Relation
+from ebbtide.model.facts import BindingPhase, External, Floating, Membership, Router
 from ebbtide.model.observed import View
 from ebbtide.model.state import State
 
@@ -52,10 +51,10 @@ def _local(state: State, key: Key, view: View) -> Fragment | None:
         port = state.ports[port_id]
         if port.network == net.id and phase is not BindingPhase.LEAVING and _ofport(view, port_id):
             here.append(port)
-    return l2.local_delivery(net, here, _is_large(state, net.id), view.userspace)
+    return l2.local_delivery(net, here, is_large(state, net.id), view.userspace)
 
 
-def _is_large(state: State, network: str) -> bool:
+def is_large(state: State, network: str) -> bool:
     return len(state.footprint(network)) > ledger.MAX_BUCKETS
 
 
@@ -92,6 +91,101 @@ def _towards(state: State, key: Key, view: View) -> Fragment | None:
     return tunnel.towards(peer, ofport) if ofport and peer in state.peers(key.compute) else None
 
 
+def _router(state: State, key: Key, view: View) -> Fragment | None:
+    found = state.routers.get(str(key.object))
+    legs = state.legs.get(str(key.object), Map())
+    return l3.router(found, [(leg, state.networks[leg.network]) for _, leg in sorted(legs.items())]) if found else None
+
+
+def _routes(state: State, key: Key, view: View) -> Fragment | None:
+    port = state.ports.get(str(key.object))
+    active = state.active(str(key.object))
+    if port is None or active is None:
+        return None
+    routers = [
+        (state.routers[r], [leg for _, leg in sorted(state.legs[r].items()) if leg.network == port.network])
+        for r in sorted(state.routers_of.get(port.network, _NONE))
+    ]
+    return l3.routes(state.networks[port.network], port, active, routers)
+
+
+def _exit(state: State, key: Key, view: View) -> Fragment | None:
+    found = state.routers.get(str(key.object))
+    if found is None or not found.external or key.compute not in state.reach(found.id):
+        return None
+    ways = stances.exits(state, found.id)
+    own = bool(ways) and ways[0] == key.compute
+    found_at = [view.tunnels[n] for n in ways if n in view.tunnels]
+    return nat.exit_by(found, own, [(i.ofport, i.up) for i in found_at if i.ofport])
+
+
+def _gate(state: State, key: Key, view: View) -> Fragment | None:
+    found = state.routers.get(str(key.object))
+    external = state.externals.get(found.external) if found else None
+    stance = stances.stance(state, str(key.object), key.compute)
+    if found is None or external is None or stance is None:
+        return None
+    tunnels = {n: i.ofport for n, i in view.tunnels.items()}
+    return nat.gate(found, external, stance, _own_mac(state, key.compute), tunnels)
+
+
+def _own_mac(state: State, compute: int) -> int:
+    return ledger.mac(state.store_id, ledger.MacOf.COMPUTE, compute)
+
+
+def _outside(state: State, key: Key, view: View) -> Fragment | None:
+    external = state.externals.get(str(key.object))
+    return outside.network(external, state.neighbours.get((external.id, external.gateway))) if external else None
+
+
+def _wire(state: State, key: Key, view: View) -> Fragment | None:
+    external = state.externals.get(str(key.object))
+    if external is None or key.compute not in state.wired(external.id):
+        return None
+    provider = view.providers.get(external.physical)
+    return (
+        outside.wire(external, _own_mac(state, key.compute), provider.ofport) if provider and provider.ofport else None
+    )
+
+
+def _addresses(state: State, key: Key, view: View) -> Fragment | None:
+    found = state.routers.get(str(key.object))
+    external = state.externals.get(found.external) if found else None
+    return outside.addresses_of(external, found) if found and external else None
+
+
+def floating_key(found: Floating) -> str:
+    """What a floating IP is called in keys."""
+    return f"{found.external} {found.address}"
+
+
+def _known_floating(state: State, key: Key) -> tuple[External, Floating, Router, int] | None:
+    external, _, address = str(key.object).partition(" ")
+    found = state.floatings.get((external, address))
+    if found is None or found.port not in state.ports or found.router not in state.routers:
+        return None
+    return state.externals[external], found, state.routers[found.router], state.ports[found.port].lport
+
+
+def _address(state: State, key: Key, view: View) -> Fragment | None:
+    known = _known_floating(state, key)
+    return outside.address_of(known[0], known[1], known[3]) if known else None
+
+
+def _floating(state: State, key: Key, view: View) -> Fragment | None:
+    known = _known_floating(state, key)
+    if known is None:
+        return None
+    external, found, router, lport = known
+    hosts = state.hosts(found)
+    if key.compute not in hosts:
+        return None
+    answers = hosts[key.compute]
+    if True not in hosts.values():
+        answers = stances.owner(state, router.id) == key.compute
+    return outside.floating(external, found, router, lport, _own_mac(state, key.compute), answers=answers)
+
+
 def _ofport(view: View, port: str) -> int:
     interface = view.ports.get(port)
     return interface.ofport if interface else 0
@@ -110,7 +204,19 @@ _ROOMS = {
     "port": _port,
     "plug": _plug,
     "tunnel": _towards,
+    "router": _router,
+    "routes": _routes,
+    "exit": _exit,
+    "gate": _gate,
+    "outside": _outside,
+    "wire": _wire,
+    "addresses": _addresses,
+    "address": _address,
+    "floating": _floating,
 }
+
+
+_SHARED_BY_SOME = frozenset({"network", "port", "router", "routes", "outside", "addresses", "address"})
 
 
 def keys(state: State, compute: int, view: View) -> Iterator[Key]:
@@ -125,6 +231,28 @@ def keys(state: State, compute: int, view: View) -> Iterator[Key]:
         yield Key("plug", port, compute)
     for peer in {*state.peers(compute), *view.tunnels}:
         yield Key("tunnel", peer, compute)
+    routed: dict[str, None] = {}
+    for router in state.routers_at(compute):
+        yield Key("router", router)
+        yield Key("exit", router, compute)
+        yield Key("gate", router, compute)
+        routed |= dict.fromkeys(network for network, _ in state.legs.get(router, Map()))
+    for network in routed:
+        for port in state.ports_of.get(network, Map()):
+            yield Key("routes", port)
+    own = state.computes.get(compute)
+    physical = dict(own.provider_mappings) if own is not None else {}
+    for external in state.externals.values():
+        if external.physical in physical:
+            yield Key("outside", external.id)
+            yield Key("wire", external.id, compute)
+    for known in state.routers.values():
+        if known.external and state.externals[known.external].physical in physical:
+            yield Key("addresses", known.id)
+    for found in state.floatings.values():
+        if found.port and state.externals[found.external].physical in physical:
+            yield Key("address", floating_key(found))
+            yield Key("floating", floating_key(found), compute)
 
 
 def desired(state: State, compute: int, view: View) -> dict[Key, Fragment]:
@@ -142,100 +270,29 @@ def audience(state: State, key: Key) -> Iterable[int]:
     if key.room == "port":
         port = state.ports.get(str(key.object))
         return state.footprint(port.network) if port else ()
+    if key.room == "router":
+        return state.reach(str(key.object))
+    if key.room == "routes":
+        port = state.ports.get(str(key.object))
+        return {n for r in state.routers_of.get(port.network, _NONE) for n in state.reach(r)} if port else ()
+    if key.room in ("outside", "addresses", "address"):
+        return _wired_for(state, key)
     return [c.number for c in state.members()]
+
+
+def _wired_for(state: State, key: Key) -> Iterable[int]:
+    name = str(key.object)
+    if key.room == "addresses":
+        router = state.routers.get(name)
+        name = router.external if router is not None else ""
+    elif key.room == "address":
+        name = name.partition(" ")[0]
+    return state.wired(name)
 
 
 def concerns(state: State, key: Key, compute: int) -> bool:
     """Whether a compute is in the fragment's audience, without listing it."""
-    if key.room in ("network", "port") or key.compute:
+    if key.room in _SHARED_BY_SOME or key.compute:
         return compute in audience(state, key)
     found = state.computes.get(compute)
     return found is not None and found.membership is Membership.MEMBER
-
-
-def touched(edits: Iterable[Edit], before: State, after: State) -> dict[int, set[Key]]:
-    """Per compute, the keys whose fragment or audience may differ between two States.
-
-    It may name too much, never too little.
-    """
-    found: dict[int, set[Key]] = {}
-
-    def add(computes: Iterable[int], *names: Key) -> None:
-        for compute in computes:
-            found.setdefault(compute, set()).update(names)
-
-    def both(network: str) -> set[int]:
-        return {*before.footprint(network), *after.footprint(network)}
-
-    joined: set[tuple[str, int]] = set()
-    for old, new in edits:
-        fact = new if new is not None else old
-        match fact:
-            case Network():
-                add(both(fact.id), Key("network", fact.id))
-                for compute in both(fact.id):
-                    add([compute], Key("local", fact.id, compute))
-                for port_id in after.ports_of.get(fact.id, Map()):
-                    add(both(fact.id), Key("port", port_id))
-                    for binding in after.bindings.get(port_id, ()):
-                        add([binding.compute], Key("plug", port_id, binding.compute))
-            case Port():
-                found_at = (*before.bindings.get(fact.id, ()), *after.bindings.get(fact.id, ()))
-                # A port that is nowhere is nobody's business.
-                add(both(fact.network) if found_at else (), Key("port", fact.id))
-                for binding in found_at:
-                    here = binding.compute
-                    add([here], Key("plug", fact.id, here), Key("local", fact.network, here))
-            case Binding():
-                port = after.ports.get(fact.port) or before.ports[fact.port]
-                add(both(port.network), Key("port", fact.port))
-                for binding in (*before.bindings.get(fact.port, ()), *after.bindings.get(fact.port, ())):
-                    here = binding.compute
-                    add([here], Key("plug", fact.port, here), Key("local", port.network, here))
-                if (fact.compute in before.footprint(port.network)) != (fact.compute in after.footprint(port.network)):
-                    joined.add((port.network, fact.compute))
-            case Relation():
-                add([fact.gateway], Key("tunnel", fact.peer, fact.gateway))
-                add([fact.peer], Key("tunnel", fact.gateway, fact.peer))
-            case Compute():
-                add([fact.number], BASE)
-                if not isinstance(old, Compute) or not isinstance(new, Compute) or old.teps != new.teps:
-                    for compute, name in _tunnel_keys(fact.number, before, after):
-                        add([compute], name)
-    for network, compute in joined:
-        computes = both(network)
-        add(computes, Key("network", network))
-        if _is_large(before, network) != _is_large(after, network):
-            for other in computes:
-                add([other], Key("local", network, other))
-        for other in computes - {compute}:
-            add([other], Key("tunnel", compute, other))
-            add([compute], Key("tunnel", other, compute))
-        everything = {*before.ports_of.get(network, Map()), *after.ports_of.get(network, Map())}
-        add([compute], Key("local", network, compute), *(Key("port", port) for port in everything))
-    return found
-
-
-def _tunnel_keys(number: int, before: State, after: State) -> Iterator[tuple[int, Key]]:
-    for peer in {n for s in (before, after) if number in s.computes for n in s.peers(number)}:
-        yield peer, Key("tunnel", number, peer)
-        yield number, Key("tunnel", peer, number)
-
-
-def touched_by_view(state: State, compute: int, old: View, new: View) -> set[Key]:
-    """The keys of a compute that a change of what it shows may alter."""
-    found: set[Key] = set()
-    if old.userspace != new.userspace:
-        found |= {Key("local", network, compute) for network in state.networks_on.get(compute, _NONE)}
-    for port in {*old.ports, *new.ports}:
-        if old.ports.get(port) != new.ports.get(port) and port in state.ports:
-            found.add(Key("plug", port, compute))
-            found.add(Key("local", state.ports[port].network, compute))
-    for peer in {*old.tunnels, *new.tunnels}:
-        if old.tunnels.get(peer) == new.tunnels.get(peer):
-            continue
-        found.add(Key("tunnel", peer, compute))
-        for port in state.ports_on.get(compute, Map()):
-            if any(b.compute == peer for b in state.bindings.get(port, ())):
-                found.add(Key("plug", port, compute))
-    return found

@@ -7,28 +7,30 @@ No other file may write such a number.
 from __future__ import annotations
 
 from enum import IntEnum
+from zlib import crc32
 
 # --- tables ---
 
 
 class T(IntEnum):
-    """Tables. Those marked reserved hold no flow yet; their numbers and jobs are NetVirt's."""
+    """Tables. Those without a job hold no flow yet; their numbers and jobs are NetVirt's."""
 
     CLASSIFIER = 0
     DISPATCHER = 17
-    GATEWAY_MAC = 19  # reserved: routers
-    FIB = 21  # reserved
+    GATEWAY_MAC = 19
+    FIB = 21
     SUBNET_ROUTE = 22  # reserved
-    PRE_DNAT = 25  # reserved
-    PRE_SNAT = 26  # reserved
+    PRE_DNAT = 25
+    PRE_SNAT = 26
     DNAT = 27  # reserved
-    SNAT = 28  # reserved
+    SNAT = 28
+    PROVIDER = 29
     TUNNEL_TERMINATION = 36
     ARP_CHECK = 43
-    NAPT_IN = 44  # reserved
+    NAPT_IN = 44
     IPV6_ND = 45  # reserved
-    NAPT_OUT = 46  # reserved
-    NAPT_FIB = 47  # reserved
+    NAPT_OUT = 46
+    NAPT_FIB = 47
     L2_BASE = 48
     L2_SMAC_LEARNED = 49  # reserved
     L2_SMAC = 50  # reserved
@@ -38,25 +40,41 @@ class T(IntEnum):
     L2_FILTER = 55
     DHCP = 60  # reserved
     ARP_RESPONDER = 81
-    NAT_EXPORT = 90  # reserved: rows of a NAT move (NetVirt's QoS table is not used)
-    NAT_NEW = 92  # reserved: coupling and import rows (T12 and T22 of the recipe are 92 and 93)
-    NAT_REPLY = 93  # reserved
+    NAT_EXPORT = 90
+    NAT_NEW = 92
+    NAT_REPLY = 93
+    NAT_OPEN = 94
+    NAT_OPENED = 95
     SECURITY_OUT = 210  # reserved: 210-217, what a VM sends
     EGRESS = 220
     SECURITY_IN = 240  # reserved: 240-247, what a VM receives
 
 
 TABLE_JOBS: dict[T, str] = {
-    T.CLASSIFIER: "input port to logical port or tunnel; records the port, frees IN_PORT",
+    T.CLASSIFIER: "input port to logical port, tunnel or network outside; records the port, frees IN_PORT",
     T.DISPATCHER: "logical port to the services bound to its network",
+    T.GATEWAY_MAC: "what is for a router, by destination MAC; what else comes from outside",
+    T.FIB: "a router's routes, its own addresses, TTL",
+    T.PRE_DNAT: "from outside: external address to router, floating IP to the address that it stands for",
+    T.PRE_SNAT: "to the outside: floating IPs, else to the designated compute or into its NAT",
+    T.SNAT: "to the outside: next hop's MAC",
+    T.PROVIDER: "to the outside: VLAN tag, provider port",
     T.TUNNEL_TERMINATION: "VNI to network, for what comes out of a tunnel",
     T.ARP_CHECK: "ARP requests to the responder, all else to L2",
+    T.NAPT_IN: "NAT, inbound, after conntrack",
+    T.NAPT_OUT: "NAT, outbound, after conntrack",
+    T.NAPT_FIB: "NAT, outbound, translated",
     T.L2_BASE: "start of L2 forwarding",
     T.L2_DMAC: "network and destination MAC to logical port and compute",
     T.L2_UNKNOWN: "flood: broadcast, multicast, unknown unicast",
     T.L2_FLOOD_PART: "one part of a flood to more computes than one translation reaches",
     T.L2_FILTER: "never back to the sender's own port",
     T.ARP_RESPONDER: "answers for known addresses",
+    T.NAT_EXPORT: "learnt: mappings of the old side of a move; nothing is ever looked up here",
+    T.NAT_NEW: "outbound and unknown to conntrack: imported connections, then whom to ask",
+    T.NAT_REPLY: "inbound and unknown to conntrack: imported connections, then whom to ask",
+    T.NAT_OPEN: "opens a connection from the compute's own range of ports",
+    T.NAT_OPENED: "just opened: recorded, or refused where the range is full",
     T.EGRESS: "logical port or compute to an output",
 }
 
@@ -92,6 +110,53 @@ class Priority:
     TO_COMPUTE = 10
     FORWARD = 15
     TO_LOCAL = 20
+    # table 0
+    PROVIDER = 4
+    # table 19
+    OUTSIDE_ARP_REQUEST = 30
+    OUTSIDE_NEXT_HOP = 31
+    OUTSIDE_STRANGER = 1
+    GATEWAY = 20
+    # table 21: a route has ROUTE and the length of its prefix
+    ROUTE = 10
+    EXPIRED = 51
+    OWN_ADDRESS = 60
+    OWN_PING = 61
+    # table 25
+    INBOUND = 10
+    INBOUND_EXPORTED = 12
+    # table 26
+    TO_GATEWAY = 5
+    AT_GATEWAY = 7
+    FLOATING = 10
+    # table 28
+    NEXT_HOP = 10
+    OUR_ADDRESS = 20
+    ADDRESS_HERE = 25
+    # table 29
+    WIRE = 10
+    # table 36
+    RELATION = 10
+    RELATION_IN = 11
+    RELATION_EXPORTED = 12
+    # tables 44, 46
+    UNKNOWN = 5
+    ANSWERED = 6
+    KNOWN = 30
+    KNOWN_INVALID = 31
+    CLOSING = 32
+    EXPORT = 33
+    # table 47
+    TRANSLATED = 10
+    # tables 92 and 93
+    COUPLING = 10
+    IMPORTED = 20
+    NOT_IMPORTED = 1
+    # tables 94 and 95
+    OPEN = 10
+    OPEN_CAREFULLY = 11
+    OPENED = 5
+    RECORD = 10
 
 
 # --- metadata (NetVirt's layout) ---
@@ -113,6 +178,11 @@ def metadata_lport(lport: int) -> tuple[int, int]:
 def metadata_network(tag: int) -> tuple[int, int]:
     """Match on the network."""
     return tag << NETWORK_SHIFT, NETWORK_MASK
+
+
+def metadata_vrf(tag: int) -> tuple[int, int]:
+    """Match on the router."""
+    return tag << VRF_SHIFT, VRF_MASK
 
 
 def metadata_flood(tag: int, from_tunnel: bool) -> tuple[int, int]:
@@ -145,6 +215,11 @@ TO_COMPUTE_REG = "reg5"
 TO_LPORT_REG = "reg6"
 NETWORK_REG = "reg7"
 INPUT_REG = "reg10"
+VRF_REG = "reg3"
+SCRATCH_MAC = "xreg0"  # 48 bits of it
+ASKED_REG = "reg9"
+EXPORTED_REG, EXPORT_ADDRESS_REG, EXPORT_PORT_REG = "reg8", "reg0", "reg1"
+FROM_HERE, ASKED, ANSWERED = 0, 1, 2  # in ASKED_REG
 PART_REG = "reg0"  # which part of a large flood, across the cut
 
 # --- cookies ---
@@ -157,7 +232,7 @@ class Kind(IntEnum):
     COMPUTE = 2
     NETWORK = 3
     PORT = 4
-    ROUTER = 5  # reserved
+    ROUTER = 5
     RELATION = 6
     QUARANTINE = 14
     VOLATILE = 15
@@ -172,6 +247,10 @@ class Feature(IntEnum):
     TUNNEL = 4
     RELATION = 5
     QUARANTINE = 6
+    ROUTER = 7
+    NAT = 8
+    FLOATING = 9
+    EXTERNAL = 10
 
 
 OWNER_BITS = 20
@@ -206,6 +285,7 @@ _OURS = frozenset(kind << KIND_SHIFT - FEATURE_SHIFT | feature for kind in Kind 
 MAX_BUCKETS = 500
 _LOCAL_GROUPS, _FLOOD_GROUPS, _WHOLE_GROUPS = 0x0010_0000, 0x0020_0000, 0x0030_0000
 _FLOOD_PARTS, _LOCAL_PARTS = 0x1000_0000, 0x3000_0000
+_GATEWAY_GROUPS = 0x0040_0000
 
 
 def local_group(tag: int) -> int:
@@ -235,8 +315,23 @@ def local_part(tag: int, part: int) -> int:
     return _LOCAL_PARTS + (tag << 12) + part
 
 
+#: Group that is always alive, for buckets that nobody watches: one without a watch is refused in a fast-failover group.
+ALIVE_GROUP = 0x0050_0000
+
+
+def gateway_group(tag: int) -> int:
+    """Group that sends to the compute that serves a router's NAT, or to the one that stands by."""
+    return _GATEWAY_GROUPS + tag
+
+
 PROBE_METER = 1
 EVIDENCE_METER = 2
+NEXT_HOP_METER = 3
+EXPIRED_METER = 4
+RECORD_METER = 5
+NEXT_HOPS_PER_SECOND = 100
+EXPIRED_PER_SECOND = 100
+RECORDS_PER_SECOND = 20_000
 PUNTS_PER_SECOND = 200
 #: A compute that joins a thousand others hears two probes of each, at once.
 PROBES_PER_SECOND = 2000
@@ -245,12 +340,58 @@ MAX_COMPUTE = 65279
 MAX_LPORT = (1 << LPORT_BITS) - 2
 MAX_TAG = (1 << NETWORK_BITS) - 1
 FIRST_VNI, LAST_VNI = 10_000, 14_999_999
-RELATION_VNI = 15_000_000  # up to DELIVER_VNI - 1: reserved for gateway relations
+RELATION_VNI = 15_000_000  # up to DELIVER_VNI - 1
 DELIVER_VNI = 0xF0_0000  # | lport: "for this port here, and nowhere else"
 PROBE_VNI = 0xFF_FFFF
 
 #: The conntrack zone through which large floods are cut; no port and no router has it.
 FLOOD_ZONE = 65535
+
+# --- routers ---
+
+MAX_ROUTER = 32_766
+#: Routers' tags stand in the list of retired ids with this bit, networks' without.
+ROUTER_TAGS = 1 << OWNER_BITS
+_ROUTER_ZONES = 32_768
+
+
+def router_zone(tag: int) -> int:
+    """Conntrack zone of a router's NAT, the same number on every compute; those below are for ports."""
+    return _ROUTER_ZONES + tag
+
+
+def gateway_vni(tag: int) -> int:
+    """VNI of what goes to the compute that serves a router's NAT."""
+    return RELATION_VNI + 4 * tag
+
+
+def ask_vni(tag: int) -> int:
+    """VNI of what one end of a move does not know and asks of the other."""
+    return RELATION_VNI + 4 * tag + 1
+
+
+def answer_vni(tag: int) -> int:
+    """VNI of what the old end of a move gives (back) to the new one."""
+    return RELATION_VNI + 4 * tag + 2
+
+
+class MacOf(IntEnum):
+    """Whose MAC it is that we make up."""
+
+    ROUTER = 0
+    COMPUTE = 1  # outside, while it does not own the address that it sends from
+    FLOATING = 2
+    LEG = 3
+
+
+def mac(store_id: str, whose: MacOf, number: int) -> int:
+    """A MAC that is ours to give, locally administered. It carries 16 bits of the store's id: two installations may meet on one wire."""
+    site = crc32(store_id.encode()) & 0xFFFF
+    return 0x02 << 40 | site << 24 | whose << 22 | number & 0x3F_FFFF
+
+
+#: Ports of an external address that connections may be given.
+FIRST_NAT_PORT, LAST_NAT_PORT = 1024, 65535
 
 # --- punts ---
 
@@ -262,6 +403,10 @@ class Punt(IntEnum):
 
     PROBE = 1
     EVIDENCE = 2
+    NEXT_HOP = 3
+    EXPIRED = 4
+    OPENED = 5
+    CLOSED = 6
 
 
 def userdata(punt: Punt, owner: int) -> bytes:

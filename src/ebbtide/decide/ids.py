@@ -11,13 +11,14 @@ from collections.abc import Callable
 
 from ebbtide.compile import ledger
 from ebbtide.errors import Refused
-from ebbtide.model.facts import Cursor, Edit, Network, Retired
+from ebbtide.model.facts import Cursor, Edit, External, Network, Retired, Router
 from ebbtide.model.state import State
 
 _RANGES: dict[str, tuple[int, int, Callable[[State, int], bool]]] = {
     "compute": (1, ledger.MAX_COMPUTE, lambda s, n: n in s.computes or n in s.removed),
     "network": (1, ledger.MAX_TAG, lambda s, n: n in s.by_tag or n in s.retired),
     "lport": (1, ledger.MAX_LPORT, lambda s, n: n in s.by_lport),
+    "router": (1, ledger.MAX_ROUTER, lambda s, n: n in s.by_router_tag or ledger.ROUTER_TAGS | n in s.retired),
     "vni": (ledger.FIRST_VNI, ledger.LAST_VNI, lambda s, n: n in s.by_vni or n in s.retired_vnis),
 }
 
@@ -53,9 +54,11 @@ class Allocator:
         return [Edit(self._state.cursors.get(kind), Cursor(kind, last)) for kind, last in self._last.items()]
 
 
-def retire(network: Network) -> Edit:
-    """What is stored when a network is deleted, so that nobody gets its ids too soon."""
-    return Edit(None, Retired(network.tag, network.vni, network.id))
+def retire(gone: Network | External | Router) -> Edit:
+    """What is stored when a network or a router is deleted, so that nobody gets its ids too soon."""
+    if isinstance(gone, Router):
+        return Edit(None, Retired(ledger.ROUTER_TAGS | gone.tag, ledger.gateway_vni(gone.tag), gone.id))
+    return Edit(None, Retired(gone.tag, gone.vni if isinstance(gone, Network) else 0, gone.id))
 
 
 def released(state: State, through: int) -> list[Edit]:

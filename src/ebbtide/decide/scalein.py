@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
+from ebbtide.decide import parts
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.errors import BadInput, NotFound, Refused
 from ebbtide.model.facts import Binding, BindingPhase, Compute, Debt, Edit, Membership
@@ -188,6 +189,7 @@ def removal(state: State, compute: Compute, reachable: Set[int], together: Set[i
         assert isinstance(binding, Binding)
         edits.append(Edit(binding, None))
     edits += [Edit(r, None) for r in state.relations.values() if compute.number in (r.gateway, r.peer)]
+    edits += parts.leave(state, {compute.number, *together})
     owing = {n for n, c in state.computes.items() if c.membership is Membership.MEMBER} - together | {compute.number}
     edits += [
         Edit(None, Debt(other, compute.number))

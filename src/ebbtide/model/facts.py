@@ -167,7 +167,145 @@ class Operation(msgspec.Struct, frozen=True):
     started: int = 0
 
 
-Fact = Compute | Network | Port | Binding | Relation | Debt | Cursor | Retired | Operation
+class External(msgspec.Struct, frozen=True):
+    """A network outside of the overlay: `physical` as provider mappings name it, `vlan` 1..4094 or 0 (flat), one subnet and in it the
+    address of the next hop. `tag` is of the same range as a network's."""
+
+    id: str
+    tag: int
+    physical: str
+    vlan: int = 0
+    subnet: str = ""
+    gateway: str = ""
+    mtu: int = 1500
+
+
+class Router(msgspec.Struct, frozen=True):
+    """A tenant's router. `tag` is its VRF; its conntrack zone and its tunnel ids follow from it (see the ledger). `mac` is the one that it
+    has outside.
+
+    `external`: the network outside that its default route leads to ("": none). `addresses`: those of its own there, into which
+    connections are translated if `snat`. `routes`: "prefix via address". `record`: whether a record of its connections is kept.
+    """
+
+    id: str
+    tag: int
+    mac: int
+    external: str = ""
+    addresses: tuple[str, ...] = ()
+    snat: bool = True
+    routes: tuple[str, ...] = ()
+    record: bool = True
+
+
+class RouterPort(msgspec.Struct, frozen=True):
+    """A router's place in a network: its address there (the subnet's gateway), the subnet, and the MAC that it has in it."""
+
+    router: str
+    network: str
+    address: str
+    subnet: str
+    mac: int
+
+
+class Floating(msgspec.Struct, frozen=True):
+    """A floating IP: `address` of an external network stands for `fixed`, an address of `port`, behind `router`. No port: not in use."""
+
+    external: str
+    address: str
+    mac: int
+    router: str = ""
+    port: str = ""
+    fixed: str = ""
+
+
+class Neighbour(msgspec.Struct, frozen=True):
+    """The MAC of a next hop outside, as it last answered. Stored, so that nothing is taken away while nobody asks."""
+
+    external: str
+    address: str
+    mac: int
+
+
+class Designation(msgspec.Struct, frozen=True):
+    """The one compute that serves something, and the one that stands by (0: none). `service` is "nat", `object` the router."""
+
+    service: str
+    object: str
+    compute: int
+    standby: int = 0
+    since: int = 0
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Ports `first` to `last` of a router's external addresses belong to `compute`, since that revision. It opens connections from them
+    while `opening`; later they stay leased until the last connection that has one of them is gone. `careful`: it opens TCP on a SYN alone,
+    since the rows of connections that others have opened may not all be there yet."""
+
+    router: str
+    first: int
+    last: int
+    compute: int
+    opening: bool = True
+    careful: bool = False
+    since: int = 0
+
+
+class MovePhase(StrEnum):
+    """How far a planned move of a router's NAT has come, in this order (docs/decisions.md, "The move of a designated compute")."""
+
+    PREPARE = "prepare"  # the new compute holds everything, and is asked by nobody
+    COUPLE_NEW = "couple-new"  # what the new one does not know, it asks of the old one
+    COUPLE_OLD = "couple-old"  # and the old one answers in the same way for what comes in
+    EXPORT = "export"  # what passes the old one leaves its mapping in a table
+    FREEZE = "freeze"  # only the new one opens connections
+    SILENCE = "silence"  # the old one still answers for the addresses, and sends with its own MAC
+    ADDRESS = "address"  # the new one does
+    IMPORT = "import"  # the new one has a row for each connection of the old one
+    FLIP = "flip"  # computes send to the new one
+    REPLY = "reply"  # the new one has rows for answers, and export is off
+    UNCOUPLE_OUT = "uncouple-out"  # the new one opens what it does not know
+    UNCOUPLE_IN = "uncouple-in"  # and asks nobody
+    QUIET = "quiet"  # the old one is looked at until nothing reaches it
+
+
+class Move(msgspec.Struct, frozen=True):
+    """A planned move of a router's NAT from `old` to `new`: the journal. `phase` is asked for since revision `since`.
+
+    `reason` says what it waits for, `unknown` how many connections of the old one are in no record, `deadline` (seconds since the epoch,
+    0: none) until when these are waited for. `began` is the revision at which it was decided.
+    """
+
+    router: str
+    old: int
+    new: int
+    phase: MovePhase = MovePhase.PREPARE
+    reason: str = ""
+    unknown: int = 0
+    deadline: int = 0
+    began: int = 0
+    since: int = 0
+
+
+Fact = (
+    Compute
+    | Network
+    | Port
+    | Binding
+    | Relation
+    | Debt
+    | Cursor
+    | Retired
+    | Operation
+    | External
+    | Router
+    | RouterPort
+    | Floating
+    | Neighbour
+    | Designation
+    | Lease
+    | Move
+)
 
 
 class Edit(NamedTuple):

@@ -25,7 +25,8 @@ class Phase(StrEnum):
 class Interface(msgspec.Struct, frozen=True):
     """A port of br-int. `ofport` 0: the switch has not realised it (or failed to: `error`).
 
-    `fresh`: the switch has not looked at it yet, which it will within milliseconds if it runs at all.
+    `fresh`: the switch has not looked at it yet, which it will within milliseconds if it runs at all. `up`: a tunnel whose far end is
+    seen by BFD.
     """
 
     name: str
@@ -35,20 +36,22 @@ class Interface(msgspec.Struct, frozen=True):
     error: str = ""
     type: str = ""
     fresh: bool = False
+    up: bool = False
 
 
 class View(msgspec.Struct, frozen=True):
     """One compute as its OVSDB shows it.
 
     `ports`: iface-id -> interface; `tunnels`: far end's number -> interface of the tunnel made for it.
-    `live` tells whether the OVSDB session is up; a view outlives its session. `userspace`: br-int's datapath is Open vSwitch's own, not
-    the kernel's.
+    `providers`: physical network -> our port to it. `live` tells whether the OVSDB session is up; a view outlives its session.
+    `userspace`: br-int's datapath is Open vSwitch's own, not the kernel's.
     """
 
     live: bool = False
     ports: Map[str, Interface] = Map()
     tunnels: Map[int, Interface] = Map()
     userspace: bool = False
+    providers: Map[str, Interface] = Map()
 
 
 class Observed(msgspec.Struct, frozen=True):

@@ -19,17 +19,27 @@ from ebbtide.model.facts import (
     Compute,
     Cursor,
     Debt,
+    Designation,
     Edit,
+    External,
     Fact,
+    Floating,
+    Lease,
     Membership,
+    Move,
+    Neighbour,
     Network,
     Operation,
     Port,
     Relation,
     Retired,
+    Router,
+    RouterPort,
 )
 
 _EMPTY: Map[Any, Any] = Map()
+#: The service of designations that are a router's NAT.
+NAT = "nat"
 
 
 class State(msgspec.Struct, frozen=True):
@@ -38,6 +48,10 @@ class State(msgspec.Struct, frozen=True):
     `computes` is keyed by number and holds members and waiting ones; `removed` those whose scale-in is over.
     `bindings`: port id -> its bindings, sorted by compute. `presence`: network -> {compute: number of bindings};
     `networks_on` is its inverse. `ports_on`: compute -> {port id: phase}. `retired` is keyed by tag; `retired_vnis`: VNI -> that tag.
+    `legs`: router -> its places in networks, by (network, address); `routers_of`: network -> {router: number of places}.
+    `floatings` and `neighbours` are keyed by (external, address), `designations` by (service, object), `leases` by router and then first
+    port. `floatings_of`: port -> its floating IPs; `serves`: compute -> {router: number of parts that it has in its NAT}.
+    `mapped`: physical network -> {member with a provider mapping for it: 1}.
     """
 
     revision: int = 0
@@ -63,6 +77,19 @@ class State(msgspec.Struct, frozen=True):
     retired: Map[int, Retired] = _EMPTY
     retired_vnis: Map[int, int] = _EMPTY
     operations: Map[str, Operation] = _EMPTY
+    externals: Map[str, External] = _EMPTY
+    routers: Map[str, Router] = _EMPTY
+    by_router_tag: Map[int, str] = _EMPTY
+    legs: Map[str, Map[tuple[str, str], RouterPort]] = _EMPTY
+    routers_of: Map[str, Map[str, int]] = _EMPTY
+    floatings: Map[tuple[str, str], Floating] = _EMPTY
+    floatings_of: Map[str, Map[tuple[str, str], None]] = _EMPTY
+    neighbours: Map[tuple[str, str], Neighbour] = _EMPTY
+    designations: Map[tuple[str, str], Designation] = _EMPTY
+    leases: Map[str, Map[int, Lease]] = _EMPTY
+    moves: Map[str, Move] = _EMPTY
+    serves: Map[int, Map[str, int]] = _EMPTY
+    mapped: Map[str, Map[int, int]] = _EMPTY
 
     def footprint(self, network: str) -> Map[int, int]:
         """The computes on which a network is present, each with its number of bindings."""
@@ -96,6 +123,8 @@ class State(msgspec.Struct, frozen=True):
             return found
         for network in self.networks_on.get(compute, _EMPTY):
             found.update(self.presence[network])
+        for router in self.routers_at(compute):
+            found |= self.reach(router)
         for gateway, peer in self.relations:
             if gateway == compute:
                 found.add(peer)
@@ -105,8 +134,58 @@ class State(msgspec.Struct, frozen=True):
         return {n for n in found if n in self.computes and self.computes[n].tep}
 
     def relation_peers(self, compute: int) -> set[int]:
-        """The far ends of its gateway relations."""
-        return {b if a == compute else a for a, b in self.relations if compute in (a, b)}
+        """The far ends of its gateway relations: those made by hand, and between who serves a router's NAT and who sends by it."""
+        found = {b if a == compute else a for a, b in self.relations if compute in (a, b)}
+        for router in self.routers_at(compute):
+            servers = self.servers(router)
+            found |= self.reach(router) if compute in servers else servers
+        return found - {compute}
+
+    def present(self, router: str) -> set[int]:
+        """The computes with a port on a network of this router."""
+        return {n for network, _ in self.legs.get(router, _EMPTY) for n in self.presence.get(network, _EMPTY)}
+
+    def servers(self, router: str) -> set[int]:
+        """The computes that have a part in this router's NAT: the designated one, the one that stands by, both ends of a move."""
+        found = set()
+        designation = self.designations.get((NAT, router))
+        if designation is not None:
+            found |= {designation.compute, designation.standby}
+        move = self.moves.get(router)
+        if move is not None:
+            found |= {move.old, move.new}
+        return found - {0}
+
+    def reach(self, router: str) -> set[int]:
+        """The computes that hold this router's routes: with a port behind it, or with a part in its NAT."""
+        return self.present(router) | self.servers(router)
+
+    def wired(self, external: str) -> Map[int, int]:
+        """The members that say that they have this network."""
+        found = self.externals.get(external)
+        mapped: Map[int, int] = self.mapped.get(found.physical, _EMPTY) if found is not None else _EMPTY
+        return mapped
+
+    def hosts(self, floating: Floating) -> dict[int, bool]:
+        """The computes that exchange a floating IP's address, and whether the outside shall find it there.
+
+        On the port's own compute where that has the network, else where the router's NAT is. A place that the port is about to come to,
+        or has left, exchanges it too.
+        """
+        wired = self.wired(floating.external)
+        found = {
+            b.compute: b.phase is BindingPhase.ACTIVE
+            for b in self.bindings.get(floating.port, ())
+            if b.compute in wired
+        }
+        if True not in found.values() and self.active(floating.port) is not None:
+            found |= {n: False for n in self.servers(floating.router) if n in wired and n not in found}
+        return found
+
+    def routers_at(self, compute: int) -> set[str]:
+        """The routers whose reach this compute is in."""
+        here = {r for network in self.networks_on.get(compute, _EMPTY) for r in self.routers_of.get(network, _EMPTY)}
+        return here | set(self.serves.get(compute, _EMPTY))
 
 
 def _bump(index: Map[Any, Map[Any, int]], outer: Any, inner: Any, by: int) -> Map[Any, Map[Any, int]]:
@@ -146,6 +225,9 @@ class _Draft:
         if not gone:
             self._index("by_name", fact.name, fact.number, present)
             self._index("by_dpid", fact.dpid, fact.number, present)
+        if fact.membership is Membership.MEMBER:
+            for physical, _ in fact.provider_mappings:
+                self.maps["mapped"] = _bump(self.maps["mapped"], physical, fact.number, 1 if present else -1)
 
     def _network(self, fact: Network, present: bool) -> None:
         self._put("networks", fact.id, fact, present)
@@ -155,10 +237,7 @@ class _Draft:
     def _port(self, fact: Port, present: bool) -> None:
         self._put("ports", fact.id, fact, present)
         self._index("by_lport", fact.lport, fact.id, present)
-        index = self.maps["ports_of"]
-        inner = index.get(fact.network, _EMPTY)
-        inner = inner.set(fact.id, None) if present else inner.delete(fact.id)
-        self.maps["ports_of"] = index.set(fact.network, inner) if inner else index.delete(fact.network)
+        self._inner("ports_of", fact.network, fact.id, None, present)
 
     def _binding(self, fact: Binding, present: bool) -> None:
         others = tuple(b for b in self.maps["bindings"].get(fact.port, ()) if b.compute != fact.compute)
@@ -168,10 +247,7 @@ class _Draft:
         network = self.maps["ports"][fact.port].network
         self.maps["presence"] = _bump(self.maps["presence"], network, fact.compute, by)
         self.maps["networks_on"] = _bump(self.maps["networks_on"], fact.compute, network, by)
-        index = self.maps["ports_on"]
-        inner = index.get(fact.compute, _EMPTY)
-        inner = inner.set(fact.port, fact.phase) if present else inner.delete(fact.port)
-        self.maps["ports_on"] = index.set(fact.compute, inner) if inner else index.delete(fact.compute)
+        self._inner("ports_on", fact.compute, fact.port, fact.phase, present)
 
     def _relation(self, fact: Relation, present: bool) -> None:
         self._put("relations", (fact.gateway, fact.peer), fact, present)
@@ -189,8 +265,55 @@ class _Draft:
     def _operation(self, fact: Operation, present: bool) -> None:
         self._put("operations", fact.id, fact, present)
 
+    def _external(self, fact: External, present: bool) -> None:
+        self._put("externals", fact.id, fact, present)
+        self._index("by_tag", fact.tag, fact.id, present)
 
-_ORDER = (Operation, Retired, Cursor, Debt, Relation, Binding, Port, Network, Compute)
+    def _router(self, fact: Router, present: bool) -> None:
+        self._put("routers", fact.id, fact, present)
+        self._index("by_router_tag", fact.tag, fact.id, present)
+
+    def _inner(self, name: str, outer: Any, key: Any, value: Any, present: bool) -> None:
+        index = self.maps[name]
+        inner = index.get(outer, _EMPTY)
+        inner = inner.set(key, value) if present else inner.delete(key)
+        self.maps[name] = index.set(outer, inner) if inner else index.delete(outer)
+
+    def _routerport(self, fact: RouterPort, present: bool) -> None:
+        self._inner("legs", fact.router, (fact.network, fact.address), fact, present)
+        self.maps["routers_of"] = _bump(self.maps["routers_of"], fact.network, fact.router, 1 if present else -1)
+
+    def _floating(self, fact: Floating, present: bool) -> None:
+        key = fact.external, fact.address
+        self._put("floatings", key, fact, present)
+        if fact.port:
+            self._inner("floatings_of", fact.port, key, None, present)
+
+    def _neighbour(self, fact: Neighbour, present: bool) -> None:
+        self._put("neighbours", (fact.external, fact.address), fact, present)
+
+    def _serves(self, router: str, computes: Iterable[int], present: bool) -> None:
+        for compute in computes:
+            if compute:
+                self.maps["serves"] = _bump(self.maps["serves"], compute, router, 1 if present else -1)
+
+    def _designation(self, fact: Designation, present: bool) -> None:
+        self._put("designations", (fact.service, fact.object), fact, present)
+        if fact.service == NAT:
+            self._serves(fact.object, (fact.compute, fact.standby), present)
+
+    def _lease(self, fact: Lease, present: bool) -> None:
+        self._inner("leases", fact.router, fact.first, fact, present)
+
+    def _move(self, fact: Move, present: bool) -> None:
+        self._put("moves", fact.router, fact, present)
+        self._serves(fact.router, (fact.old, fact.new), present)
+
+
+_ORDER = (
+    *(Operation, Retired, Cursor, Debt, Move, Lease, Designation, Neighbour, Floating, RouterPort, Router, External),
+    *(Relation, Binding, Port, Network, Compute),
+)
 
 
 def in_order(edits: Iterable[Edit]) -> list[Edit]:
@@ -228,7 +351,13 @@ def facts(state: State) -> list[Fact]:
     for bindings in state.bindings.values():
         found += bindings
     found += [*state.relations.values(), *state.debts.values(), *state.cursors.values()]
-    found += [*state.retired.values(), *state.operations.values()]
+    found += [*state.retired.values(), *state.operations.values(), *state.externals.values(), *state.routers.values()]
+    for legs in state.legs.values():
+        found += legs.values()
+    found += [*state.floatings.values(), *state.neighbours.values(), *state.designations.values()]
+    for leases in state.leases.values():
+        found += leases.values()
+    found += state.moves.values()
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from ebbtide.compile import compiler, ledger
+from ebbtide.compile import affected, ledger
 from ebbtide.compile.fragment import Key
 from ebbtide.decide import brake, ids, lifecycle
 from ebbtide.decide.lifecycle import Outcome
@@ -436,7 +436,7 @@ class Cluster:
             # All of a store at once, or what another leader does: nobody is served from here, so nothing is kept.
             self.compiled.clear()
             return
-        named = compiler.touched(edits, before, after)
+        named = affected.by_edits(edits, before, after)
         for keys in named.values():
             self.compiled.forget(key for key in keys if not key.compute)
         for number, keys in named.items():
@@ -495,7 +495,7 @@ class Cluster:
         if old == view:
             member.observed(view)
             return
-        touched = compiler.touched_by_view(self.state, member.number, old, view)
+        touched = affected.by_view(self.state, member.number, old, view)
         self.places.shown(member.number, old, view)
         for peer in {*old.tunnels, *view.tunnels}:
             if peer not in view.tunnels:

@@ -520,6 +520,8 @@ class Member:
         if self.switch is not switch:
             raise SwitchLost("its OpenFlow session was replaced meanwhile")
         self.synced = True
+        # What a predecessor, or a commit whose answer was lost, has changed a moment ago may still be on its way into the datapath.
+        self._done.append((state.revision, self.cluster.now()))
         # A switch that has just started knows none of its peers' MACs, whatever was known of the one before it.
         for peer in self.view.tunnels:
             self.cluster.probes.watch(self.number, peer)

@@ -15,10 +15,29 @@ from typing import Any
 
 import msgspec
 
-from ebbtide.model.facts import Binding, Compute, Cursor, Debt, Fact, Network, Operation, Port, Relation, Retired
+from ebbtide.model.facts import (
+    Binding,
+    Compute,
+    Cursor,
+    Debt,
+    Designation,
+    External,
+    Fact,
+    Floating,
+    Lease,
+    Move,
+    Neighbour,
+    Network,
+    Operation,
+    Port,
+    Relation,
+    Retired,
+    Router,
+    RouterPort,
+)
 
 DATABASE = "Ebbtide"
-SCHEMA_VERSION = "1.1.0"
+SCHEMA_VERSION = "1.2.0"
 
 TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Compute": (Compute, ("number",)),
@@ -30,6 +49,14 @@ TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Cursor": (Cursor, ("kind",)),
     "Retired": (Retired, ("tag",)),
     "Operation": (Operation, ("id",)),
+    "External": (External, ("id",)),
+    "Router": (Router, ("id",)),
+    "RouterPort": (RouterPort, ("router", "network", "address")),
+    "Floating": (Floating, ("external", "address")),
+    "Neighbour": (Neighbour, ("external", "address")),
+    "Designation": (Designation, ("service", "object")),
+    "Lease": (Lease, ("router", "first")),
+    "Move": (Move, ("router",)),
 }
 _AS_TEXT = {("Compute", "dpid")}
 _NAMES = {kind: table for table, (kind, _) in TABLES.items()}
@@ -96,9 +123,12 @@ def schema() -> dict[str, Any]:
 
 
 def is_enough(version: str) -> bool:
-    """Whether a store of this schema version holds all that this controller writes: the same major version, and no older minor one."""
+    """Whether a store of this schema version is one for this controller: the same major and minor version.
+
+    One of an older version lacks what we write. One of a newer holds what we would not know, and would take from every switch.
+    """
     found, ours = (tuple(int(n) for n in v.split(".") if n.isdecimal())[:2] for v in (version, SCHEMA_VERSION))
-    return len(found) == 2 and found[0] == ours[0] and found[1] >= ours[1]
+    return len(found) == 2 and found == ours
 
 
 def table_of(fact: Fact) -> str:

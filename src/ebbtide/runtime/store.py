@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from ebbtide.errors import StoreUnreachable, Unexpected
-from ebbtide.model.facts import Binding, Compute, Edit, Fact, Operation, Retired
+from ebbtide.model.facts import Binding, Compute, Designation, Edit, Fact, Lease, Move, Operation, Retired
 from ebbtide.model.state import State, apply, in_order
 from ebbtide.ovsdb import events as ev
 from ebbtide.ovsdb.conditions import Where, add, by_uuid, eq
@@ -368,8 +368,12 @@ def _name(fact: Fact) -> tuple[Any, ...]:
 def _dated(new: Fact, old: Fact | None, revision: int) -> Fact:
     if isinstance(new, Binding) and (not isinstance(old, Binding) or old.phase != new.phase):
         return msgspec.structs.replace(new, since=revision)
-    if isinstance(new, Retired) and not new.since:
+    if isinstance(new, Retired | Lease) and not new.since:
         return msgspec.structs.replace(new, since=revision)
+    if isinstance(new, Designation) and (not isinstance(old, Designation) or old.compute != new.compute):
+        return msgspec.structs.replace(new, since=revision)
+    if isinstance(new, Move) and (not isinstance(old, Move) or old.phase != new.phase):
+        return msgspec.structs.replace(new, since=revision, began=new.began or revision)
     if isinstance(new, Operation) and not new.revision:
         return msgspec.structs.replace(new, revision=revision)
     if isinstance(new, Compute) and new.removed_at and isinstance(old, Compute) and not old.removed_at:

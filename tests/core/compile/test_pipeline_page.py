@@ -39,7 +39,7 @@ def test_every_priority_stands_there() -> None:
 
 
 def test_priorities_stand_under_tables_that_hold_flows() -> None:
-    tables = {table for table, _, _, _ in rows("Priorities", "table")} - {"all"}
+    tables = {t for table, _, _, _ in rows("Priorities", "table") for t in table.split(", ")} - {"all"}
     assert tables <= {str(int(t)) for t in TABLE_JOBS}
 
 
@@ -60,6 +60,9 @@ def test_every_register_stands_there() -> None:
         "reg6": ledger.TO_LPORT_REG,
         "reg7": ledger.NETWORK_REG,
         "reg10": ledger.INPUT_REG,
+        "reg3": ledger.VRF_REG,
+        "reg8": ledger.EXPORTED_REG,
+        "reg9": ledger.ASKED_REG,
     }
     assert all(name == register for name, register in roles.items())
 
@@ -80,22 +83,35 @@ def test_groups_meters_vnis_and_bounds() -> None:
         f"{ledger.flood_group(0):#x} + network tag",
         f"{ledger.whole_group(0):#x} + network tag",
         f"{ledger.flood_part(0, 0):#x} + {ledger.flood_part(1, 0) - ledger.flood_part(0, 0)} x network tag + part",
+        f"{ledger.gateway_group(0):#x} + router tag",
+        f"{ledger.ALIVE_GROUP:#x}",
         str(ledger.MAX_BUCKETS),
+        f"{ledger.router_zone(0)} + router tag",
         str(ledger.FLOOD_ZONE),
         str(ledger.PROBE_METER),
         str(ledger.EVIDENCE_METER),
+        str(ledger.NEXT_HOP_METER),
+        str(ledger.EXPIRED_METER),
+        str(ledger.RECORD_METER),
         str(ledger.PUNTS_PER_SECOND),
         str(ledger.PROBES_PER_SECOND),
+        str(ledger.NEXT_HOPS_PER_SECOND),
+        str(ledger.EXPIRED_PER_SECOND),
+        str(ledger.RECORDS_PER_SECOND),
         f"{ledger.FIRST_VNI} to {ledger.LAST_VNI}",
         f"{ledger.RELATION_VNI} to {ledger.DELIVER_VNI - 1}",
+        f"{ledger.gateway_vni(0)} + {ledger.gateway_vni(1) - ledger.gateway_vni(0)} x router tag, "
+        f"+ {ledger.ask_vni(0) - ledger.gateway_vni(0)}, + {ledger.answer_vni(0) - ledger.gateway_vni(0)}",
         f"{ledger.DELIVER_VNI:#x} + lport tag",
         f"{ledger.PROBE_VNI:#x}",
         f"{ledger.PROBE_ETHERTYPE:#x}",
+        f"{ledger.FIRST_NAT_PORT} to {ledger.LAST_NAT_PORT}",
+        f"{ledger.mac('', ledger.MacOf.ROUTER, 0):#014x} + ...",
         str(ledger.MAX_COMPUTE),
         str(ledger.MAX_LPORT),
         str(ledger.MAX_TAG),
-        str(int(Punt.PROBE)),
-        str(int(Punt.EVIDENCE)),
+        str(ledger.MAX_ROUTER),
+        *(str(int(punt)) for punt in Punt),
     ]
 
 
@@ -104,7 +120,16 @@ def test_no_two_uses_of_a_number_meet() -> None:
     top = ledger.MAX_TAG
     assert ledger.local_group(top) < ledger.flood_group(0) <= ledger.flood_group(top) < ledger.flood_part(0, 0)
     assert ledger.flood_part(top, 4095) < 0xFFFFFF00  # OFPG_MAX
-    assert ledger.LAST_VNI < ledger.RELATION_VNI < ledger.DELIVER_VNI
+    assert (
+        ledger.whole_group(top)
+        < ledger.gateway_group(0)
+        <= ledger.gateway_group(ledger.MAX_ROUTER)
+        < ledger.ALIVE_GROUP
+    )
+    assert ledger.ALIVE_GROUP < ledger.flood_part(0, 0)
+    assert ledger.LAST_VNI < ledger.RELATION_VNI < ledger.answer_vni(ledger.MAX_ROUTER) < ledger.DELIVER_VNI
+    assert ledger.router_zone(ledger.MAX_ROUTER) < ledger.FLOOD_ZONE
+    assert ledger.ROUTER_TAGS > top
     assert ledger.DELIVER_VNI | ledger.MAX_LPORT < ledger.PROBE_VNI
     assert ledger.DELIVER_VNI & ledger.MAX_LPORT == 0
     assert max(ledger.MAX_COMPUTE, ledger.MAX_LPORT, ledger.MAX_TAG) < 1 << ledger.OWNER_BITS

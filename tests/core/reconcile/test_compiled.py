@@ -11,7 +11,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.compile import compiler, ledger
+from ebbtide.compile import affected, compiler, ledger
 from ebbtide.compile.fragment import Fragment, Key
 from ebbtide.model.facts import Binding, BindingPhase, Compute, Edit, Fact, Membership
 from ebbtide.model.observed import View
@@ -36,7 +36,7 @@ class Follower:
 
     def changed(self, edits: list[Edit], after: State) -> None:
         before, self.state = self.state, after
-        named = compiler.touched(edits, before, after)
+        named = affected.by_edits(edits, before, after)
         for keys in named.values():
             self.compiled.forget(k for k in keys if not k.compute)
         members = {c.number for c in after.members()}
@@ -52,7 +52,7 @@ class Follower:
                 self.update(number, named.get(number, set()))
 
     def shows(self, number: int, view: View) -> None:
-        keys = compiler.touched_by_view(self.state, number, self.views.get(number, View()), view)
+        keys = affected.by_view(self.state, number, self.views.get(number, View()), view)
         self.views[number] = view
         self.update(number, keys)
 
@@ -136,7 +136,7 @@ def test_a_network_that_grows_beyond_one_bucket_list_changes_how_each_of_its_com
     before = clouds.state(*facts, *(Binding(f"p{n}", n, BindingPhase.ACTIVE) for n in range(1, count)))
     edits = [Edit(None, Binding(f"p{count}", count, BindingPhase.ACTIVE))]
     after = clouds.change(before, *edits)
-    named = compiler.touched(edits, before, after)
+    named = affected.by_edits(edits, before, after)
     for number in (1, 2, count):
         shown = [clouds.view(s, number) for s in (before, after)]
         old, new = compiler.desired(before, number, shown[0]), compiler.desired(after, number, shown[1])

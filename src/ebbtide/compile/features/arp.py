@@ -10,6 +10,7 @@ from ebbtide.compile import ledger
 from ebbtide.compile.flow import Flow, M, Move, Resubmit, SetField
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, T
+from ebbtide.model.addresses import ipv4
 from ebbtide.model.facts import Network, Port
 
 
@@ -19,7 +20,7 @@ def responder(net: Network, port: Port) -> Fragment:
     elan = M("metadata", *ledger.metadata_network(net.tag))
     flows = []
     for text in port.addresses:
-        address = _ipv4(text)
+        address = ipv4(text)
         if address is None:
             continue
         # As `match` would give it, sorted by name: this is made for every port.
@@ -65,11 +66,3 @@ _TO_SENDER = (
     Move("metadata", ledger.TO_LPORT_REG, ledger.LPORT_BITS, src_offset=ledger.LPORT_SHIFT),
     SetField(ledger.TO_COMPUTE_REG, 0),
 )
-
-
-def _ipv4(text: str) -> int | None:
-    """A stored address (checked where it came in) as a number; None for IPv6."""
-    if ":" in text:
-        return None
-    a, b, c, d = text.split(".")
-    return int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)

@@ -6,7 +6,7 @@ A miss without a flow is a drop (OpenFlow 1.3, 5.4), so only misses that go on a
 from __future__ import annotations
 
 from ebbtide.compile import ledger
-from ebbtide.compile.flow import Flow, Meter, Resubmit, match
+from ebbtide.compile.flow import Bucket, Flow, Group, GroupType, Meter, Resubmit, match
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, T
 
@@ -19,6 +19,7 @@ def _miss(table: T, goto: T) -> Flow:
 
 BASE = Fragment(
     flows=(
+        _miss(T.GATEWAY_MAC, T.ARP_CHECK),
         _miss(T.ARP_CHECK, T.L2_BASE),
         Flow(
             T.ARP_CHECK,
@@ -32,9 +33,13 @@ BASE = Fragment(
         _miss(T.L2_DMAC, T.L2_UNKNOWN),
         _miss(T.L2_FILTER, T.EGRESS),
     ),
+    groups=(Group(ledger.ALIVE_GROUP, GroupType.ALL, (Bucket(()),)),),
     meters=(
         Meter(ledger.PROBE_METER, ledger.PROBES_PER_SECOND, burst=ledger.PROBES_PER_SECOND),
         Meter(ledger.EVIDENCE_METER, ledger.PUNTS_PER_SECOND, burst=ledger.PUNTS_PER_SECOND),
+        Meter(ledger.NEXT_HOP_METER, ledger.NEXT_HOPS_PER_SECOND, burst=ledger.NEXT_HOPS_PER_SECOND),
+        Meter(ledger.EXPIRED_METER, ledger.EXPIRED_PER_SECOND, burst=ledger.EXPIRED_PER_SECOND),
+        Meter(ledger.RECORD_METER, ledger.RECORDS_PER_SECOND, burst=ledger.RECORDS_PER_SECOND),
     ),
 )
 

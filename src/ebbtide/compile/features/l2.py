@@ -56,7 +56,7 @@ def network(net: Network, footprint: list[int]) -> Fragment:
     flood, local = ledger.flood_group(net.tag), ledger.local_group(net.tag)
     large = len(footprint) > ledger.MAX_BUCKETS
     flows = (
-        Flow(T.DISPATCHER, Priority.SERVICE, match(metadata=elan), goto=T.ARP_CHECK, cookie=cookie),
+        Flow(T.DISPATCHER, Priority.SERVICE, match(metadata=elan), goto=T.GATEWAY_MAC, cookie=cookie),
         Flow(
             T.TUNNEL_TERMINATION,
             Priority.VNI,

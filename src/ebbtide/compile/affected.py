@@ -1,0 +1,305 @@
+"""Which fragments a change may alter: the cache in front of the full recompute.
+
+Measured: at 1,000 computes with 50 ports each a full recompute takes seconds, one port's change touches 40 fragments. It may name too much,
+never too little: a property test holds it against the recompute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from immutables import Map
+
+from ebbtide.compile.compiler import BASE, floating_key, is_large
+from ebbtide.compile.fragment import Key
+from ebbtide.model.facts import (
+    Binding,
+    Compute,
+    Designation,
+    Edit,
+    External,
+    Fact,
+    Floating,
+    Lease,
+    Membership,
+    Move,
+    Neighbour,
+    Network,
+    Port,
+    Relation,
+    Router,
+    RouterPort,
+)
+from ebbtide.model.observed import View
+from ebbtide.model.state import State
+
+_NONE: Map[Any, Any] = Map()
+
+
+def by_edits(edits: Iterable[Edit], before: State, after: State) -> dict[int, set[Key]]:
+    """Per compute, the keys whose fragment or audience may differ between two States."""
+    return _Change(before, after).of(edits)
+
+
+class _Change:
+    """One change of State. What a fact's own method notes down (a router, an address outside) is worked out once, at the end."""
+
+    def __init__(self, before: State, after: State) -> None:
+        self.before, self.after = before, after
+        self.both = (before, after)
+        self.found: dict[int, set[Key]] = {}
+        self.joined: set[tuple[str, int]] = (
+            set()
+        )  # (network, compute): the compute has come into its footprint, or left it
+        self.routers: set[str] = set()
+        self.reached: set[str] = set()  # those of the routers whose reach may differ
+        self.externals: set[str] = set()
+        self.floatings: set[tuple[str, str]] = set()
+
+    def of(self, edits: Iterable[Edit]) -> dict[int, set[Key]]:
+        for old, new in edits:
+            fact = new if new is not None else old
+            method = _METHODS.get(type(fact))
+            if method is not None:
+                method(self, fact, old, new)
+        for network, compute in self.joined:
+            self._joined(network, compute)
+        for router in self.reached:
+            self._reached(router)
+        for router in self.routers | self.reached:
+            self._router_flows(router)
+        for external in self.externals:
+            computes = self._either("wired", external)
+            self.add(computes, Key("outside", external))
+            self.each(computes, "wire", external)
+        for key in self.floatings:
+            self._floating_flows(key)
+        return self.found
+
+    def add(self, computes: Iterable[int], *names: Key) -> None:
+        for compute in computes:
+            self.found.setdefault(compute, set()).update(names)
+
+    def each(self, computes: Iterable[int], room: str, name: str | int) -> None:
+        """The fragments of that name that each of these computes has for itself."""
+        for compute in computes:
+            self.found.setdefault(compute, set()).add(Key(room, name, compute))
+
+    def _either(self, method: str, name: str) -> set[int]:
+        return {n for state in self.both for n in getattr(state, method)(name)}
+
+    def footprint(self, network: str) -> set[int]:
+        return {*self.before.footprint(network), *self.after.footprint(network)}
+
+    def reach(self, router: str) -> set[int]:
+        return self.before.reach(router) | self.after.reach(router)
+
+    def routers_of(self, network: str) -> set[str]:
+        return {*self.before.routers_of.get(network, _NONE), *self.after.routers_of.get(network, _NONE)}
+
+    def routes(self, network: str, ports: Iterable[str]) -> None:
+        routers = self.routers_of(network)
+        if routers:
+            computes = {n for router in routers for n in self.reach(router)}
+            self.add(computes, *(Key("routes", port) for port in ports))
+
+    # --- one method a kind of fact ---
+
+    def network(self, fact: Network, old: Fact | None, new: Fact | None) -> None:
+        footprint = self.footprint(fact.id)
+        self.add(footprint, Key("network", fact.id))
+        self.each(footprint, "local", fact.id)
+        ports = self.after.ports_of.get(fact.id, _NONE)
+        for port in ports:
+            self.add(footprint, Key("port", port))
+            self.each((b.compute for b in self.after.bindings.get(port, ())), "plug", port)
+        self.routers |= self.routers_of(fact.id)
+        self.routes(fact.id, ports)
+
+    def port(self, fact: Port, old: Fact | None, new: Fact | None) -> None:
+        bound = {b.compute for state in self.both for b in state.bindings.get(fact.id, ())}
+        self._floatings_of(fact.id)
+        # A port that is nowhere is nobody else's business.
+        if not bound:
+            return
+        self.add(self.footprint(fact.network), Key("port", fact.id))
+        self._plugs(fact.id, fact.network, bound)
+        self.routes(fact.network, [fact.id])
+
+    def binding(self, fact: Binding, old: Fact | None, new: Fact | None) -> None:
+        port = self.after.ports.get(fact.port) or self.before.ports[fact.port]
+        network = port.network
+        self.add(self.footprint(network), Key("port", port.id))
+        self._plugs(port.id, network, {b.compute for state in self.both for b in state.bindings.get(port.id, ())})
+        if (fact.compute in self.before.footprint(network)) != (fact.compute in self.after.footprint(network)):
+            self.joined.add((network, fact.compute))
+            self.reached |= self.routers_of(network)
+        self.routes(network, [port.id])
+        self._floatings_of(port.id)
+
+    def _plugs(self, port: str, network: str, computes: Iterable[int]) -> None:
+        for compute in computes:
+            self.add([compute], Key("plug", port, compute), Key("local", network, compute))
+
+    def _floatings_of(self, port: str) -> None:
+        for state in self.both:
+            self.floatings.update(state.floatings_of.get(port, _NONE))
+
+    def relation(self, fact: Relation, old: Fact | None, new: Fact | None) -> None:
+        self.add([fact.gateway], Key("tunnel", fact.peer, fact.gateway))
+        self.add([fact.peer], Key("tunnel", fact.gateway, fact.peer))
+
+    def compute(self, fact: Compute, old: Fact | None, new: Fact | None) -> None:
+        self.add([fact.number], BASE)
+        was, now = (f if isinstance(f, Compute) else None for f in (old, new))
+        if was is None or now is None or was.teps != now.teps:
+            for compute, name in _tunnel_keys(fact.number, self.before, self.after):
+                self.add([compute], name)
+        if _mappings(was) != _mappings(now):
+            physical = {**_mappings(was), **_mappings(now)}
+            for state in self.both:
+                for external in state.externals.values():
+                    if external.physical in physical:
+                        self.external(external, None, None)
+
+    def external(self, fact: External, old: Fact | None, new: Fact | None) -> None:
+        self.externals.add(fact.id)
+        for state in self.both:
+            self.routers.update(r.id for r in state.routers.values() if r.external == fact.id)
+            self.floatings.update(key for key in state.floatings if key[0] == fact.id)
+
+    def neighbour(self, fact: Neighbour, old: Fact | None, new: Fact | None) -> None:
+        self.add(self._either("wired", fact.external), Key("outside", fact.external))
+
+    def router(self, fact: Router, old: Fact | None, new: Fact | None) -> None:
+        self.reached.add(fact.id)
+        was, now = (f.routes if isinstance(f, Router) else () for f in (old, new))
+        if was != now:
+            for state in self.both:
+                for network, _ in state.legs.get(fact.id, _NONE):
+                    self.routes(network, state.ports_of.get(network, _NONE))
+
+    def routerport(self, fact: RouterPort, old: Fact | None, new: Fact | None) -> None:
+        self.reached.add(fact.router)
+        for state in self.both:
+            self.routes(fact.network, state.ports_of.get(fact.network, _NONE))
+
+    def floating(self, fact: Floating, old: Fact | None, new: Fact | None) -> None:
+        self.floatings.add((fact.external, fact.address))
+
+    def designation(self, fact: Designation, old: Fact | None, new: Fact | None) -> None:
+        self._part(fact.object)
+
+    def move(self, fact: Move, old: Fact | None, new: Fact | None) -> None:
+        self._part(fact.router)
+
+    def _part(self, router: str) -> None:
+        """Who has which part in a router's NAT has changed."""
+        self.routers.add(router)
+        if self.before.servers(router) != self.after.servers(router):
+            self.reached.add(router)
+
+    def lease(self, fact: Lease, old: Fact | None, new: Fact | None) -> None:
+        computes = {f.compute for f in (old, new) if isinstance(f, Lease)}
+        self.each(computes, "gate", fact.router)
+
+    # --- what follows ---
+
+    def _joined(self, network: str, compute: int) -> None:
+        computes = self.footprint(network)
+        self.add(computes, Key("network", network))
+        if is_large(self.before, network) != is_large(self.after, network):
+            self.each(computes, "local", network)
+        self._tunnels(compute, computes)
+        everything = {*self.before.ports_of.get(network, _NONE), *self.after.ports_of.get(network, _NONE)}
+        self.add([compute], Key("local", network, compute), *(Key("port", port) for port in everything))
+
+    def _tunnels(self, compute: int, others: Iterable[int]) -> None:
+        for other in others:
+            if other != compute:
+                self.add([other], Key("tunnel", compute, other))
+                self.add([compute], Key("tunnel", other, compute))
+
+    def _reached(self, router: str) -> None:
+        computes = self.reach(router)
+        joining = self.before.reach(router) ^ self.after.reach(router)
+        served = self.before.servers(router) ^ self.after.servers(router)
+        for compute in joining | served:
+            self._tunnels(compute, computes)
+        if joining:
+            networks = {n for state in self.both for n, _ in state.legs.get(router, _NONE)}
+            ports = {p for state in self.both for n in networks for p in state.ports_of.get(n, _NONE)}
+            self.add(joining, *(Key("routes", port) for port in ports))
+
+    def _router_flows(self, router: str) -> None:
+        reach = self.reach(router)
+        self.add(reach, Key("router", router))
+        self.each(reach, "exit", router)
+        self.each(reach, "gate", router)
+        for state in self.both:
+            known = state.routers.get(router)
+            if known is not None and known.external:
+                self.add(self._either("wired", known.external), Key("addresses", router))
+            self.floatings.update(key for key, found in state.floatings.items() if found.router == router)
+
+    def _floating_flows(self, key: tuple[str, str]) -> None:
+        for state in self.both:
+            found = state.floatings.get(key)
+            if found is not None:
+                name = floating_key(found)
+                self.add(self._either("wired", key[0]), Key("address", name))
+                self.each(state.hosts(found), "floating", name)
+
+
+_METHODS: dict[type, Any] = {
+    Network: _Change.network,
+    Port: _Change.port,
+    Binding: _Change.binding,
+    Relation: _Change.relation,
+    Compute: _Change.compute,
+    External: _Change.external,
+    Neighbour: _Change.neighbour,
+    Router: _Change.router,
+    RouterPort: _Change.routerport,
+    Floating: _Change.floating,
+    Designation: _Change.designation,
+    Move: _Change.move,
+    Lease: _Change.lease,
+}
+
+
+def _mappings(fact: Compute | None) -> dict[str, str]:
+    return dict(fact.provider_mappings) if fact is not None and fact.membership is Membership.MEMBER else {}
+
+
+def _tunnel_keys(number: int, before: State, after: State) -> Iterator[tuple[int, Key]]:
+    for peer in {n for s in (before, after) if number in s.computes for n in s.peers(number)}:
+        yield peer, Key("tunnel", number, peer)
+        yield number, Key("tunnel", peer, number)
+
+
+def by_view(state: State, compute: int, old: View, new: View) -> set[Key]:
+    """The keys of a compute that a change of what it shows may alter."""
+    found: set[Key] = set()
+    if old.userspace != new.userspace:
+        found |= {Key("local", network, compute) for network in state.networks_on.get(compute, _NONE)}
+    for port in {*old.ports, *new.ports}:
+        if old.ports.get(port) != new.ports.get(port) and port in state.ports:
+            found.add(Key("plug", port, compute))
+            found.add(Key("local", state.ports[port].network, compute))
+    if old.providers != new.providers:
+        for external in state.externals.values():
+            if old.providers.get(external.physical) != new.providers.get(external.physical):
+                found.add(Key("wire", external.id, compute))
+    for peer in {*old.tunnels, *new.tunnels}:
+        if old.tunnels.get(peer) == new.tunnels.get(peer):
+            continue
+        found.add(Key("tunnel", peer, compute))
+        for port in state.ports_on.get(compute, _NONE):
+            if any(b.compute == peer for b in state.bindings.get(port, ())):
+                found.add(Key("plug", port, compute))
+        for router in state.routers_at(compute):
+            if peer in state.servers(router):
+                found |= {Key("exit", router, compute), Key("gate", router, compute)}
+    return found

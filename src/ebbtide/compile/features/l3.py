@@ -1,0 +1,170 @@
+"""Routers: each compute routes for its own VMs. All that is here is the same bytes on every compute of a router's reach.
+
+A packet for the router's MAC enters the router's VRF (table 19), is answered if it is a ping for one of the router's own addresses
+(table 21), or goes to where its destination is, with the MACs, the VNI and the network of that place. What has no route but the default
+one leaves towards the network outside (table 26: `nat`, `floating`). RFC 1812 for TTL; RFC 792 for echo.
+"""
+
+from __future__ import annotations
+
+from ebbtide.compile import ledger
+from ebbtide.compile.flow import DecTtl, Flow, M, Move, SetField, ToController, match
+from ebbtide.compile.fragment import Fragment
+from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
+from ebbtide.model.addresses import ipv4, prefix
+from ebbtide.model.facts import Binding, Network, Port, Router, RouterPort
+
+_ECHO_REQUEST, _ECHO_REPLY, _TTL = 8, 0, 64
+_BACK_TO_SENDER = (
+    Move("metadata", ledger.TO_LPORT_REG, ledger.LPORT_BITS, src_offset=ledger.LPORT_SHIFT),
+    SetField(ledger.TO_COMPUTE_REG, 0),
+)
+
+
+def router(found: Router, legs: list[tuple[RouterPort, Network]]) -> Fragment:
+    """Shared by the reach: the router's own addresses, TTL, its subnets and the way out. IPv6 subnets are not routed."""
+    cookie = ledger.cookie(Kind.ROUTER, Feature.ROUTER, found.tag)
+    vrf = ledger.metadata_vrf(found.tag)
+    flows = []
+    subnets = set()
+    for leg, net in legs:
+        own, address = ledger.metadata_network(net.tag), ipv4(leg.address)
+        if address is None:
+            continue
+        subnets.add(leg.subnet)
+        flows.append(
+            Flow(
+                T.GATEWAY_MAC,
+                Priority.GATEWAY,
+                match(metadata=own, eth_dst=leg.mac, eth_type=0x0800),
+                actions=(SetField(ledger.VRF_REG, found.tag),),
+                metadata=vrf,
+                goto=T.FIB,
+                cookie=cookie,
+            )
+        )
+        flows.append(
+            Flow(
+                T.ARP_RESPONDER,
+                Priority.ARP_ANSWER,
+                match(metadata=own, eth_type=0x0806, arp_op=1, arp_tpa=address),
+                actions=(
+                    Move("eth_src", "eth_dst", 48),
+                    SetField("eth_src", leg.mac),
+                    SetField("arp_op", 2),
+                    Move("arp_sha", "arp_tha", 48),
+                    SetField("arp_sha", leg.mac),
+                    Move("arp_spa", "arp_tpa", 32),
+                    SetField("arp_spa", address),
+                    *_BACK_TO_SENDER,
+                ),
+                goto=T.EGRESS,
+                cookie=cookie,
+            )
+        )
+        flows += _own_address(vrf, address, cookie)
+    for text in sorted(subnets):
+        address, mask, length = prefix(text)
+        flows.append(
+            Flow(
+                T.FIB,
+                Priority.ROUTE + length,
+                match(metadata=vrf, eth_type=0x0800, ipv4_dst=(address, mask)),
+                goto=T.SUBNET_ROUTE,
+                cookie=cookie,
+            )
+        )
+    if legs:
+        flows += _expired(found, vrf, cookie)
+    if found.external and legs:
+        flows.append(
+            Flow(
+                T.FIB,
+                Priority.ROUTE,
+                match(metadata=vrf, eth_type=0x0800),
+                actions=(DecTtl(),),
+                goto=T.PRE_SNAT,
+                cookie=cookie,
+            )
+        )
+    return Fragment(tuple(flows))
+
+
+def _own_address(vrf: tuple[int, int], address: int, cookie: int) -> list[Flow]:
+    echo = match(metadata=vrf, eth_type=0x0800, ip_proto=1, icmpv4_type=_ECHO_REQUEST, ipv4_dst=address)
+    answer = (
+        Move("eth_src", ledger.SCRATCH_MAC, 48),
+        Move("eth_dst", "eth_src", 48),
+        Move(ledger.SCRATCH_MAC, "eth_dst", 48),
+        Move("ipv4_src", "ipv4_dst", 32),
+        SetField("ipv4_src", address),
+        SetField("icmpv4_type", _ECHO_REPLY),
+        SetField("nw_ttl", _TTL),
+        *_BACK_TO_SENDER,
+    )
+    return [
+        Flow(T.FIB, Priority.OWN_PING, echo, actions=answer, goto=T.EGRESS, cookie=cookie),
+        Flow(T.FIB, Priority.OWN_ADDRESS, match(metadata=vrf, eth_type=0x0800, ipv4_dst=address), cookie=cookie),
+    ]
+
+
+def _expired(found: Router, vrf: tuple[int, int], cookie: int) -> list[Flow]:
+    """A TTL that ends here: the controller tells the sender (metered), and the packet goes no further."""
+    data = ledger.userdata(Punt.EXPIRED, found.tag)
+    punt = ToController(max_len=128, userdata=data, meter_id=ledger.EXPIRED_METER)
+    return [
+        Flow(T.FIB, Priority.EXPIRED, match(metadata=vrf, eth_type=0x0800, nw_ttl=1), actions=(punt,), cookie=cookie),
+        Flow(T.FIB, Priority.EXPIRED, match(metadata=vrf, eth_type=0x0800, nw_ttl=0), cookie=cookie),
+    ]
+
+
+def routes(net: Network, port: Port, active: Binding, routers: list[tuple[Router, list[RouterPort]]]) -> Fragment:
+    """Shared by the routers' reach: the way to each of the port's addresses, and by them to what is behind it."""
+    cookie = ledger.cookie(Kind.PORT, Feature.ROUTER, port.lport)
+    flows = []
+    for found, legs in routers:
+        vrf = ledger.metadata_vrf(found.tag)
+        for text in port.addresses:
+            address = ipv4(text)
+            leg = next((g for g in legs if address is not None and _holds(g.subnet, address)), None)
+            if leg is None or address is None:
+                continue
+            to = (
+                DecTtl(),
+                SetField("eth_src", leg.mac),
+                SetField("eth_dst", port.mac),
+                SetField(ledger.TO_LPORT_REG, port.lport),
+                SetField(ledger.TO_COMPUTE_REG, active.compute),
+                SetField("tun_id", net.vni),
+            )
+            ways = [(address, 0xFFFFFFFF, 32)]
+            ways += [prefix(way) for way, via in map(split_route, found.routes) if via == text]
+            flows += [
+                Flow(
+                    T.FIB,
+                    Priority.ROUTE + length,
+                    (
+                        M("eth_type", 0x0800),
+                        M("ipv4_dst", value, None if length == 32 else mask),
+                        M("metadata", *vrf),
+                    ),
+                    actions=to,
+                    goto=T.L2_FILTER,
+                    cookie=cookie,
+                )
+                for value, mask, length in ways
+            ]
+    return Fragment(tuple(flows))
+
+
+def split_route(route: str) -> tuple[str, str]:
+    """Prefix and next hop of a stored extra route."""
+    way, _, via = route.partition(" via ")
+    return way, via
+
+
+def _holds(subnet: str, address: int) -> bool:
+    if ":" in subnet:
+        return False
+    value, mask, _ = prefix(subnet)
+    return address & mask == value
