@@ -16,20 +16,24 @@ import msgspec
 import structlog
 
 from ebbtide.compile import ledger
-from ebbtide.decide import lifecycle, scalein
+from ebbtide.decide import lifecycle, routing, scalein
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, NotFound, Refused, StillWorking
 from ebbtide.model.facts import (
     Compute,
     Edit,
+    External,
     Fact,
+    Floating,
     Membership,
     Network,
     Operation,
     Port,
     Relation,
     Retired,
+    Router,
+    RouterPort,
     format_mac,
     parse_mac,
 )
@@ -40,7 +44,6 @@ from ebbtide.runtime.cluster import Cluster
 from ebbtide.runtime.endings import Endings, old_operations
 
 log = structlog.get_logger("service")
-MAX_NAME = 255
 #: Seconds that an end waits for who sends to ports that have just left the compute to have learnt that.
 FORWARD_PATIENCE = 5.0
 #: Seconds that a network which asks for the VNI of one just deleted waits for the computes to let go of it.
@@ -75,7 +78,7 @@ class Service:
             BadInput: the name, a subnet, the VNI or the MTU is not valid.
             Refused: it exists and is different, or the VNI is taken.
         """
-        _check_name("network", name)
+        routing.check_name("network", name)
         cidrs = tuple(sorted({_subnet(text) for text in subnets}))  # as the store gives them back
         if vni is not None and not 1 <= vni <= ledger.LAST_VNI:
             raise BadInput(f"VNI {vni} is not between 1 and {ledger.LAST_VNI} (those above are reserved)", "vni")
@@ -115,6 +118,9 @@ class Service:
                 raise Refused(
                     f"network {name} still has {len(ports)} port(s): {', '.join(ports[:5])}; delete them first"
                 )
+            routers = sorted(state.routers_of.get(name, ()))
+            if routers:
+                raise Refused(f"network {name} has router {', '.join(routers[:5])} in it: detach it first")
             return [Edit(known, None), retire(known)], None
 
         await self.cluster.store.commit(decide)
@@ -135,7 +141,7 @@ class Service:
             NotFound: there is no such network.
             Refused: it exists and is different, its MAC or an address is taken in this network, or an address is outside its subnets.
         """
-        _check_name("port", port_id)
+        routing.check_name("port", port_id)
         try:
             value = parse_mac(mac)
         except ValueError as error:
@@ -159,6 +165,10 @@ class Service:
                     f"address {outside} is in no subnet of network {network}, which has {', '.join(net.subnets)}: "
                     "give another address, or none"
                 )
+            routers = routing.own_addresses(state, network)
+            for address in found:
+                if address in routers:
+                    raise Refused(f"address {address} is that of router {routers[address]} in network {network}")
             for other_id in state.ports_of.get(network, ()):
                 other = state.ports[other_id]
                 if other.mac == value:
@@ -179,9 +189,56 @@ class Service:
             known = state.ports.get(port_id)
             if known is None:
                 raise NotFound(f"there is no port {port_id}")
-            return [*(Edit(b, None) for b in state.bindings.get(port_id, ())), Edit(known, None)], None
+            bound = [Edit(b, None) for b in state.bindings.get(port_id, ())]
+            return [*bound, *routing.without_port(state, port_id), Edit(known, None)], None
 
         await self.cluster.store.commit(decide)
+
+    # --- routers, networks outside, floating IPs: see decide/routing.py for what each verb refuses ---
+
+    async def add_external(
+        self, name: str, physical: str, subnet: str, gateway: str = "", vlan: int = 0, mtu: int = 1500
+    ) -> External:
+        """Make a network outside; the same again is "already so"."""
+        return await self.cluster.store.commit(
+            lambda state: routing.add_external(state, name, physical, vlan, subnet, gateway, mtu)
+        )
+
+    async def delete_external(self, name: str) -> None:
+        """Delete a network outside that nobody uses."""
+        await self.cluster.store.commit(lambda state: (routing.delete_external(state, name), None))
+
+    async def add_router(self, name: str, **wishes: Any) -> Router:
+        """Make a router; the same again is "already so"."""
+        return await self.cluster.store.commit(lambda state: routing.add_router(state, name, **wishes))
+
+    async def set_router(self, name: str, **wishes: Any) -> Router:
+        """Change what is given of a router."""
+        return await self.cluster.store.commit(lambda state: routing.set_router(state, name, **wishes))
+
+    async def delete_router(self, name: str) -> None:
+        """Delete a router that is in no network."""
+        await self.cluster.store.commit(lambda state: (routing.delete_router(state, name), None))
+
+    async def attach(self, router: str, network: str, address: str = "", mac: str = "") -> RouterPort:
+        """Give a router a place in a network; the same again is "already so"."""
+        return await self.cluster.store.commit(lambda state: routing.attach(state, router, network, address, mac))
+
+    async def detach(self, router: str, network: str, address: str = "") -> None:
+        """Take a router's place in a network away."""
+        await self.cluster.store.commit(lambda state: (routing.detach(state, router, network, address), None))
+
+    async def add_floating(
+        self, external: str, address: str, port: str = "", fixed: str = "", mac: str = ""
+    ) -> Floating:
+        """Make a floating IP, or lead one to another port."""
+        return await self.cluster.store.commit(
+            lambda state: routing.add_floating(state, external, address, port, fixed, mac)
+        )
+
+    async def delete_floating(self, external: str, address: str) -> None:
+        """Delete a floating IP."""
+        await self.cluster.store.commit(lambda state: (routing.delete_floating(state, external, address), None))
 
     async def relate(self, gateway: str, peer: str, *, on: bool = True) -> Relation:
         """Make (or end) a gateway relation: `peer` sends by `gateway`, with a tunnel watched by BFD."""
@@ -456,11 +513,6 @@ def parse_backup(data: bytes) -> list[Fact]:
     except (msgspec.DecodeError, ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
         raise BadInput(f"the backup cannot be read: {error!r}") from None
     return found
-
-
-def _check_name(kind: str, name: str) -> None:
-    if not name or len(name) > MAX_NAME or any(c.isspace() or not c.isprintable() for c in name):
-        raise BadInput(f"{name[:40]!r} is no {kind} name: 1 to {MAX_NAME} printable characters without spaces", "id")
 
 
 def _subnet(text: str) -> str:

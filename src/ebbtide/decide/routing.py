@@ -1,0 +1,439 @@
+"""Routers, networks outside and floating IPs: what may be made, changed and deleted, as edits of one transaction.
+
+Every function is State and wishes in, edits out; what is not possible is an error that says which, why and what to do next, and then there
+are no edits. Doing a thing twice is "already so". While a router's NAT moves, what the move rests on is not changed.
+
+Longer than 400 lines: the checks of each verb are those that make the flows unambiguous, and they refer to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+
+import msgspec
+
+from ebbtide.compile import ledger
+from ebbtide.compile.features.l3 import split_route
+from ebbtide.decide import parts
+from ebbtide.decide.ids import Allocator, retire
+from ebbtide.errors import BadInput, NotFound, Refused
+from ebbtide.model.addresses import ipv4
+from ebbtide.model.facts import Edit, External, Floating, Port, Router, RouterPort, format_mac, parse_mac
+from ebbtide.model.state import State
+
+MAX_NAME = 255
+#: Extra routes of one router, and its external addresses: each is a flow on every compute of its reach, or on those that serve its NAT.
+MAX_ROUTES, MAX_ADDRESSES = 200, 64
+
+
+def check_name(kind: str, name: str) -> None:
+    """A name that can stand in a line, a path and a key.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    if not name or len(name) > MAX_NAME or any(c.isspace() or not c.isprintable() for c in name):
+        raise BadInput(f"{name[:40]!r} is no {kind} name: 1 to {MAX_NAME} printable characters without spaces", "id")
+
+
+def _v4(text: str, what: str, field: str) -> str:
+    try:
+        return str(IPv4Address(text))
+    except ValueError as error:
+        raise BadInput(f"{what} {text!r} is not an IPv4 address: {error}", field) from None
+
+
+def _v4_net(text: str, what: str, field: str) -> str:
+    try:
+        return str(IPv4Network(text))
+    except ValueError as error:
+        raise BadInput(f"{what} {text!r} is not an IPv4 subnet: {error}", field) from None
+
+
+def _mac(text: str, field: str = "mac") -> int:
+    try:
+        value = parse_mac(text)
+    except ValueError as error:
+        raise BadInput(str(error), field) from None
+    if value >> 40 & 1 or not value:
+        raise BadInput(f"{text} is not the MAC address of one host", field)
+    return value
+
+
+def _host_in(address: str, subnet: str, what: str) -> None:
+    net, found = IPv4Network(subnet), IPv4Address(address)
+    if found not in net:
+        raise Refused(f"{what} {address} is not in {subnet}")
+    if net.prefixlen < 31 and found in (net.network_address, net.broadcast_address):
+        raise Refused(f"{what} {address} is no host's in {subnet}: it is the subnet's own or its broadcast address")
+
+
+# --- networks outside ---
+
+
+def add_external(
+    state: State, name: str, physical: str, vlan: int, subnet: str, gateway: str, mtu: int
+) -> tuple[list[Edit], External]:
+    """Make a network outside.
+
+    Raises:
+        BadInput: a value is not valid.
+        Refused: it exists and is different, or its place on that physical network is taken.
+    """
+    check_name("external network", name)
+    check_name("physical network", physical)
+    if not 0 <= vlan <= 4094:
+        raise BadInput(f"VLAN {vlan} is not between 1 and 4094 (0: untagged)", "vlan")
+    if not 576 <= mtu <= 9216:
+        raise BadInput(f"MTU {mtu} is not between 576 and 9216", "mtu")
+    subnet = _v4_net(subnet, "subnet", "subnet")
+    if gateway:
+        gateway = _v4(gateway, "gateway", "gateway")
+        _host_in(gateway, subnet, "gateway")
+    known = state.externals.get(name)
+    if known is not None:
+        if (known.physical, known.vlan, known.subnet, known.gateway, known.mtu) == (
+            physical,
+            vlan,
+            subnet,
+            gateway,
+            mtu,
+        ):
+            return [], known
+        raise Refused(
+            f"external network {name} exists already with other settings: delete it first, or choose another name"
+        )
+    for other in state.externals.values():
+        if (other.physical, other.vlan) == (physical, vlan):
+            where = f"VLAN {vlan}" if vlan else "the untagged part"
+            raise Refused(f"{where} of {physical} is external network {other.id}: choose another VLAN, or use that one")
+    ids = Allocator(state)
+    made = External(name, ids.take("network"), physical, vlan, subnet, gateway, mtu)
+    return [Edit(None, made), *ids.edits()], made
+
+
+def external(state: State, name: str) -> External:
+    """The network outside of that name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found = state.externals.get(name)
+    if found is None:
+        raise NotFound(f"there is no external network {name}: `ebbtide external add {name}` makes one")
+    return found
+
+
+def delete_external(state: State, name: str) -> list[Edit]:
+    """Delete a network outside that no router and no floating IP uses."""
+    found = external(state, name)
+    users = [f"router {r.id}" for r in state.routers.values() if r.external == name]
+    users += [f"floating IP {address}" for e, address in state.floatings if e == name]
+    if users:
+        raise Refused(f"external network {name} is used by {_some(users)}; take it from them first")
+    near = [Edit(n, None) for n in state.neighbours.values() if n.external == name]
+    return [Edit(found, None), *near, retire(found)]
+
+
+def _some(names: Sequence[str]) -> str:
+    chosen = sorted(names)
+    return ", ".join(chosen[:5]) + (f" and {len(chosen) - 5} more" if len(chosen) > 5 else "")
+
+
+def _taken_outside(state: State, network: External, address: str, but: str = "") -> str:
+    """Whose this external address is already, or "". `but`: the router that asks."""
+    if address == network.gateway:
+        return "the next hop"
+    for other in state.routers.values():
+        if other.external == network.id and address in other.addresses and other.id != but:
+            return f"router {other.id}"
+    found = state.floatings.get((network.id, address))
+    return f"floating IP {found.address}" if found is not None else ""
+
+
+# --- routers ---
+
+
+def router(state: State, name: str) -> Router:
+    """The router of that name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found = state.routers.get(name)
+    if found is None:
+        raise NotFound(f"there is no router {name}: `ebbtide router add {name}` makes one")
+    return found
+
+
+def add_router(
+    state: State,
+    name: str,
+    outside: str = "",
+    addresses: Sequence[str] = (),
+    snat: bool = True,
+    routes: Sequence[str] = (),
+    record: bool = True,
+) -> tuple[list[Edit], Router]:
+    """Make a router; the same again is "already so".
+
+    Raises:
+        BadInput: a value is not valid.
+        NotFound: there is no such external network.
+        Refused: it exists and is different, or an address is taken.
+    """
+    check_name("router", name)
+    known = state.routers.get(name)
+    tag, mac, ids = (known.tag, known.mac, None) if known is not None else (0, 0, Allocator(state))
+    if ids is not None:
+        tag = ids.take("router")
+        mac = ledger.mac(state.store_id, ledger.MacOf.ROUTER, tag)
+    made = _checked(state, Router(name, tag, mac, outside, tuple(addresses), snat, tuple(routes), record))
+    if known is not None:
+        if known == made:
+            return [], known
+        raise Refused(f"router {name} exists already with other settings: change it with `ebbtide router set {name}`")
+    assert ids is not None
+    return [Edit(None, made), *ids.edits()], made
+
+
+def set_router(
+    state: State,
+    name: str,
+    outside: str | None = None,
+    addresses: Sequence[str] | None = None,
+    snat: bool | None = None,
+    routes: Sequence[str] | None = None,
+    record: bool | None = None,
+) -> tuple[list[Edit], Router]:
+    """Change what is given of a router, and leave the rest."""
+    known = router(state, name)
+    wishes = {"external": outside, "addresses": addresses, "snat": snat, "routes": routes, "record": record}
+    fields = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in wishes.items() if v is not None}
+    if fields.get("external") == "":
+        fields["addresses"] = ()
+    made = _checked(state, msgspec.structs.replace(known, **fields))
+    if made == known:
+        return [], known
+    nat = (known.external, known.addresses, known.snat, known.record)
+    if nat != (made.external, made.addresses, made.snat, made.record):
+        _at_rest(state, name)
+    edits = [Edit(known, made)]
+    if made.external != known.external:
+        used = [f.address for f in state.floatings.values() if f.router == name]
+        if used:
+            raise Refused(f"floating IP {_some(used)} leads to ports behind router {name}: take them away first")
+        edits += parts.resign(state, name)
+    return edits, made
+
+
+def _at_rest(state: State, name: str) -> None:
+    move = state.moves.get(name)
+    if move is not None:
+        raise Refused(
+            f"the NAT of router {name} is on its way to another compute ({move.phase}): try again when it has arrived "
+            f"(`ebbtide explain router {name}`)"
+        )
+
+
+def _checked(state: State, wish: Router) -> Router:
+    """The wish as it is stored, if it can be."""
+    addresses = tuple(sorted({_v4(a, "external address", "addresses") for a in wish.addresses}))
+    if len(addresses) > MAX_ADDRESSES:
+        raise BadInput(f"{len(addresses)} external addresses: a router may have {MAX_ADDRESSES}", "addresses")
+    if addresses and not wish.external:
+        raise BadInput(f"router {wish.id} has external addresses and no external network: name it too", "external")
+    if wish.external:
+        network = external(state, wish.external)
+        for address in addresses:
+            _host_in(address, network.subnet, "external address")
+            whose = _taken_outside(state, network, address, but=wish.id)
+            if whose:
+                raise Refused(f"external address {address} is that of {whose} in {network.id}: choose another")
+    return msgspec.structs.replace(wish, addresses=addresses, routes=_routes(state, wish))
+
+
+def _routes(state: State, wish: Router) -> tuple[str, ...]:
+    if len(wish.routes) > MAX_ROUTES:
+        raise BadInput(f"{len(wish.routes)} extra routes: a router may have {MAX_ROUTES}", "routes")
+    legs = state.legs.get(wish.id, {}).values()
+    found: dict[str, str] = {}
+    for text in wish.routes:
+        way, via = split_route(text)
+        if not via:
+            raise BadInput(f"route {text!r} is not PREFIX via ADDRESS, as in '10.9.0.0/16 via 10.0.0.9'", "routes")
+        way, via = _v4_net(way.strip(), "route to", "routes"), _v4(via.strip(), "next hop", "routes")
+        if way == "0.0.0.0/0":
+            raise BadInput(
+                "the default route is that of the external network; 0.0.0.0/0 cannot be an extra route", "routes"
+            )
+        if found.get(way, via) != via:
+            raise Refused(f"route to {way} has two next hops, {found[way]} and {via}: one is possible")
+        if any(way == leg.subnet for leg in legs):
+            raise Refused(f"route to {way}: that subnet is connected to router {wish.id} itself")
+        if not any(IPv4Address(via) in ip_network(leg.subnet) for leg in legs):
+            raise Refused(f"route to {way}: next hop {via} is in no subnet of router {wish.id}")
+        found[way] = via
+    return tuple(sorted(f"{way} via {via}" for way, via in found.items()))
+
+
+def delete_router(state: State, name: str) -> list[Edit]:
+    """Delete a router without places in networks, to which no floating IP leads."""
+    found = router(state, name)
+    legs = [network for network, _ in state.legs.get(name, {})]
+    if legs:
+        raise Refused(f"router {name} is still in network {_some(legs)}: `ebbtide router detach {name} NETWORK` first")
+    used = [f.address for f in state.floatings.values() if f.router == name]
+    if used:
+        raise Refused(f"floating IP {_some(used)} leads to ports behind router {name}: take them away first")
+    return [Edit(found, None), *parts.resign(state, name), retire(found)]
+
+
+def attach(state: State, name: str, network: str, address: str = "", mac: str = "") -> tuple[list[Edit], RouterPort]:
+    """Give a router a place in a network: its address there ("" : the first of the only subnet), and maybe its MAC.
+
+    Raises:
+        BadInput: a value is not valid.
+        NotFound: there is no such router or network.
+        Refused: the address is taken, or the subnet meets another of the router's.
+    """
+    found, net = router(state, name), state.networks.get(network)
+    if net is None:
+        raise NotFound(f"there is no network {network}: `ebbtide network add {network}` makes one")
+    subnets = [text for text in net.subnets if ":" not in text]
+    if not address:
+        if len(subnets) != 1:
+            raise BadInput(
+                f"network {network} has {len(subnets)} IPv4 subnets: say which address the router has there", "address"
+            )
+        address = str(next(iter(IPv4Network(subnets[0]).hosts())))
+    address = _v4(address, "address", "address")
+    subnet = next((text for text in subnets if IPv4Address(address) in IPv4Network(text)), "")
+    if not subnet:
+        raise Refused(
+            f"address {address} is in no subnet of network {network}, which has {', '.join(net.subnets) or 'none'}"
+        )
+    _host_in(address, subnet, "address")
+    known = state.legs[name].get((network, address)) if name in state.legs else None
+    value = _mac(mac) if mac else ledger.mac(state.store_id, ledger.MacOf.LEG, found.tag)
+    made = RouterPort(name, network, address, subnet, value)
+    if known is not None:
+        if not mac or known.mac == value:
+            return [], known
+        raise Refused(f"router {name} is in network {network} with MAC {format_mac(known.mac)} already")
+    for leg in state.legs.get(name, {}).values():
+        if IPv4Network(leg.subnet).overlaps(IPv4Network(subnet)):
+            raise Refused(
+                f"subnet {subnet} meets {leg.subnet}, in which router {name} is already (network {leg.network})"
+            )
+    for way, _ in map(split_route, found.routes):
+        if way == subnet:
+            raise Refused(f"router {name} has an extra route to {subnet}: take it away first")
+    for port_id in state.ports_of.get(network, ()):
+        port = state.ports[port_id]
+        if address in port.addresses:
+            raise Refused(f"address {address} is that of port {port_id} in network {network}")
+        if port.mac == value:
+            raise Refused(f"MAC {format_mac(value)} is that of port {port_id} in network {network}")
+    for other in state.routers_of.get(network, ()):
+        for leg in state.legs.get(other, {}).values():
+            if leg.network == network and (leg.address == address or leg.mac == value) and leg.router != name:
+                raise Refused(f"{address} or MAC {format_mac(value)} is that of router {other} in network {network}")
+    return [Edit(None, made)], made
+
+
+def detach(state: State, name: str, network: str, address: str = "") -> list[Edit]:
+    """Take a router's place in a network away (all of them, unless an address is given)."""
+    found = router(state, name)
+    legs = [leg for (n, a), leg in state.legs.get(name, {}).items() if n == network and address in ("", a)]
+    if not legs:
+        raise NotFound(f"router {name} is not in network {network}" + (f" with address {address}" if address else ""))
+    for leg in legs:
+        inside = IPv4Network(leg.subnet)
+        used = [f.address for f in state.floatings.values() if f.router == name and IPv4Address(f.fixed) in inside]
+        if used:
+            raise Refused(f"floating IP {_some(used)} leads to ports in {leg.subnet}: take them away first")
+        ways = [route for route in found.routes if IPv4Address(split_route(route)[1]) in inside]
+        if ways:
+            raise Refused(f"extra route {_some(ways)} leads through {leg.subnet}: take it away first")
+    return [Edit(leg, None) for leg in legs]
+
+
+# --- floating IPs ---
+
+
+def add_floating(
+    state: State, outside: str, address: str, port: str = "", fixed: str = "", mac: str = ""
+) -> tuple[list[Edit], Floating]:
+    """Make a floating IP, or lead one that exists to (another) port. No port: it leads nowhere.
+
+    Raises:
+        BadInput: a value is not valid.
+        NotFound: there is no such external network or port.
+        Refused: the address is taken, or no router leads from there to the port.
+    """
+    network = external(state, outside)
+    address = _v4(address, "floating IP", "address")
+    _host_in(address, network.subnet, "floating IP")
+    known = state.floatings.get((outside, address))
+    if known is None:
+        whose = _taken_outside(state, network, address)
+        if whose:
+            raise Refused(f"address {address} is that of {whose} in {outside}: choose another")
+    ids = Allocator(state)
+    value = _mac(mac) if mac else known.mac if known is not None else 0
+    if not value:
+        value = ledger.mac(state.store_id, ledger.MacOf.FLOATING, ids.take("floating"))
+    behind = ("", "", "")
+    if port:
+        found = state.ports.get(port)
+        if found is None:
+            raise NotFound(f"there is no port {port}")
+        behind = _behind(state, network, found, fixed)
+        for key in state.floatings_of.get(port, ()):
+            other = state.floatings[key]
+            if other.fixed == behind[2] and key != (outside, address) and other.external == outside:
+                raise Refused(f"{behind[2]} of port {port} has floating IP {other.address} already")
+    made = Floating(outside, address, value, *behind)
+    return ([] if made == known else [Edit(known, made), *ids.edits()]), made
+
+
+def _behind(state: State, network: External, port: Port, fixed: str) -> tuple[str, str, str]:
+    """Router, port and address that a floating IP leads to."""
+    addresses = [a for a in port.addresses if ipv4(a) is not None]
+    if fixed:
+        if fixed not in addresses:
+            raise Refused(
+                f"{fixed} is no IPv4 address of port {port.id}, which has {', '.join(port.addresses) or 'none'}"
+            )
+        addresses = [fixed]
+    for address in addresses:
+        for name in sorted(state.routers_of.get(port.network, ())):
+            legs = (leg for leg in state.legs.get(name, {}).values() if leg.network == port.network)
+            inside = any(ip_address(address) in ip_network(leg.subnet) for leg in legs)
+            if inside and state.routers[name].external == network.id:
+                return name, port.id, address
+    raise Refused(
+        f"no router leads from {network.id} to port {port.id}: attach one to network {port.network} whose external network is {network.id}"
+    )
+
+
+def delete_floating(state: State, outside: str, address: str) -> list[Edit]:
+    """Delete a floating IP."""
+    found = state.floatings.get((outside, address))
+    if found is None:
+        raise NotFound(f"there is no floating IP {address} in external network {outside}")
+    return [Edit(found, None)]
+
+
+def without_port(state: State, port: str) -> list[Edit]:
+    """A port is deleted: its floating IPs stay, and lead nowhere."""
+    found = [state.floatings[key] for key in state.floatings_of.get(port, ())]
+    return [Edit(f, msgspec.structs.replace(f, port="", router="", fixed="")) for f in found]
+
+
+def own_addresses(state: State, network: str) -> dict[str, str]:
+    """Addresses of routers in a network, and whose they are."""
+    legs = (leg for router in state.routers_of.get(network, ()) for leg in state.legs[router].values())
+    return {leg.address: leg.router for leg in legs if leg.network == network}
