@@ -61,6 +61,8 @@ class Claim(msgspec.Struct, frozen=True):
     provider_mappings: tuple[tuple[str, str], ...] = ()
     gateway: bool = False
     held_start: bool = False
+    weight: int = 1
+    base: int = 0
     certificate: str = ""
     macs: tuple[str, ...] = ()
 
@@ -118,6 +120,8 @@ def _replaced(old: Compute, claim: Claim, dpid: int, asked: str = "") -> Compute
         provider_mappings=claim.provider_mappings,
         gateway=claim.gateway,
         held_start=claim.held_start,
+        weight=claim.weight,
+        base=claim.base,
         certificate=claim.certificate or old.certificate,
         asked=asked,
         applicants=(),
@@ -419,6 +423,8 @@ def _join(state: State, claim: Claim, *, approved: bool, reason: str, has_tep: b
         provider_mappings=claim.provider_mappings,
         gateway=claim.gateway,
         held_start=claim.held_start,
+        weight=claim.weight,
+        base=claim.base,
         certificate=claim.certificate,
         membership=Membership.MEMBER if approved else Membership.WAITING,
     )

@@ -14,11 +14,10 @@ from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 import msgspec
 
 from ebbtide.compile import ledger
-from ebbtide.compile.features.l3 import split_route
 from ebbtide.decide import parts
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.errors import BadInput, NotFound, Refused
-from ebbtide.model.addresses import ipv4
+from ebbtide.model.addresses import ipv4, split_route
 from ebbtide.model.facts import Edit, External, Floating, Port, Router, RouterPort, format_mac, parse_mac
 from ebbtide.model.state import State
 

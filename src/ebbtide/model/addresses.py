@@ -24,3 +24,9 @@ def prefix(text: str) -> tuple[int, int, int]:
 def dotted(address: int) -> str:
     """A number as an IPv4 address."""
     return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"
+
+
+def split_route(route: str) -> tuple[str, str]:
+    """Prefix and next hop of a stored extra route."""
+    way, _, via = route.partition(" via ")
+    return way, via

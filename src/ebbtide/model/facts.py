@@ -39,6 +39,7 @@ class Compute(msgspec.Struct, frozen=True):
     `applicants` are hosts that ask to take its place, or to come back as it though they have changed ("system-id@TEP");
     `successor` is the one of them that was approved, and may do so while the compute is silent.
     `macs` are those of its bridges' own interfaces, as aa:bb:cc:dd:ee:ff.
+    `weight` and `base` say how many designated services it is to have (`decide/election.py`).
     `removed_at` is the revision at which it was removed (0: not removed).
     """
 
@@ -57,6 +58,8 @@ class Compute(msgspec.Struct, frozen=True):
     adopted: bool = False
     gateway: bool = False
     held_start: bool = False
+    weight: int = 1
+    base: int = 0
     certificate: str = ""
     asked: str = ""
     applicants: tuple[str, ...] = ()

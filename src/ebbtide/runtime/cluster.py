@@ -20,7 +20,7 @@ from ebbtide.compile.fragment import Key
 from ebbtide.decide import brake, ids, lifecycle
 from ebbtide.decide.lifecycle import Outcome
 from ebbtide.errors import EbbtideError
-from ebbtide.model.facts import Binding, Compute, Debt, Edit, Membership, Port, Relation
+from ebbtide.model.facts import Binding, Compute, Debt, Edit, External, Membership, Port, Relation
 from ebbtide.model.observed import Phase, View
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
@@ -29,8 +29,10 @@ from ebbtide.ovsdb.framing import PEER_LIMIT
 from ebbtide.ovsdb.replica import Replica, RowChange
 from ebbtide.reconcile.compiled import Compiled
 from ebbtide.runtime import probes, vswitch
+from ebbtide.runtime.designations import Designations
 from ebbtide.runtime.link import LinkLost, OvsdbLink
 from ebbtide.runtime.member import Member
+from ebbtide.runtime.outside import Outside
 from ebbtide.runtime.places import Places
 from ebbtide.runtime.pulse import Pulse
 from ebbtide.runtime.store import Store
@@ -87,6 +89,8 @@ class Cluster:
         self.changed = Pulse()
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
         self.places = Places(self)
+        self.designations = Designations(self)
+        self.outside = Outside(self)
         self._releasing: asyncio.TimerHandle | None = None
         self._sessions: set[OvsdbLink | SwitchLink] = set()
         self._owners: dict[SwitchLink, Member] = {}
@@ -116,6 +120,8 @@ class Cluster:
             group.create_task(self.store.run())
             group.create_task(self._lead())
             group.create_task(self.places.run())
+            group.create_task(self.designations.run())
+            group.create_task(self.outside.run())
             group.create_task(self._probe())
 
     async def _lead(self) -> None:
@@ -457,6 +463,9 @@ class Cluster:
                 for number in (fact.gateway, fact.peer):
                     if number in self.members:
                         self.members[number].touch_rows()
+            elif isinstance(fact, External):
+                for number in after.mapped.get(fact.physical, ()):
+                    self._member(number).touch_rows()
             elif isinstance(fact, Binding):
                 # Tunnels come and go with the fragments named "tunnel": `touch` has marked the rows of whom they concern.
                 ports.add(fact.port)
@@ -467,6 +476,8 @@ class Cluster:
                 # It may have nothing to do any more, and then nobody else would tell that it has paid.
                 self.members[fact.compute].wake()
         self.places.look_at(ports)
+        self.designations.changed(edits, before, after)
+        self.outside.changed(edits)
         self._release_soon()
         self._notify("state", revision=after.revision)
 
@@ -513,6 +524,7 @@ class Cluster:
     def progressed(self, member: Member) -> None:
         """A member has taken a step."""
         self.places.somebody_has_moved_on()
+        self.designations.look()
         self.probing.set()
         self._notify("progress", name=member.name)
         self._release_soon()
@@ -551,6 +563,8 @@ class Cluster:
         await self.store.commit(decide)
 
     def _notify(self, what: str, **facts: Any) -> None:
+        if what == "compute":
+            self.designations.look()
         for listener in self.listeners:
             listener(what, facts)
         self.changed.fire()
@@ -567,11 +581,16 @@ class Cluster:
         if read is None or member is None:
             return
         punt, owner = read
+        if punt in (ledger.Punt.NEXT_HOP, ledger.Punt.EXPIRED):
+            self.outside.heard(punt, member, owner, packet)
+            return
         if punt is ledger.Punt.PROBE:
             probe = probes.read(packet.data)
             if probe is not None and probe[1] == member.number and packet.total_len >= probe[2]:
                 self.probes.arrived(probe[0], probe[1], probe[2])
                 self.places.tunnel_heard()
+            return
+        if punt is not ledger.Punt.EVIDENCE:
             return
         port = self.state.by_lport.get(owner)
         if port is None or len(packet.data) < 12:

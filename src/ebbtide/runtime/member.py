@@ -35,6 +35,7 @@ from ebbtide.runtime import paths, vswitch
 from ebbtide.runtime.breaks import Breaks
 from ebbtide.runtime.collector import no_collection
 from ebbtide.runtime.link import LinkLost, OvsdbLink
+from ebbtide.runtime.providers import Provider
 from ebbtide.runtime.pulse import Pulse
 from ebbtide.runtime.switch import BUNDLE_MESSAGES, Rejected, SwitchLink, SwitchLost
 
@@ -75,6 +76,8 @@ class Member:
         self.held_back = ""
         self._unexplained = False
         self.lost_at: float | None = cluster.now()
+        #: Whether it was ever reachable in this leadership: one that was never heard has not just been lost.
+        self.heard_before = False
         self.rejected: dict[Key, str] = {}
         self.open: dict[int, float] = {}
         self.held: dict[Key, Encoded] = {}
@@ -179,6 +182,7 @@ class Member:
         if not self.connected:
             # Whoever led meanwhile has heard it, or not; we have not listened. Silence begins to count now.
             self.lost_at = self.cluster.now()
+            self.heard_before = False
         self.touch_rows()
 
     def wake(self) -> None:
@@ -245,6 +249,7 @@ class Member:
     def _note_reachable(self) -> None:
         if self.connected:
             self.lost_at = None
+            self.heard_before = True
         elif self.lost_at is None:
             self.lost_at = self.cluster.now()
 
@@ -412,6 +417,17 @@ class Member:
             self._tunnels_of = (state, tunnel.rows(state, self.number))
         return self._tunnels_of[1]
 
+    def _provider_rows(self) -> list[Provider]:
+        """The networks outside that it should have: those of State on a physical network that it has a mapping for."""
+        compute, state = self.compute, self.cluster.state
+        vlans: dict[str, set[int]] = {}
+        for external in state.externals.values():
+            vlans.setdefault(external.physical, set()).add(external.vlan)
+        mapped = compute.provider_mappings if compute is not None else ()
+        return [
+            Provider(physical, target, frozenset(vlans[physical])) for physical, target in mapped if physical in vlans
+        ]
+
     async def _send_rows(self, rows: vswitch.Rows) -> bool:
         transaction = rows.transaction
         if transaction is None:
@@ -450,11 +466,13 @@ class Member:
         rows = self._rows()
         rows.ensure_bridge(ids, drop, compute.dpid, self._target())
         again = own is None or rows.make_tunnels(self._tunnel_rows().values(), compute.adopted)
+        rows.make_providers(self._provider_rows())
         if await self._send_rows(rows) and again:
             if own is not None:
                 await self._await_realised()
             rows = self._rows()
             rows.make_tunnels(self._tunnel_rows().values())
+            rows.make_providers(self._provider_rows())
             await self._send_rows(rows)
         if rows.made_tunnels and self.synced:
             # vswitchd does one thing after the other: flows sent now would wait for the ports, and those towards them come after.
@@ -732,9 +750,11 @@ class Member:
         keep = names | {i.name for peer, i in self.view.tunnels.items() if peer in waiting}
         keep |= {i.name for peer, i in self.view.tunnels.items() if Key("tunnel", peer, self.number) in self.held}
         rows.drop_tunnels(keep)
+        if not self._breaks:
+            rows.drop_providers(self._provider_rows())
         self._drop_tunnels = True
         await self._send_rows(rows)
-        self._drop_tunnels = keep != names
+        self._drop_tunnels = keep != names or bool(self._breaks)
 
     async def _stamp(self) -> None:
         """Write the revision to the switch, at rest, at most once a second: what it has applied, and rid itself of what that took away.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from ebbtide.compile.flow import CONTROLLER, Meter, Output, SetField
+from ebbtide.compile.flow import CONTROLLER, Action, Meter, Output, PushVlan, SetField
 from ebbtide.errors import NotReady, ProtocolError
 from ebbtide.openflow import flows, multipart
 from ebbtide.openflow import messages as m
@@ -311,8 +311,10 @@ class SwitchLink:
     def _refused(self, base: int, count: int, first: int) -> dict[int, str]:
         return {xid - first: words for xid, words in self._errors.items() if base <= xid < base + count}
 
-    def packet_out(self, port: int, frame: bytes, tunnel_id: int = 0) -> None:
-        """Send a frame out of a port; `tunnel_id` for tunnel ports."""
-        actions = (SetField("tun_id", tunnel_id), Output(port)) if tunnel_id else (Output(port),)
-        self._open().send(m.PacketOut(CONTROLLER, actions, frame))
+    def packet_out(self, port: int, frame: bytes, tunnel_id: int = 0, vlan: int = 0) -> None:
+        """Send a frame out of a port; `tunnel_id` for tunnel ports, `vlan` (0: untagged) for those to networks outside."""
+        before: tuple[Action, ...] = (SetField("tun_id", tunnel_id),) if tunnel_id else ()
+        if vlan:
+            before = (PushVlan(), SetField("vlan_vid", 0x1000 | vlan))
+        self._open().send(m.PacketOut(CONTROLLER, (*before, Output(port)), frame))
         self._flush()

@@ -24,6 +24,7 @@ from ebbtide.ovsdb.replica import Replica, RowChange, Watch
 from ebbtide.ovsdb.schema import DatabaseSchema
 from ebbtide.ovsdb.transaction import Transaction
 from ebbtide.ovsdb.values import Uuid
+from ebbtide.runtime.providers import PROVIDER, Provider, ProviderRows
 
 DATABASE = "Open_vSwitch"
 BRIDGE = "br-int"
@@ -36,6 +37,7 @@ STORE, REVISION, TERM, PEER, TOMBSTONED = (
     "tombstoned",
 )
 FIRST_TUNNEL = 10_000
+MAX_WEIGHT = 1_000_000
 TUNNEL_TYPES = ("vxlan", "geneve", "gre")
 HELD = "ebbtide-held"
 BRAKE = "ebbtide-brake"
@@ -60,6 +62,7 @@ _WATCHES = {
         "datapath_type",
         "fail_mode",
         "protocols",
+        "flood_vlans",
     ],
     "Port": ["name", "interfaces"],
     "Interface": [
@@ -113,6 +116,15 @@ def _number(text: str | None) -> int:
     return int(text) if text and text.isdecimal() and len(text) < 19 else 0
 
 
+def _weight(text: str | None) -> int:
+    return min(_number(text), MAX_WEIGHT) if text and text.isdecimal() else 1
+
+
+def _signed(text: str | None) -> int:
+    value = _number(text.lstrip("+-")) if text else 0
+    return max(-MAX_WEIGHT, min(MAX_WEIGHT, -value if text and text.startswith("-") else value))
+
+
 def root(tables: Replica) -> tuple[Uuid, Mapping[str, Any]] | None:
     """Uuid and content of the one Open_vSwitch row."""
     for uuid, row in tables.rows("Open_vSwitch").items():
@@ -154,6 +166,8 @@ def claim(tables: Replica, certificate: str = "") -> Claim | None:
         provider_mappings=pairs,
         gateway=gateway,
         held_start=gateway and config.get("ebbtide-held-start", "false") == "true",
+        weight=_weight(config.get("ebbtide-weight")),
+        base=_signed(ids.get("odl_base_weight")),
         certificate=certificate,
         macs=_own_macs(tables),
     )
@@ -184,6 +198,7 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
     """
     ports: dict[str, Interface] = {}
     tunnels: dict[int, Interface] = {}
+    providers: dict[str, Interface] = {}
     for _, _, row in interfaces(tables):
         ids = row["external_ids"]
         ofport = row["ofport"] or 0
@@ -195,8 +210,11 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
             error=row["error"] or "",
             type=row["type"],
             fresh=row["ofport"] is None and not row["error"],
+            up=_is_up(row),
         )
-        if PEER in ids:
+        if PROVIDER in ids:
+            providers[ids[PROVIDER]] = seen
+        elif PEER in ids:
             peer = int(ids[PEER]) if seen.ofport and ids[PEER].isdecimal() else 0
             if peer and (peer not in tunnels or row["options"].get("remote_ip") == tep(peer)):
                 tunnels[peer] = seen
@@ -206,7 +224,12 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
                 ports[seen.iface_id] = seen
     own = bridge(tables)
     userspace = own is not None and own.row["datapath_type"] == "netdev"
-    return View(live=live, ports=Map(ports), tunnels=Map(tunnels), userspace=userspace)
+    return View(live=live, ports=Map(ports), tunnels=Map(tunnels), userspace=userspace, providers=Map(providers))
+
+
+def _is_up(row: Mapping[str, Any]) -> bool:
+    """Whether BFD is armed there and sees the far end."""
+    return bool(row["bfd"].get("enable") == "true" and row["bfd_status"].get("state") == "up")
 
 
 def seen_by_bfd(tables: Replica) -> set[int]:
@@ -218,7 +241,7 @@ def seen_by_bfd(tables: Replica) -> set[int]:
 
 
 def concerns_ports(changes: Iterable[RowChange]) -> bool:
-    """Whether the view may differ: ports and interfaces, but for what BFD says of them."""
+    """Whether the view may differ: ports and interfaces, but for what BFD says of them other than up and down."""
     return any(
         c.table == "Port"
         or (c.table == "Interface" and _differs(c, "bfd_status"))
@@ -229,7 +252,9 @@ def concerns_ports(changes: Iterable[RowChange]) -> bool:
 
 def _differs(change: RowChange, but: str) -> bool:
     old, new = change.old, change.new
-    return old is None or new is None or any(old[k] != v for k, v in new.items() if k != but)
+    return (
+        old is None or new is None or _is_up(old) != _is_up(new) or any(old[k] != v for k, v in new.items() if k != but)
+    )
 
 
 _KEPT = {
@@ -247,7 +272,7 @@ def edited(changes: Iterable[RowChange]) -> bool:
 def _ours(change: RowChange) -> bool:
     rows = [row for row in (change.old, change.new) if row is not None]
     if change.table == "Interface":
-        return any(PEER in row["external_ids"] for row in rows)
+        return any(row["external_ids"].keys() & {PEER, PROVIDER} for row in rows)
     return change.table == "Controller" or any(row["name"] == BRIDGE for row in rows)
 
 
@@ -281,7 +306,11 @@ def foreign(tables: Replica, store_id: str, target: str) -> str:
         ports = sorted(row["name"] for _, _, row in interfaces(tables) if row["name"] != BRIDGE)
         if ports:
             return f"br-int has ports ({', '.join(ports[:5])}) and no controller: its flows are put in by other means"
-    strange = sorted(row["name"] for _, _, row in interfaces(tables) if row["type"] in (*TUNNEL_TYPES, "patch"))
+    strange = sorted(
+        row["name"]
+        for _, _, row in interfaces(tables)
+        if row["type"] in (*TUNNEL_TYPES, "patch") and PROVIDER not in row["external_ids"]
+    )
     if strange:
         return f"br-int has tunnel or patch ports of another system ({', '.join(strange[:5])})"
     # A card, or a port of the host's own: its NORMAL flow may be all that the host is reached by. That the LOCAL port, br-int itself, has
@@ -289,7 +318,7 @@ def foreign(tables: Replica, store_id: str, target: str) -> str:
     own_ports = sorted(
         row["name"]
         for _, _, row in interfaces(tables)
-        if row["name"] != BRIDGE and not row["external_ids"].keys() & {"iface-id", PEER}
+        if row["name"] != BRIDGE and not row["external_ids"].keys() & {"iface-id", PEER, PROVIDER}
     )
     if own_ports:
         return f"br-int has ports without iface-id ({', '.join(own_ports[:5])}): what the host itself reaches by them would be cut off"
@@ -490,6 +519,14 @@ class Rows:
         if own is not None and gone:
             self._transaction.mutate("Bridge", by_uuid(own.uuid), [delete_from("ports", frozenset(gone))])
 
+    def make_providers(self, wanted: Iterable[Provider]) -> None:
+        """Ports to the networks outside; see `providers.py`."""
+        ProviderRows(self._tables, self._transaction).make(wanted)
+
+    def drop_providers(self, keep: Iterable[Provider]) -> None:
+        """Take those away that are not named."""
+        ProviderRows(self._tables, self._transaction).drop(keep)
+
     def arm(self, armed: Mapping[str, bool], interval: int) -> None:
         """BFD on (name -> True) or off, on the tunnel ports named. `interval` in milliseconds."""
         on = {"enable": "true", "min_tx": str(interval), "min_rx": str(interval)}
@@ -545,6 +582,7 @@ class Rows:
         if own is None:
             return
         self.drop_tunnels(())
+        self.drop_providers(())
         self.restore_wait(on=False)
         keys = frozenset(k for k in own.row["external_ids"] if k.startswith("ebbtide-") or k == TOMBSTONED)
         if keys:

@@ -11,7 +11,7 @@ from ebbtide.compile import ledger
 from ebbtide.compile.flow import DecTtl, Flow, M, Move, SetField, ToController, match
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
-from ebbtide.model.addresses import ipv4, prefix
+from ebbtide.model.addresses import ipv4, prefix, split_route
 from ebbtide.model.facts import Binding, Network, Port, Router, RouterPort
 
 _ECHO_REQUEST, _ECHO_REPLY, _TTL = 8, 0, 64
@@ -155,12 +155,6 @@ def routes(net: Network, port: Port, active: Binding, routers: list[tuple[Router
                 for value, mask, length in ways
             ]
     return Fragment(tuple(flows))
-
-
-def split_route(route: str) -> tuple[str, str]:
-    """Prefix and next hop of a stored extra route."""
-    way, _, via = route.partition(" via ")
-    return way, via
 
 
 def _holds(subnet: str, address: int) -> bool:

@@ -1,0 +1,121 @@
+"""Which compute serves a router's NAT: what the election is asked, and what follows from its answer.
+
+Nobody serves it: the chosen one does. The one that serves it is to leave and is there: a move. It is gone or dead: the other takes over.
+The order in which computes leave does not matter: one judgement looks at all services and all computes of one State.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from ebbtide.decide import election, parts
+from ebbtide.decide.election import Candidate, Choice, Service
+from ebbtide.model.facts import Compute, Edit, Membership, Move, Router
+from ebbtide.model.state import NAT, State
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a compute is seen now. `wired`: physical networks that its switch has realised. `dead`: nobody sees it any more, by BFD."""
+
+    ready: bool = False
+    reachable: bool = False
+    reason: str = ""
+    wired: frozenset[str] = frozenset()
+    dead: bool = False
+
+
+def candidates(state: State, standings: Mapping[int, Standing]) -> list[Candidate]:
+    """All members, as places for services."""
+    return [_candidate(c, standings.get(c.number, Standing())) for c in state.members()]
+
+
+def _candidate(compute: Compute, seen: Standing) -> Candidate:
+    barred, keeps = "", False
+    if compute.tombstoned:
+        barred = "tombstoned"
+    elif seen.dead:
+        barred = "dead: no peer sees it"
+    elif not seen.reachable:
+        # Silence is no death: what it has it keeps, for its peers may see it all the same.
+        barred, keeps = "unreachable", True
+    elif not seen.ready:
+        barred, keeps = f"not ready{f' ({seen.reason})' if seen.reason else ''}", True
+    elif not compute.tep:
+        barred, keeps = "it has no tunnel address", True
+    return Candidate(compute.number, compute.name, compute.weight, compute.base, barred, keeps)
+
+
+def service(state: State, router: Router, standings: Mapping[int, Standing]) -> Service:
+    """A router's NAT, as the election knows it."""
+    found, move = state.designations.get((NAT, router.id)), state.moves.get(router.id)
+    gateways = {c.number for c in state.computes.values() if c.gateway and c.membership is Membership.MEMBER}
+    footprint = state.present(router.id) | gateways
+    current = found.compute if found is not None else 0
+    standby = found.standby if found is not None else 0
+    physical = state.externals[router.external].physical
+    unable = {}
+    for number in footprint | {current, standby}:
+        compute = state.computes.get(number)
+        if compute is None:
+            continue
+        if physical not in dict(compute.provider_mappings):
+            unable[number] = f"has no provider network {physical}"
+        elif number not in (current, standby) and physical not in standings.get(number, Standing()).wired:
+            unable[number] = f"its port to provider network {physical} is not there"
+    held = ""
+    if move is not None:
+        target = state.computes.get(move.new)
+        held = f"its move is under way ({move.phase})" if target is not None else ""
+    return Service(NAT, router.id, frozenset(footprint), current, standby, unable, held)
+
+
+def services(state: State, standings: Mapping[int, Standing]) -> list[Service]:
+    """All routers that need a compute for their NAT: those with a network outside, and with a place in some network."""
+    return [service(state, r, standings) for r in state.routers.values() if r.external and state.legs.get(r.id)]
+
+
+def judge(state: State, standings: Mapping[int, Standing]) -> list[Edit]:
+    """What is to be stored so that every router's NAT is where it belongs."""
+    wanted = services(state, standings)
+    if not wanted:
+        return []
+    chosen = election.elect(wanted, candidates(state, standings))
+    return [edit for s in wanted for edit in _follow(state, s, chosen[s.key], standings)]
+
+
+def _follow(state: State, asked: Service, choice: Choice, standings: Mapping[int, Standing]) -> list[Edit]:
+    router = asked.object
+    if state.moves.get(router) is not None and not asked.held:
+        # Its target is gone: the journal ends here, and the next judgement finds another place.
+        move = state.moves[router]
+        return [Edit(move, None)]
+    if asked.held or not choice.compute:
+        return []
+    if not asked.current or asked.current not in state.computes:
+        return parts.designate(state, router, choice.compute, choice.standby)
+    if choice.compute == asked.current:
+        return parts.designate(state, router, choice.compute, choice.standby)
+    seen = standings.get(asked.current, Standing())
+    if seen.dead or not seen.reachable:
+        return parts.designate(state, router, choice.compute, choice.standby if choice.standby != asked.current else 0)
+    return begin(state, router, asked.current, choice.compute)
+
+
+def begin(state: State, router: str, old: int, new: int) -> list[Edit]:
+    """A planned move: its journal, and a range of ports for the new place."""
+    edits = [Edit(None, Move(router, old, new))]
+    if parts.opening(state, router, new) is None:
+        made = parts.lease(state, router, new)
+        if made is not None:
+            edits.append(Edit(None, made))
+    return edits
+
+
+def electable(state: State, router: str, standings: Mapping[int, Standing]) -> list[str]:
+    """Why a router's NAT is where it is, in words, each compute with its reason."""
+    found = state.routers.get(router)
+    if found is None or not found.external:
+        return [f"router {router} has no external network: nobody serves its NAT"]
+    return election.explain(service(state, found, standings), candidates(state, standings), services(state, standings))

@@ -1,0 +1,138 @@
+"""Who is designated for what: looks when something has changed that an election depends on, and stores what it finds.
+
+Nothing is concluded from silence: a compute that is unreachable keeps what it has (`decide/designation.py`). When more than a fifth of the
+computes have become unreachable within half a minute, it is this controller that is cut off, and it elects nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ebbtide.decide import designation
+from ebbtide.decide.designation import Standing
+from ebbtide.errors import EbbtideError
+from ebbtide.model.facts import (
+    Binding,
+    Compute,
+    Designation,
+    Edit,
+    External,
+    Fact,
+    Membership,
+    Move,
+    Router,
+    RouterPort,
+)
+from ebbtide.model.observed import Phase
+from ebbtide.model.state import State
+
+if TYPE_CHECKING:
+    from ebbtide.runtime.cluster import Cluster
+    from ebbtide.runtime.member import Member
+
+log = structlog.get_logger("designations")
+#: Seconds after something has changed until it is looked at: computes come and go together.
+_SOON = 0.05
+#: So many computes that fell silent within so many seconds are no accident of theirs.
+_TOGETHER, _FEW = 30.0, 3
+_CONCERNS = (Router, RouterPort, Designation, Move, External)
+
+
+class Designations:
+    """All designated services."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._due = asyncio.Event()
+        self._seen: dict[int, Standing] = {}
+        self.cut_off = ""
+
+    def changed(self, edits: Iterable[Edit], before: State, after: State) -> None:
+        """State has changed: is it of interest to an election?"""
+        for old, new in edits:
+            fact: Fact | None = new if new is not None else old
+            if isinstance(fact, _CONCERNS) or (isinstance(fact, Compute) and _differs(old, new)):
+                self._due.set()
+            elif isinstance(fact, Binding):
+                port = after.ports.get(fact.port) or before.ports.get(fact.port)
+                if port is not None and after.routers_of.get(port.network):
+                    self._due.set()
+
+    def look(self) -> None:
+        """A compute has come to another phase, or its sessions have."""
+        if self._cluster.state.routers:
+            self._due.set()
+
+    async def run(self) -> None:
+        """Judge when there is something to judge; until cancelled."""
+        while True:
+            await self._due.wait()
+            await asyncio.sleep(_SOON)
+            self._due.clear()
+            if not self._cluster.store.leading.is_set() or not self._cluster.state.routers:
+                continue
+            try:
+                await self._judge()
+            except EbbtideError as error:
+                log.warning("designations_wait", reason=str(error))
+                await asyncio.sleep(0.5)
+                self._due.set()
+            except Exception:
+                log.exception("designations_fault")
+                await asyncio.sleep(1.0)
+                self._due.set()
+
+    async def _judge(self) -> None:
+        self.cut_off = self._is_cut_off()
+        if self.cut_off:
+            log.error("elects_nobody", reason=self.cut_off)
+            asyncio.get_running_loop().call_later(_TOGETHER / 3, self._due.set)
+            return
+
+        def decide(state: State) -> tuple[list[Edit], list[Edit]]:
+            edits = designation.judge(state, self.standings())
+            return edits, edits
+
+        edits = await self._cluster.store.commit(decide)
+        for _, new in edits:
+            if isinstance(new, Designation):
+                names = {n: c.name for n, c in self._cluster.state.computes.items()}
+                log.info(
+                    "designated",
+                    service=new.service,
+                    object=new.object,
+                    compute=names.get(new.compute, ""),
+                    standby=names.get(new.standby, ""),
+                )
+
+    def standings(self) -> dict[int, Standing]:
+        """How each compute is seen now."""
+        members = ((c.number, self._cluster.members.get(c.number)) for c in self._cluster.state.members())
+        return {number: self._standing(member) for number, member in members if member is not None}
+
+    def _standing(self, member: Member) -> Standing:
+        wired = frozenset(p for p, interface in member.view.providers.items() if interface.ofport)
+        return Standing(member.phase is Phase.READY, member.connected, member.reason, wired)
+
+    def _is_cut_off(self) -> str:
+        members = [m for m in self._cluster.members.values() if m.compute and m.compute.membership is Membership.MEMBER]
+        now = self._cluster.now()
+        lost = [m for m in members if m.lost_at is not None and m.heard_before and now - m.lost_at < _TOGETHER]
+        if len(lost) >= _FEW and 5 * len(lost) > len(members):
+            return (
+                f"{len(lost)} of {len(members)} computes have become unreachable within {_TOGETHER:.0f} s: it is this controller that is "
+                "cut off, or the network between"
+            )
+        return ""
+
+
+def _differs(old: Fact | None, new: Fact | None) -> bool:
+    """Whether an election looks at what has changed of a compute."""
+    if not isinstance(old, Compute) or not isinstance(new, Compute):
+        return True
+    seen = ((c.membership, c.tombstoned, c.gateway, c.weight, c.base, c.provider_mappings, c.teps) for c in (old, new))
+    return len(set(seen)) > 1

@@ -1,0 +1,267 @@
+"""What the controller itself does outside: asks for the next hop's MAC, announces addresses that have moved, answers traceroute.
+
+The next hop is asked by each compute that owns an address there, one after the other, every half minute, and at short intervals while it
+is unknown: what answers is stored, and what differs is followed. Asked from an address of nobody (RFC 5227), so that no neighbour learns a
+place from the question. An address is announced five times by the compute that owns it now, in both forms of gratuitous ARP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from ebbtide.compile import ledger
+from ebbtide.compile.features import stances
+from ebbtide.errors import EbbtideError
+from ebbtide.model.addresses import ipv4
+from ebbtide.model.facts import Edit, External, Neighbour, format_mac
+from ebbtide.model.state import State
+from ebbtide.openflow import messages as m
+from ebbtide.runtime import frames
+
+if TYPE_CHECKING:
+    from ebbtide.runtime.cluster import Cluster
+    from ebbtide.runtime.member import Member
+
+log = structlog.get_logger("outside")
+#: Seconds between two questions for a next hop that is unknown, and for one that is known.
+ASK_SOON, ASK = 0.5, 30.0
+#: Seconds after an address has come to a compute at which it is announced there.
+ANNOUNCE = (0.0, 0.05, 0.15, 1.0, 5.0)
+#: A change of a next hop's MAC is followed at once, but no more than once in so many seconds.
+FOLLOW = 1.0
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Who owns an external address: compute, MAC."""
+
+    compute: int
+    mac: int
+
+
+class Outside:
+    """All networks outside."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._wake = asyncio.Event()
+        self._asked: dict[str, float] = {}
+        self._turn: dict[str, int] = {}
+        self._followed: dict[str, float] = {}
+        self._places: dict[tuple[str, str], Place] = {}
+        self._announcing: list[tuple[float, tuple[str, str], Place]] = []
+        self._looked_at: State | None = None
+        #: When a next hop last answered, by external network and the compute that heard it.
+        self.answered: dict[tuple[str, int], float] = {}
+
+    def changed(self, edits: Iterable[Edit]) -> None:
+        """State has changed."""
+        if self._cluster.state.externals or self._places:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Ask and announce when it is due; until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(self._idle()):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            if not self._cluster.store.leading.is_set():
+                self._places.clear()
+                self._announcing.clear()
+                continue
+            try:
+                self._look_at_places()
+                self._announce()
+                self._ask()
+            except EbbtideError as error:
+                log.info("outside_waits", reason=str(error))
+            except Exception:
+                log.exception("outside_fault")
+                await asyncio.sleep(1.0)
+
+    def _idle(self) -> float:
+        now, waits = self._cluster.now(), [3600.0]
+        if self._announcing:
+            waits.append(self._announcing[0][0] - now)
+        state = self._cluster.state
+        for name in state.externals:
+            waits.append(self._asked.get(name, now) + self._interval(state, name) - now)
+        return max(0.01, min(waits))
+
+    # --- addresses and where they are ---
+
+    def _look_at_places(self) -> None:
+        state = self._cluster.state
+        if self._looked_at is state:
+            return
+        self._looked_at = state
+        places = places_of(state)
+        for key, place in places.items():
+            if self._places.get(key) != place:
+                for wait in ANNOUNCE:
+                    heapq.heappush(self._announcing, (self._cluster.now() + wait, key, place))
+        self._places = places
+
+    def _announce(self) -> None:
+        now = self._cluster.now()
+        while self._announcing and self._announcing[0][0] <= now:
+            due, key, place = heapq.heappop(self._announcing)
+            if self._places.get(key) != place:
+                continue  # it has moved on meanwhile
+            member = self._cluster.members.get(place.compute)
+            if member is None or not self._owns(member):
+                if due + 60.0 > now and member is not None and member.connected:
+                    heapq.heappush(self._announcing, (now + 0.02, key, place))
+                continue
+            address = ipv4(key[1])
+            if address is not None:
+                for frame in frames.announcements(address, place.mac):
+                    self.send(member, key[0], frame)
+
+    def _owns(self, member: Member) -> bool:
+        """Whether the compute has its flows: nothing is announced before."""
+        return member.connected and member.applied() >= self._cluster.state.revision
+
+    def announce_again(self, external: str, addresses: Iterable[str]) -> None:
+        """The network outside does not follow: say it once more, at all intervals."""
+        for address in addresses:
+            place = self._places.get((external, address))
+            if place is not None:
+                for wait in ANNOUNCE:
+                    heapq.heappush(self._announcing, (self._cluster.now() + wait, (external, address), place))
+        self._wake.set()
+
+    def send(self, member: Member, external: str, frame: bytes) -> bool:
+        """A frame out of a compute's port to a network outside; whether there is one."""
+        found = self._cluster.state.externals.get(external)
+        provider = member.view.providers.get(found.physical) if found is not None else None
+        if found is None or provider is None or not provider.ofport or member.switch is None:
+            return False
+        member.switch.packet_out(provider.ofport, frame, vlan=found.vlan)
+        return True
+
+    # --- next hops ---
+
+    def _interval(self, state: State, name: str) -> float:
+        external = state.externals[name]
+        known = (name, external.gateway) in state.neighbours
+        return ASK if known or not external.gateway else ASK_SOON
+
+    def _ask(self) -> None:
+        state, now = self._cluster.state, self._cluster.now()
+        for external in state.externals.values():
+            last = self._asked.get(external.id)
+            if last is not None and now - last < self._interval(state, external.id):
+                continue
+            self._asked[external.id] = now
+            if external.gateway:
+                # All of those that serve or stand by, and one of the others: so that a dead cable is known before it is needed.
+                for number in self._askers(state, external):
+                    self.probe(external.id, number)
+
+    def _askers(self, state: State, external: External) -> list[int]:
+        wired = [n for n in sorted(state.wired(external.id)) if n in self._cluster.members]
+        serving = {n for r in state.routers.values() if r.external == external.id for n in state.servers(r.id)}
+        serving |= {n for f in state.floatings.values() if f.external == external.id for n in state.hosts(f)}
+        chosen = [n for n in wired if n in serving]
+        others = [n for n in wired if n not in serving]
+        if others:
+            turn = self._turn.get(external.id, 0)
+            self._turn[external.id] = turn + 1
+            chosen.append(others[turn % len(others)])
+        return chosen
+
+    def probe(self, external: str, compute: int) -> bool:
+        """Have a compute ask for the next hop, from its own MAC and an address of nobody; whether it could be sent."""
+        member, found = self._cluster.members.get(compute), self._cluster.state.externals.get(external)
+        gateway = ipv4(found.gateway) if found is not None and found.gateway else None
+        if member is None or not member.connected or gateway is None:
+            return False
+        own = ledger.mac(self._cluster.state.store_id, ledger.MacOf.COMPUTE, compute)
+        return self.send(member, external, frames.arp(frames.Arp(1, own, 0, 0, gateway), own))
+
+    def heard(self, punt: ledger.Punt, member: Member, owner: int, packet: m.PacketIn) -> None:
+        """A punt of an external network or a router."""
+        if punt is ledger.Punt.NEXT_HOP:
+            self._heard_next_hop(member, owner, packet.data)
+        else:
+            self._expired(member, owner, packet)
+
+    def _heard_next_hop(self, member: Member, tag: int, data: bytes) -> None:
+        state = self._cluster.state
+        found, external = frames.read_arp(data), state.externals.get(state.by_tag.get(tag, ""))
+        if found is None or external is None or found.sender != ipv4(external.gateway):
+            return
+        if (
+            found.sender_mac >> 40 & 1
+            or not found.sender_mac
+            or found.sender_mac in {p.mac for p in self._places.values()}
+        ):
+            return
+        self.answered[external.id, member.number] = now = self._cluster.now()
+        known = state.neighbours.get((external.id, external.gateway))
+        if known is not None and known.mac == found.sender_mac:
+            return
+        if known is not None and now - self._followed.get(external.id, float("-inf")) < FOLLOW:
+            return
+        self._followed[external.id] = now
+        log.info(
+            "next_hop", external=external.id, address=external.gateway, mac=format_mac(found.sender_mac), at=member.name
+        )
+        task = asyncio.ensure_future(self._store(external.id, external.gateway, found.sender_mac))
+        task.add_done_callback(lambda t: None if t.cancelled() else t.exception())
+
+    async def _store(self, external: str, address: str, mac: int) -> None:
+        def decide(state: State) -> tuple[list[Edit], None]:
+            if external not in state.externals or state.externals[external].gateway != address:
+                return [], None
+            new = Neighbour(external, address, mac)
+            old = state.neighbours.get((external, address))
+            return ([] if old == new else [Edit(old, new)]), None
+
+        await self._cluster.store.commit(decide)
+
+    # --- TTL ---
+
+    def _expired(self, member: Member, tag: int, packet: m.PacketIn) -> None:
+        """Tell a VM that its packet's TTL has ended, as the router's address in the VM's network."""
+        state = self._cluster.state
+        router = state.by_router_tag.get(tag)
+        source = int.from_bytes(packet.data[6:12], "big")
+        for (network, address), leg in state.legs.get(router or "", {}).items():
+            if packet.data[0:6] != leg.mac.to_bytes(6, "big"):
+                continue
+            for port_id in state.ports_of.get(network, ()):
+                interface = member.view.ports.get(port_id)
+                if state.ports[port_id].mac == source and interface is not None and interface.ofport:
+                    own = ipv4(address)
+                    answer = frames.time_exceeded(packet.data, own) if own is not None else None
+                    if answer is not None and member.switch is not None:
+                        member.switch.packet_out(interface.ofport, answer)
+                    return
+
+
+def places_of(state: State) -> dict[tuple[str, str], Place]:
+    """Every external address of ours that has an owner now, and who that is."""
+    found: dict[tuple[str, str], Place] = {}
+    for router in state.routers.values():
+        owner = stances.owner(state, router.id) if router.external else 0
+        if owner:
+            found.update({(router.external, a): Place(owner, router.mac) for a in router.addresses})
+    for key, floating in state.floatings.items():
+        if floating.port:
+            hosts = state.hosts(floating)
+            at = next((n for n, answers in sorted(hosts.items()) if answers), 0)
+            if not at and hosts:
+                at = stances.owner(state, floating.router)
+            if at in hosts:
+                found[key] = Place(at, floating.mac)
+    return found

@@ -1,0 +1,157 @@
+"""Provider ports: rows that lead from br-int to the networks outside, by a bridge of the host's or by an interface of its own.
+
+A mapping `physnet:NAME` names a bridge: then a pair of patch ports, one in each. The bridge stays the host's; two things of it are ours:
+the patch port, and that MAC learning is off for the VLANs of our networks (Bridge.flood_vlans). A bridge that has seen a router's MAC on
+its wire side would drop what comes for it from there after the NAT has moved here. We take away only the VLANs that we have added.
+
+A mapping that names an interface puts it into br-int, where nothing else reaches it. That can cut a host off, so it must be asked for by
+`other_config:ebbtide-provider-interfaces`; a name that is neither is waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import blake2s
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from ebbtide.ovsdb.conditions import by_uuid, delete_from, insert_into
+from ebbtide.ovsdb.replica import Replica
+from ebbtide.ovsdb.transaction import Transaction
+from ebbtide.ovsdb.values import Uuid
+
+PROVIDER = "ebbtide-provider"
+FLOODED = "ebbtide-flood-vlans"
+INTERFACES = "ebbtide-provider-interfaces"
+BRIDGE = "br-int"
+_FIRST_PORT, _PORTS = 9_000, 900
+
+
+class Provider(msgspec.Struct, frozen=True):
+    """A physical network that a compute is to have: what its mapping names, and the VLANs of our networks there (0: untagged)."""
+
+    physical: str
+    target: str
+    vlans: frozenset[int]
+
+
+def patch_names(physical: str) -> tuple[str, str]:
+    """Names of the patch ports of a physical network, in br-int and in the host's bridge."""
+    text = blake2s(physical.encode(), digest_size=8).hexdigest()[:10]
+    return f"ebi{text}", f"ebx{text}"
+
+
+def _ports(tables: Replica, bridge: Mapping[str, Any]) -> Iterable[tuple[Uuid, Uuid, Mapping[str, Any]]]:
+    for port in bridge["ports"]:
+        row = tables.row("Port", port)
+        for name in row["interfaces"] if row else ():
+            interface = tables.row("Interface", name)
+            if interface is not None:
+                yield port, name, interface
+
+
+def trouble(tables: Replica, provider: Provider) -> str:
+    """Why a physical network cannot be had here, in words, or ""."""
+    bridges = {row["name"]: row for row in tables.rows("Bridge").values()}
+    found = bridges.get(provider.target)
+    if found is not None:
+        own = bridges.get(BRIDGE)
+        if own is not None and own["datapath_type"] != found["datapath_type"]:
+            kind = found["datapath_type"] or "system"
+            return f"bridge {provider.target} has datapath {kind}, br-int another: no patch port can join them"
+        return ""
+    if provider.target not in _allowed(tables):
+        return (
+            f"{provider.target} is no bridge here; if it is an interface that nothing else needs, say so: "
+            f"ovs-vsctl set Open_vSwitch . other_config:{INTERFACES}={provider.target}"
+        )
+    for name, row in bridges.items():
+        if name != BRIDGE and any(i["name"] == provider.target for _, _, i in _ports(tables, row)):
+            return f"{provider.target} is a port of bridge {name}: map the bridge"
+    return ""
+
+
+def _allowed(tables: Replica) -> set[str]:
+    for row in tables.rows("Open_vSwitch").values():
+        return {name.strip() for name in row["other_config"].get(INTERFACES, "").split(",") if name.strip()}
+    return set()
+
+
+class ProviderRows:
+    """What is to be written of them into one transaction."""
+
+    def __init__(self, tables: Replica, transaction: Transaction) -> None:
+        self._tables = tables
+        self._transaction = transaction
+        self._bridges = {row["name"]: (uuid, row) for uuid, row in tables.rows("Bridge").items()}
+
+    def make(self, wanted: Iterable[Provider]) -> None:
+        """Ports that are missing, and learning off for the VLANs of our networks."""
+        for provider in wanted:
+            if trouble(self._tables, provider) or BRIDGE not in self._bridges:
+                continue
+            inner, outer = patch_names(provider.physical)
+            if provider.target in self._bridges:
+                self._port(BRIDGE, provider.physical, inner, {"peer": outer}, "patch")
+                self._port(provider.target, provider.physical, outer, {"peer": inner}, "patch")
+                self._flood(provider.target, {str(v) for v in provider.vlans})
+            else:
+                self._port(BRIDGE, provider.physical, provider.target, {}, "")
+
+    def _port(self, bridge: str, physical: str, name: str, options: dict[str, str], kind: str) -> None:
+        uuid, row = self._bridges[bridge]
+        if any(i["name"] == name for _, _, i in _ports(self._tables, row)):
+            return
+        made: dict[str, Any] = {"name": name, "type": kind, "options": options, "external_ids": {PROVIDER: physical}}
+        if bridge == BRIDGE:
+            # Only a request: it keeps the number over a restart of the switch.
+            made["ofport_request"] = _FIRST_PORT + crc32(physical.encode()) % _PORTS
+        index = len(self._transaction)
+        interface = self._transaction.insert("Interface", made, name=f"provider{index}")
+        port = self._transaction.insert(
+            "Port", {"name": name, "interfaces": frozenset({interface})}, name=f"providerport{index}"
+        )
+        self._transaction.mutate("Bridge", by_uuid(uuid), [insert_into("ports", frozenset({port}))])
+
+    def _flood(self, bridge: str, vlans: set[str]) -> None:
+        """Each change of the column empties the bridge's MAC table, so it is written only where it differs."""
+        uuid, row = self._bridges[bridge]
+        ours = {v for v in row["external_ids"].get(FLOODED, "").split(",") if v.isdecimal()}
+        there = {str(v) for v in row["flood_vlans"]}
+        new, gone = vlans - there, (ours - vlans) & there
+        mark = ",".join(sorted((ours & there & vlans) | new, key=int))
+        if new or gone:
+            changed = frozenset(int(v) for v in (there - gone) | new)
+            self._transaction.update("Bridge", by_uuid(uuid), {"flood_vlans": changed})
+        if mark != row["external_ids"].get(FLOODED, ""):
+            mutations = [delete_from("external_ids", frozenset({FLOODED}))] if FLOODED in row["external_ids"] else []
+            if mark:
+                mutations.append(insert_into("external_ids", {FLOODED: mark}))
+            self._transaction.mutate("Bridge", by_uuid(uuid), mutations)
+
+    def drop(self, keep: Iterable[Provider]) -> None:
+        """Ports of ours to physical networks that are not to be had any more, at both ends, and what we have set on the host's bridges."""
+        kept = {provider.physical: provider for provider in keep}
+        targets = {provider.target for provider in kept.values()}
+        for name, (uuid, row) in self._bridges.items():
+            gone = []
+            for port, _, interface in _ports(self._tables, row):
+                physical = interface["external_ids"].get(PROVIDER)
+                if physical is None:
+                    continue
+                provider = kept.get(physical)
+                there = provider is not None and (name in (BRIDGE, provider.target))
+                if not there or (name == BRIDGE and not self._is_meant(interface, provider)):
+                    gone.append(port)
+            if gone:
+                self._transaction.mutate("Bridge", by_uuid(uuid), [delete_from("ports", frozenset(gone))])
+            if name != BRIDGE and name not in targets and FLOODED in row["external_ids"]:
+                self._flood(name, set())
+
+    def _is_meant(self, interface: Mapping[str, Any], provider: Provider | None) -> bool:
+        if provider is None:
+            return False
+        by_bridge = provider.target in self._bridges
+        return bool(interface["name"] == (patch_names(provider.physical)[0] if by_bridge else provider.target))
