@@ -59,10 +59,13 @@ def designate(state: State, router: str, compute: int, standby: int) -> list[Edi
     edits = [Edit(old, new)] if old != new else []
     given: list[Lease] = []
     for number in (compute, standby):
-        if number and opening(state, router, number) is None:
+        held = opening(state, router, number) if number else None
+        if number and held is None:
             made = lease(state, router, number, given)
             if made is not None:
-                given.append(made)
+                given.append(msgspec.structs.replace(made, careful=number == standby))
+        elif held is not None and number == standby and not held.careful:
+            edits.append(Edit(held, msgspec.structs.replace(held, careful=True)))
     return edits + [Edit(None, x) for x in given]
 
 
