@@ -275,14 +275,16 @@ class MovePhase(StrEnum):
 class Move(msgspec.Struct, frozen=True):
     """A planned move of a router's NAT from `old` to `new`: the journal. `phase` is asked for since revision `since`.
 
-    `reason` says what it waits for, `unknown` how many connections of the old one are in no record, `deadline` (seconds since the epoch,
-    0: none) until when these are waited for. `began` is the revision at which it was decided.
+    `turned`: the move went the other way until it had come to that phase, and has been called back ("": it has not). `reason` says what it
+    waits for, `unknown` how many connections of the old one are in no record, `deadline` (seconds since the epoch, 0: none) until when
+    these are waited for. `began` is the revision at which it was decided.
     """
 
     router: str
     old: int
     new: int
     phase: MovePhase = MovePhase.PREPARE
+    turned: str = ""
     reason: str = ""
     unknown: int = 0
     deadline: int = 0

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from hashlib import blake2s
+from typing import NamedTuple
 
 import msgspec
 
@@ -420,4 +421,55 @@ def exit_by(router: Router, own: bool, towards: Sequence[tuple[int, bool]]) -> F
     return Fragment(
         (Flow(T.PRE_SNAT, Priority.TO_GATEWAY, matched, actions=actions, cookie=cookie),),
         (Group(group, GroupType.FAST_FAILOVER, buckets),),
+    )
+
+
+class Translation(NamedTuple):
+    """One connection and what it has been translated into: protocol, the VM's address and port, the remote's, the external ones."""
+
+    proto: int
+    src: int
+    sport: int
+    dst: int
+    dport: int
+    address: int
+    port: int
+
+
+def imported(router: Router, known: Translation) -> Flow:
+    """A connection that was opened elsewhere: its next packet that conntrack does not know opens it here, with the same port."""
+    kind = "tcp" if known.proto == TCP else "udp"
+    nat = Nat(src=True, ip_min=known.address, port_min=known.port, port_max=known.port)
+    return Flow(
+        T.NAT_NEW,
+        Priority.IMPORTED,
+        match(
+            metadata=ledger.metadata_vrf(router.tag),
+            eth_type=0x0800,
+            ip_proto=known.proto,
+            ipv4_src=known.src,
+            ipv4_dst=known.dst,
+            **{f"{kind}_src": known.sport, f"{kind}_dst": known.dport},
+        ),
+        actions=(Ct(zone=ledger.router_zone(router.tag), table=T.NAT_OPENED, commit=True, nat=nat),),
+        cookie=ledger.cookie(Kind.VOLATILE, Feature.NAT, router.tag),
+    )
+
+
+def replied(router: Router, known: Translation) -> Flow:
+    """What the remote sends before the VM does: exchanged without conntrack, which would not open a connection for it."""
+    kind = "tcp" if known.proto == TCP else "udp"
+    return Flow(
+        T.NAT_REPLY,
+        Priority.IMPORTED,
+        match(
+            metadata=ledger.metadata_vrf(router.tag),
+            eth_type=0x0800,
+            ip_proto=known.proto,
+            ipv4_src=known.dst,
+            ipv4_dst=known.address,
+            **{f"{kind}_src": known.dport, f"{kind}_dst": known.port},
+        ),
+        actions=(SetField("ipv4_dst", known.src), SetField(f"{kind}_dst", known.sport), Resubmit(T.FIB)),
+        cookie=ledger.cookie(Kind.VOLATILE, Feature.NAT, router.tag),
     )

@@ -1,10 +1,15 @@
 """Who is what to a router's NAT: from its designation, and from how far a move has come.
 
-One line a phase, so that the order of a move can be read from top to bottom. `Phase n` means that the store asks for it; the driver goes on
-when the switches concerned have applied it, and settled where the phase stops something (`decide/natmove.py`).
+The order of a move can be read from top to bottom in `_old` and `_new`. A phase means that the store asks for it; the driver goes on when
+the switches concerned have applied it, and settled where it stops something (`decide/natmove.py`).
+
+A move that is called back when the new compute may have opened connections already is not undone: the roles are exchanged, and it goes
+through its phases once more. Until then both keep what they had (`turned`).
 """
 
 from __future__ import annotations
+
+import msgspec
 
 from ebbtide.compile.features.nat import Stance, Voice
 from ebbtide.model.facts import Lease, Move, MovePhase
@@ -17,6 +22,11 @@ P = MovePhase
 def reached(move: Move, phase: MovePhase) -> bool:
     """Whether a move has come to this phase."""
     return _ORDER.index(move.phase) >= _ORDER.index(phase)
+
+
+def forth(move: Move) -> Move:
+    """The move that was called back, as it stood then."""
+    return msgspec.structs.replace(move, old=move.new, new=move.old, phase=MovePhase(move.turned), turned="")
 
 
 def lease_of(state: State, router: str, compute: int) -> Lease | None:
@@ -43,24 +53,39 @@ def stance(state: State, router: str, compute: int) -> Stance | None:
 
 
 def _old(move: Move, lease: Lease | None) -> Stance:
+    before = _new(forth(move), lease) if move.turned else Stance(Voice.OWNER, lease)
     frozen = reached(move, P.FREEZE)
-    voice = Voice.SILENT if reached(move, P.FLIP) else Voice.DEPUTY if reached(move, P.SILENCE) else Voice.OWNER
+    voice = before.voice
+    if reached(move, P.SILENCE) and voice is Voice.OWNER:
+        voice = Voice.DEPUTY
+    if reached(move, P.FLIP):
+        voice = Voice.SILENT
+    coupled = reached(move, P.COUPLE_OLD)
     return Stance(
         voice,
-        lease=None if frozen else lease,
-        answers_in=move.new if reached(move, P.COUPLE_OLD) else 0,
+        # Frozen, it opens only what has been left to it, until nobody leaves it anything.
+        lease=None if reached(move, P.SILENCE) else lease,
+        asks_out=0 if frozen else before.asks_out,
+        asks_in=0 if coupled else before.asks_in,
+        answers_in=move.new if coupled else 0,
         answers_out=move.new if frozen else 0,
+        opens_answered=before.opens_answered and not reached(move, P.SILENCE),
         exports=reached(move, P.EXPORT) and not reached(move, P.REPLY),
     )
 
 
 def _new(move: Move, lease: Lease | None) -> Stance:
+    before = _old(forth(move), lease) if move.turned else Stance(Voice.SILENT)
     coupled = reached(move, P.COUPLE_NEW)
+    # Called back, it goes on leaving packets to the other until that one is frozen.
+    leaves = before.answers_out if not reached(move, P.SILENCE) else 0
+    asks = coupled and not leaves
     return Stance(
-        Voice.OWNER if reached(move, P.ADDRESS) else Voice.SILENT,
+        Voice.OWNER if reached(move, P.ADDRESS) else before.voice,
         lease,
-        asks_out=move.old if coupled and not reached(move, P.UNCOUPLE_OUT) else 0,
+        asks_out=move.old if asks and not reached(move, P.UNCOUPLE_OUT) else 0,
         asks_in=move.old if coupled and not reached(move, P.UNCOUPLE_IN) else 0,
+        answers_out=leaves,
         opens_answered=coupled,
     )
 
@@ -75,11 +100,19 @@ def exits(state: State, router: str) -> list[int]:
     """The computes that others send to: the first that is alive."""
     move = state.moves.get(router)
     found = state.designations.get((NAT, router))
-    standby = [found.standby] if found is not None and found.standby else []
     if move is None:
-        return [found.compute, *standby] if found is not None else []
+        return [n for n in (found.compute, found.standby) if n] if found is not None else []
+    if move.turned and not reached(move, P.FLIP):
+        return _exits(forth(move))
+    ways = _exits(move)
+    if len(ways) == 1 and found is not None and found.standby not in (0, move.old, move.new):
+        ways.append(found.standby)
+    return ways
+
+
+def _exits(move: Move) -> list[int]:
     if reached(move, P.UNCOUPLE_OUT):
-        return [move.new, *(n for n in standby if n not in (move.new, move.old))]
+        return [move.new]
     if reached(move, P.FLIP):
         return [move.new, move.old]
     return [move.old, move.new] if reached(move, P.COUPLE_NEW) else [move.old]
