@@ -6,13 +6,14 @@ The order in which computes leave does not matter: one judgement looks at all se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import msgspec
 
-from ebbtide.decide import election, parts
+from ebbtide.compile.features.stances import reached
+from ebbtide.decide import election, natmove, parts
 from ebbtide.decide.election import Candidate, Choice, Service
-from ebbtide.model.facts import Compute, Edit, Membership, Move, Router
+from ebbtide.model.facts import Compute, Edit, Membership, MovePhase, Router
 from ebbtide.model.state import NAT, State
 
 
@@ -100,17 +101,39 @@ def _follow(state: State, asked: Service, choice: Choice, standings: Mapping[int
     seen = standings.get(asked.current, Standing())
     if seen.dead or not seen.reachable:
         return parts.designate(state, router, choice.compute, choice.standby if choice.standby != asked.current else 0)
-    return begin(state, router, asked.current, choice.compute)
+    return natmove.begin(state, router, asked.current, choice.compute)
 
 
-def begin(state: State, router: str, old: int, new: int) -> list[Edit]:
-    """A planned move: its journal, and a range of ports for the new place."""
-    edits = [Edit(None, Move(router, old, new))]
-    if parts.opening(state, router, new) is None:
-        made = parts.lease(state, router, new)
-        if made is not None:
-            edits.append(Edit(None, made))
+def call_back(state: State, recovered: Set[int]) -> list[Edit]:
+    """Computes are not tombstoned any more: what is on its way from them stays there, or goes back."""
+    edits: list[Edit] = []
+    for move in state.moves.values():
+        if move.old in recovered and not (move.turned and reached(move, MovePhase.FREEZE)):
+            edits += natmove.call_back(state, move)
     return edits
+
+
+def holds(state: State, number: int, standings: Mapping[int, Standing]) -> list[str]:
+    """Why a compute cannot be removed yet: what it serves and another could, or what is on its way; in words, each service."""
+    found, routers = [], sorted(state.serves.get(number, ()))
+    chosen: dict[tuple[str, str], Choice] = {}
+    if routers:
+        chosen = election.elect(services(state, standings), candidates(state, standings))
+    names = {n: c.name for n, c in state.computes.items()}
+    for router in routers:
+        move, designation = state.moves.get(router), state.designations.get((NAT, router))
+        if move is not None and number in (move.old, move.new):
+            found.append(natmove.words(move, names))
+        elif designation is not None and designation.compute == number:
+            choice = chosen.get((NAT, router))
+            if choice is not None and choice.compute not in (0, number):
+                found.append(f"router {router}: its NAT is still here, and {names[choice.compute]} can have it")
+    return found
+
+
+def goes_with(state: State, number: int) -> list[str]:
+    """The routers whose NAT ends with this compute: nobody else can have it."""
+    return sorted(o for (s, o), d in state.designations.items() if s == NAT and d.compute == number)
 
 
 def electable(state: State, router: str, standings: Mapping[int, Standing]) -> list[str]:

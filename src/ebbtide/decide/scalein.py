@@ -7,7 +7,7 @@ to false" (Proposed change).
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from enum import StrEnum
 
 import msgspec
@@ -137,9 +137,16 @@ def recover(state: State, ids: Sequence[str]) -> Decision:
     return _decision(verdicts, edits)
 
 
-def end(state: State, ids: Sequence[str], reachable: Set[int], moving: Set[str] = frozenset()) -> Decision:
+def end(
+    state: State,
+    ids: Sequence[str],
+    reachable: Set[int],
+    moving: Set[str] = frozenset(),
+    serving: Callable[[int], Sequence[str]] = lambda _: (),
+) -> Decision:
     """Remove computes. `reachable`: computes that can be cleaned now; the others get debts, to be paid at their return.
-    `moving`: ports that have just moved, and whose new place not everybody has learnt: where they left still forwards for them."""
+    `moving`: ports that have just moved, and whose new place not everybody has learnt: where they left still forwards for them.
+    `serving`: what a compute still serves that has somewhere to go, in words."""
     verdicts: list[IdVerdict] = []
     leaving: list[Compute] = []
     for text, compute, reason in _resolve(state, ids):
@@ -157,12 +164,23 @@ def end(state: State, ids: Sequence[str], reachable: Set[int], moving: Set[str] 
             why = f"{compute.name} still carries {len(left)} port(s): {shown}; migrate or delete them, or recover it"
         elif forwards := sorted(set(state.ports_on.get(compute.number) or ()) & moving):
             why = f"{compute.name} still forwards for {forwards[0]}, which has just moved: try again in a moment"
+        elif serves := serving(compute.number):
+            more = f" and {len(serves) - 1} more" if len(serves) > 1 else ""
+            why = f"{compute.name} still serves: {serves[0]}{more}; wait until it has moved (`ebbtide router list`), or recover it"
+            left = [*serves]
         else:
             verdicts.append(IdVerdict(text, Answer.ACCEPTED, compute.name, compute.number, "removed"))
             leaving.append(compute)
             continue
         verdicts.append(
-            IdVerdict(text, Answer.REFUSED, compute.name, compute.number, why, tuple(f"port {p}" for p in left))
+            IdVerdict(
+                text,
+                Answer.REFUSED,
+                compute.name,
+                compute.number,
+                why,
+                tuple(p if " " in p else f"port {p}" for p in left),
+            )
         )
     # Those that go together owe each other nothing, and a relation between two of them goes once.
     together = {compute.number for compute in leaving}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,10 +29,12 @@ from ebbtide.ovsdb import events as ev
 from ebbtide.ovsdb.framing import PEER_LIMIT
 from ebbtide.ovsdb.replica import Replica, RowChange
 from ebbtide.reconcile.compiled import Compiled
-from ebbtide.runtime import probes, vswitch
+from ebbtide.runtime import exports, probes, vswitch
+from ebbtide.runtime.connections import Connections
 from ebbtide.runtime.designations import Designations
 from ebbtide.runtime.link import LinkLost, OvsdbLink
 from ebbtide.runtime.member import Member
+from ebbtide.runtime.natmoves import NatMoves
 from ebbtide.runtime.outside import Outside
 from ebbtide.runtime.places import Places
 from ebbtide.runtime.pulse import Pulse
@@ -47,6 +50,8 @@ _RELEASE = 0.5
 TOGETHER = 60.0
 #: Seconds after which a session that was refused is judged again.
 REFUSED_AGAIN = 2.0
+#: Seconds between two writes of the record of connections.
+RECORDS = 0.1
 #: So many switches are dumped at the same time.
 DUMPS = 32
 
@@ -76,7 +81,12 @@ class Cluster:
     """All computes, as far as this controller leads."""
 
     def __init__(
-        self, remotes: Sequence[str], settings: Settings, clock: Callable[[], float], new_store_id: str
+        self,
+        remotes: Sequence[str],
+        settings: Settings,
+        clock: Callable[[], float],
+        new_store_id: str,
+        records: Path | None = None,
     ) -> None:
         self.settings = settings
         self.now = clock
@@ -91,6 +101,8 @@ class Cluster:
         self.places = Places(self)
         self.designations = Designations(self)
         self.outside = Outside(self)
+        self.natmoves = NatMoves(self)
+        self.connections = Connections(records)
         self._releasing: asyncio.TimerHandle | None = None
         self._sessions: set[OvsdbLink | SwitchLink] = set()
         self._owners: dict[SwitchLink, Member] = {}
@@ -122,6 +134,8 @@ class Cluster:
             group.create_task(self.places.run())
             group.create_task(self.designations.run())
             group.create_task(self.outside.run())
+            group.create_task(self.natmoves.run())
+            group.create_task(self._write_records())
             group.create_task(self._probe())
 
     async def _lead(self) -> None:
@@ -151,6 +165,15 @@ class Cluster:
                 for session in list(self._sessions):
                     session.close("this controller does not lead")
                 log.warning("not_leading")
+
+    async def _write_records(self) -> None:
+        """The record of connections, to its file, often: what a crash loses counts as unknown."""
+        try:
+            while True:
+                await asyncio.sleep(RECORDS)
+                self.connections.flush()
+        finally:
+            self.connections.flush()
 
     async def shut(self) -> None:
         """Close every session; nothing is changed anywhere."""
@@ -590,7 +613,11 @@ class Cluster:
                 self.probes.arrived(probe[0], probe[1], probe[2])
                 self.places.tunnel_heard()
             return
-        if punt is not ledger.Punt.EVIDENCE:
+        if punt in (ledger.Punt.OPENED, ledger.Punt.CLOSED):
+            known = exports.read_punt(packet)
+            if known is not None:
+                told = self.connections.opened if punt is ledger.Punt.OPENED else self.connections.closed
+                told(owner, member.number, known)
             return
         port = self.state.by_lport.get(owner)
         if port is None or len(packet.data) < 12:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from ebbtide.compile import compiler
+from ebbtide.compile import compiler, ledger
 from ebbtide.compile.features import tunnel
 from ebbtide.compile.fragment import Fragment, Key, TunnelRow
 from ebbtide.decide import brake
@@ -30,7 +30,7 @@ from ebbtide.model.facts import Compute, Membership
 from ebbtide.model.observed import Phase, View
 from ebbtide.model.state import State
 from ebbtide.ovsdb.replica import Replica
-from ebbtide.reconcile.delta import Encoded, Found, Work, diff, encode, resync, strangers
+from ebbtide.reconcile.delta import Break, Encoded, FlowKey, Found, Work, diff, encode, resync, strangers
 from ebbtide.runtime import paths, vswitch
 from ebbtide.runtime.breaks import Breaks
 from ebbtide.runtime.collector import no_collection
@@ -81,6 +81,7 @@ class Member:
         self.rejected: dict[Key, str] = {}
         self.open: dict[int, float] = {}
         self.held: dict[Key, Encoded] = {}
+        self._volatile: list[tuple[FlowKey, int]] = []
         self.resyncs = 0
         self.resync_flow_mods = 0
         self._dirty: set[Key] = set()
@@ -534,6 +535,8 @@ class Member:
             if work is None:
                 work = await self._install(state, switch)
             await self._brake(compute, state, ours, work)
+            if not self.held_back:
+                work.break_flows += self._left_over(state)
             await self._carry_out_isolating(switch, work, state.revision)
         if self.switch is not switch:
             raise SwitchLost("its OpenFlow session was replaced meanwhile")
@@ -569,12 +572,20 @@ class Member:
                 self._dirty.clear()
                 self._dirty_from = None
                 self._forget_held()
+                self._volatile = [
+                    (f.key, f.cookie) for f in found.flows if ledger.read_cookie(f.cookie)[0] == ledger.Kind.VOLATILE
+                ]
                 if not found.flows and not found.groups:
                     return state, None, 0
                 desired = self.cluster.compiled.desired(state, self.number, self.view)
                 for key in self.rejected:
                     desired.pop(key, None)
                 return state, resync(found, desired, self._deep), len(found.flows) - strange
+
+    def _left_over(self, state: State) -> list[Break]:
+        """Learnt and imported flows of routers in whose NAT this compute has no part: what a move has left while it was away."""
+        served = {state.routers[r].tag for r in state.serves.get(self.number, ()) if r in state.routers}
+        return [Break(key, cookie) for key, cookie in self._volatile if ledger.read_cookie(cookie)[2] not in served]
 
     def _check_found(self, compute: Compute, strange: int) -> None:
         """Whether a switch that shows so many flows of others may be written to by us, now."""

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from ebbtide.compile import ledger
-from ebbtide.decide import lifecycle, routing, scalein
+from ebbtide.decide import designation, lifecycle, routing, scalein
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, NotFound, Refused, StillWorking
@@ -37,7 +37,7 @@ from ebbtide.model.facts import (
     format_mac,
     parse_mac,
 )
-from ebbtide.model.state import State, facts, rebuild
+from ebbtide.model.state import State, apply, facts, rebuild
 from ebbtide.runtime import paths, records
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
@@ -320,7 +320,12 @@ class Service:
 
         def decide(state: State) -> tuple[list[Edit], Decision]:
             decision = scalein.start(state, ids).checked("scalein-computes-start")
-            return list(decision.edits), decision
+            if not decision.edits:
+                return [], decision
+            # One election over the final set: nothing moves to a compute that is about to go as well.
+            marked = apply(state, decision.edits, state.revision + 1)
+            moves = designation.judge(marked, self.cluster.designations.standings())
+            return [*decision.edits, *moves], decision
 
         decision = await self.cluster.store.commit(decide)
         self._say("scale_in_started", decision)
@@ -332,7 +337,8 @@ class Service:
 
         def decide(state: State) -> tuple[list[Edit], Decision]:
             decision = scalein.recover(state, ids).checked("scalein-computes-recover")
-            return list(decision.edits), decision
+            numbers = {v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED}
+            return [*decision.edits, *designation.call_back(state, numbers)], decision
 
         decision = await self.cluster.store.commit(decide)
         self._say("scale_in_recovered", decision)
@@ -368,7 +374,7 @@ class Service:
 
         def decide(state: State) -> tuple[list[Edit], tuple[Decision, str]]:
             reachable, moving = self.cluster.owing_nothing(), self.cluster.places.moving()
-            decision = scalein.end(state, ids, reachable, moving).checked("scalein-computes-end")
+            decision = scalein.end(state, ids, reachable, moving, self._serves).checked("scalein-computes-end")
             if not decision.edits:
                 return [], (decision, "")
             numbers = tuple(v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED)
@@ -384,6 +390,13 @@ class Service:
             if operation.state == "running":
                 self.endings.drive(operation.id)
         return decision, [o.id for o in mine]
+
+    def _serves(self, number: int) -> list[str]:
+        return designation.holds(self.state, number, self.cluster.designations.standings())
+
+    def electable(self, router: str) -> list[str]:
+        """Why a router's NAT is where it is, in words."""
+        return designation.electable(self.state, router, self.cluster.designations.standings())
 
     def _forwards(self, ids: Sequence[str]) -> bool:
         """Whether one of these, empty otherwise, still forwards for a port that has just left it."""

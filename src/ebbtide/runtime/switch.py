@@ -206,6 +206,27 @@ class SwitchLink:
         with no_collection():
             return Found(flows.iter_flow_stats(flow_body), groups, meters)
 
+    async def flows_of(self, table: int, cookie: int = 0, mask: int = 0) -> list[flows.InstalledFlow]:
+        """The flows of one table, with their counters; those whose cookie agrees under `mask`."""
+        session = self._open()
+        body = await self._reply(session.send(multipart.flow_request(table=table, cookie=cookie, cookie_mask=mask)))
+        assert isinstance(body, bytes)
+        with no_collection():
+            return flows.iter_flow_stats(body)
+
+    async def delete_flows(self, table: int, cookie: int, mask: int) -> None:
+        """Delete the flows of one table whose cookie agrees under `mask`; up to the barrier."""
+        async with self._turn:
+            session = self._open()
+            xid = session.take_xids(1)
+            session.send_bytes(flows.flow_delete_bytes(xid, session.version, table, cookie, mask))
+            await self.barrier()
+
+    async def forget_zone(self, zone: int) -> None:
+        """Forget all connections of a conntrack zone; up to the barrier."""
+        self._open().send(m.CtFlushZone(zone))
+        await self.barrier()
+
     async def make(self, work: Work) -> None:
         """`_make`, one at a time: two tasks that fill bundles on one connection would commit each other's."""
         async with self._turn:

@@ -1,0 +1,144 @@
+"""A planned move of a router's NAT: its phases, how it begins, ends and is called back (docs/decisions.md, section 17).
+
+Each phase is a value in the store, and the tables of all computes follow from it (`compile/features/stances.py`); whoever leads takes a
+move to its next phase when those concerned have done what this one asks for. So any moment between two phases may last, and a controller
+that dies leaves nothing that another could not go on with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import msgspec
+
+from ebbtide.compile.features.stances import forth, reached
+from ebbtide.decide import parts
+from ebbtide.errors import Refused
+from ebbtide.model.facts import Edit, Lease, Move, MovePhase
+from ebbtide.model.state import NAT, State
+
+P = MovePhase
+#: A lease of which no more ports than this are still in use is replaced by leases of those alone.
+FEW_PINNED = 128
+
+
+class Need(NamedTuple):
+    """Who must have applied a phase before the next is asked for, and who must have settled on it: "old", "new", "all" that send."""
+
+    applied: tuple[str, ...] = ()
+    settled: tuple[str, ...] = ()
+
+
+#: Whoever receives is ready before who sends; what stops something settles before what counts on it.
+NEEDS: dict[MovePhase, Need] = {
+    P.PREPARE: Need(("new",)),
+    P.COUPLE_NEW: Need(("new",)),
+    P.COUPLE_OLD: Need(("old",)),
+    P.EXPORT: Need(("old",)),
+    P.FREEZE: Need(("new",), ("old",)),
+    P.SILENCE: Need(("new",), ("old",)),
+    P.ADDRESS: Need((), ("new",)),
+    P.IMPORT: Need(("new",)),
+    P.FLIP: Need(("old", "new"), ("all",)),
+    P.REPLY: Need(("old", "new")),
+    P.UNCOUPLE_OUT: Need((), ("new",)),
+    P.UNCOUPLE_IN: Need((), ("new",)),
+    P.QUIET: Need(("old", "new")),
+}
+_ORDER = list(MovePhase)
+
+
+def following(move: Move) -> Move | None:
+    """The move in its next phase; None: it has arrived."""
+    at = _ORDER.index(move.phase) + 1
+    if at == len(_ORDER):
+        return None
+    return msgspec.structs.replace(move, phase=_ORDER[at], reason="")
+
+
+def begin(state: State, router: str, old: int, new: int) -> list[Edit]:
+    """A planned move: its journal, and a range of ports for the new place, from which it may open what comes first."""
+    edits = [Edit(None, Move(router, old, new))]
+    held = parts.opening(state, router, new)
+    made = parts.lease(state, router, new) if held is None else msgspec.structs.replace(held, careful=False)
+    if made is not None and made != held:
+        edits.append(Edit(held, made))
+    return edits
+
+
+def call_back(state: State, move: Move) -> list[Edit]:
+    """Let a router's NAT stay where it was, or go back there.
+
+    Before the new compute may have opened anything, it is as if nothing had been. Later the roles are exchanged.
+
+    Raises:
+        Refused: it is on its way back already, and has come too far to turn again.
+    """
+    name = move.router
+    if not reached(move, P.FREEZE):
+        if move.turned:
+            return [Edit(move, forth(move))]
+        edits = [Edit(move, None)]
+        designation, held = state.designations.get((NAT, name)), parts.opening(state, name, move.new)
+        if held is not None:
+            stays = designation is not None and designation.standby == move.new
+            edits.append(Edit(held, msgspec.structs.replace(held, careful=True) if stays else None))
+        return edits
+    if move.turned:
+        raise Refused(f"the NAT of router {name} is on its way back already: let it arrive, then move it again")
+    back = Move(name, move.new, move.old, P.COUPLE_NEW, str(move.phase), began=move.began)
+    edits = [Edit(move, back)]
+    if reached(move, P.FLIP):
+        # The old place does not see all connections with its ports any more: it opens from a new range.
+        held = parts.opening(state, name, move.old)
+        made = parts.lease(state, name, move.old)
+        if held is not None:
+            edits.append(Edit(held, msgspec.structs.replace(held, opening=False)))
+        if made is not None:
+            edits.append(Edit(None, made))
+    return edits
+
+
+def arrive(state: State, move: Move, used: Collection[int] | None) -> list[Edit]:
+    """The move is over: the new compute is the designated one, and what the old one has left is its own.
+
+    `used`: the external ports that connections may still have; None: that is not known, and no lease ends.
+    """
+    name, found = move.router, state.designations.get((NAT, move.router))
+    standby = found.standby if found is not None and found.standby not in (move.new, move.old) else 0
+    edits = [Edit(move, None), *parts.designate(state, name, move.new, standby)]
+    for lease in state.leases.get(name, {}).values():
+        if lease.compute == move.new and lease.opening:
+            continue
+        if lease.compute == standby and lease.opening:
+            continue
+        rest = [msgspec.structs.replace(lease, compute=move.new, opening=False, careful=False)]
+        if used is not None:
+            rest = _still_used(rest[0], used)
+        edits += _replaced(lease, rest)
+    return edits
+
+
+def _still_used(lease: Lease, used: Collection[int]) -> list[Lease]:
+    """What must stay leased of a range that nobody opens from any more."""
+    pinned = sorted({port for port in used if lease.first <= port <= lease.last})
+    if len(pinned) > FEW_PINNED:
+        return [lease]
+    return [msgspec.structs.replace(lease, first=port, last=port) for port in pinned]
+
+
+def _replaced(old: Lease, rest: list[Lease]) -> list[Edit]:
+    edits = []
+    same = next((x for x in rest if x.first == old.first), None)
+    if same != old:
+        edits.append(Edit(old, same))
+    return edits + [Edit(None, x) for x in rest if x.first != old.first]
+
+
+def words(move: Move, names: dict[int, str]) -> str:
+    """Where a move stands, for people."""
+    way = f"from {names.get(move.old, move.old)} to {names.get(move.new, move.new)}"
+    back = " (called back)" if move.turned else ""
+    waits = f": {move.reason}" if move.reason else ""
+    return f"router {move.router} moves {way}{back}, {move.phase}{waits}"

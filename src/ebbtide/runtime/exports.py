@@ -1,0 +1,73 @@
+"""What a switch tells of connections, as values: learnt rows of the export table, import rows, and copies of packets that opened one.
+
+The rows are read by where their fields stand, since a gateway may hold 50,000 of them: every one of a kind is laid out like every other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ebbtide.compile.features.nat import TCP, UDP, Translation
+from ebbtide.compile.flow import Ct
+from ebbtide.openflow import messages as m
+from ebbtide.openflow.actions import decode_instructions
+from ebbtide.openflow.flows import InstalledFlow
+from ebbtide.openflow.oxm import decode_match
+
+
+def _tuple(match: bytes) -> tuple[int, int, int, int, int] | None:
+    """Protocol, addresses and ports of a row's match."""
+    fields = {field.name: field.value for field in decode_match(match)}
+    proto = fields.get("ip_proto", 0)
+    kind = {TCP: "tcp", UDP: "udp"}.get(proto)
+    if kind is None:
+        return None
+    found = (fields.get("ipv4_src"), fields.get(f"{kind}_src"), fields.get("ipv4_dst"), fields.get(f"{kind}_dst"))
+    src, sport, dst, dport = found
+    if src is None or sport is None or dst is None or dport is None:
+        return None
+    return proto, src, sport, dst, dport
+
+
+def read_exported(rows: Iterable[InstalledFlow]) -> list[Translation]:
+    """Connections that have passed while a move exported. A row without address or port is of a packet that was not marked."""
+    found = []
+    for row in rows:
+        of = _tuple(row.match)
+        loads = {}
+        for action in decode_instructions(row.instructions).actions:
+            name, value = getattr(action, "name", ""), getattr(action, "value", 0)
+            loads[name] = value
+        address, port = loads.get("reg0", 0), loads.get("reg1", 0) & 0xFFFF
+        if of is not None and address and port:
+            found.append(Translation(*of, address, port))
+    return found
+
+
+def read_imported(rows: Iterable[InstalledFlow]) -> list[Translation]:
+    """Connections for which a compute has a row from a move before."""
+    found = []
+    for row in rows:
+        of = _tuple(row.match)
+        for action in decode_instructions(row.instructions).actions:
+            if isinstance(action, Ct) and action.nat is not None and action.nat.ip_min and action.nat.port_min and of:
+                found.append(Translation(*of, action.nat.ip_min, action.nat.port_min))
+    return found
+
+
+def read_punt(packet: m.PacketIn) -> Translation | None:
+    """The connection that a copied packet belongs to: its original tuple is in the metadata, its external address and port in itself."""
+    fields = {field.name: field.value for field in packet.match}
+    data = packet.data
+    if len(data) < 38 or data[12:14] != b"\x08\x00":
+        return None
+    proto, at = data[23], 14 + (data[14] & 0xF) * 4
+    if proto not in (TCP, UDP) or len(data) < at + 4 or fields.get("ct_nw_proto", proto) != proto:
+        return None
+    names = ("ct_nw_src", "ct_tp_src", "ct_nw_dst", "ct_tp_dst")
+    if not all(name in fields for name in names):
+        return None
+    src, sport, dst, dport = (fields[name] for name in names)
+    return Translation(
+        *(proto, src, sport, dst, dport), int.from_bytes(data[26:30], "big"), int.from_bytes(data[at : at + 2], "big")
+    )

@@ -1,0 +1,403 @@
+"""The driver of NAT moves: takes each from phase to phase when what it asks for is there to be seen on the switches.
+
+One task a move, a few at a time. A task reads the stored phase, waits for its condition and stores the next one; what it does besides (rows
+of connections, packet-outs) may be done twice. Where something does not follow, the move stands where it is, serves, and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from ebbtide.compile import ledger
+from ebbtide.compile.features import nat
+from ebbtide.compile.features.nat import Translation
+from ebbtide.compile.flow import Flow
+from ebbtide.compile.fragment import Key
+from ebbtide.compile.ledger import Feature, Kind, T
+from ebbtide.decide import natmove
+from ebbtide.errors import EbbtideError
+from ebbtide.model.addresses import ipv4
+from ebbtide.model.facts import Edit, Membership, Move, MovePhase, Router
+from ebbtide.model.state import NAT, State
+from ebbtide.openflow.flows import encode_flow
+from ebbtide.reconcile.delta import Work
+from ebbtide.runtime import exports
+from ebbtide.runtime.connections import newest
+from ebbtide.runtime.switch import SwitchLink
+
+if TYPE_CHECKING:
+    from ebbtide.runtime.cluster import Cluster
+    from ebbtide.runtime.member import Member
+
+log = structlog.get_logger("natmove")
+P = MovePhase
+#: Moves that are under way at the same time.
+AT_ONCE = 8
+#: Seconds between two looks while something is waited for; and between two reads of a counter that is to be at rest, beside the lag.
+_LOOK, _REST = 0.05, 0.3
+#: Seconds after which a network outside that does not follow is told again where the address is.
+_TELL_AGAIN = 3.0
+#: Seconds a round trip may take, between the last packet that left by the old compute and its answer.
+_ROUND_TRIP = 0.5
+#: Seconds that connections which are in no record are waited for.
+PATIENCE = 300
+_UPPER = 0xFFFFFFFF_00000000
+#: The tables of the old compute that must be at rest before a phase is over, and what it means if they are not.
+_WATCHED = {P.FREEZE: (T.NAT_OPEN,), P.ADDRESS: (T.PRE_DNAT,), P.QUIET: (T.TUNNEL_TERMINATION, T.PRE_DNAT)}
+_STILL = {
+    P.FREEZE: "still opens connections",
+    P.ADDRESS: "still gets what comes from outside: the network there has not moved, and is told again",
+    P.QUIET: "is still sent to",
+}
+
+
+class _Lost(EbbtideError):
+    """Somebody who is needed has gone away; the phase is taken again when they are back."""
+
+
+class NatMoves:
+    """All moves, as far as this controller leads."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        #: What each move has put into its new compute: the translations, by router.
+        self._imported: dict[str, set[Translation]] = {}
+        self._cleaning: set[tuple[str, int]] = set()
+
+    async def run(self) -> None:
+        """See to it that every stored move goes on; until cancelled."""
+        try:
+            while True:
+                await self._cluster.changed.until(self._something_to_do, float("inf"))
+                for router in list(self._cluster.state.moves):
+                    if router not in self._running:
+                        task = asyncio.create_task(self._drive(router), name=f"natmove-{router}")
+                        self._running[router] = task
+                        task.add_done_callback(partial(self._done, router))
+        finally:
+            tasks = list(self._running.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _done(self, router: str, task: asyncio.Task[None]) -> None:
+        if self._running.get(router) is task:
+            del self._running[router]
+
+    def _something_to_do(self) -> bool:
+        return self._cluster.store.leading.is_set() and any(r not in self._running for r in self._cluster.state.moves)
+
+    def _move(self, router: str) -> Move | None:
+        return self._cluster.state.moves.get(router) if self._cluster.store.leading.is_set() else None
+
+    async def _drive(self, router: str) -> None:
+        async with self._turns:
+            began = self._cluster.now()
+            while (move := self._move(router)) is not None:
+                try:
+                    await self._phase(move)
+                except _Lost as error:
+                    await self._say(move, str(error))
+                    await asyncio.sleep(0.2)
+                except EbbtideError as error:
+                    log.info("move_waits", router=router, phase=str(move.phase), reason=str(error))
+                    await self._say(move, str(error))
+                    await asyncio.sleep(0.2)
+                except Exception:
+                    log.exception("move_fault", router=router, phase=str(move.phase))
+                    await asyncio.sleep(1.0)
+            self._imported.pop(router, None)
+            log.info("move_over", router=router, seconds=round(self._cluster.now() - began, 2))
+
+    async def _say(self, move: Move, reason: str) -> None:
+        """Note what a move waits for, where an operator sees it."""
+
+        def decide(state: State) -> tuple[list[Edit], None]:
+            now = state.moves.get(move.router)
+            if now is None or now.phase != move.phase or now.since != move.since or now.reason == reason:
+                return [], None
+            return [Edit(now, msgspec.structs.replace(now, reason=reason))], None
+
+        try:
+            await self._cluster.store.commit(decide)
+        except EbbtideError as error:
+            log.info("not_noted", reason=str(error))
+
+    # --- phases ---
+
+    async def _phase(self, move: Move) -> None:
+        """What this phase asks for, and then the next one is stored."""
+        await self._until(move, partial(self._behind, settled=False))
+        watched = _WATCHED.get(move.phase, ())
+        # The first read is taken now: if nothing has come by the time that all have settled, nothing is on its way.
+        before = await self._counts(move, watched)
+        await self._until(move, partial(self._behind, settled=True))
+        match move.phase:
+            case P.PREPARE:
+                await self._prepared(move)
+            case P.IMPORT:
+                await self._import(move)
+            case P.FLIP:
+                await self._import(move)
+                await self._import_replies(move)
+            case P.REPLY:
+                await self._known_enough(move)
+            case P.UNCOUPLE_OUT:
+                await asyncio.sleep(_ROUND_TRIP)
+            case _:
+                pass
+        if watched:
+            await self._at_rest(move, watched, before)
+        if move.phase is P.QUIET:
+            await self._arrive(move)
+        else:
+            await self._next(move)
+
+    async def _next(self, move: Move) -> None:
+        def decide(state: State) -> tuple[list[Edit], Move | None]:
+            now = state.moves.get(move.router)
+            if now is None or (now.phase, now.since) != (move.phase, move.since):
+                return [], None  # called back, or taken on by another
+            new = natmove.following(now)
+            return ([Edit(now, new)] if new is not None else []), new
+
+        new = await self._cluster.store.commit(decide)
+        if new is not None:
+            log.info("move_phase", router=move.router, phase=str(new.phase), revision=self._cluster.state.revision)
+
+    def _check(self, move: Move) -> None:
+        """Whether the phase is still asked for.
+
+        Raises:
+            _Lost: it is not.
+        """
+        now = self._move(move.router)
+        if now is None or (now.phase, now.since) != (move.phase, move.since):
+            raise _Lost("the move has been called back, or taken on")
+
+    async def _until(self, move: Move, reason: Callable[[Move], str]) -> None:
+        """Wait until `reason(move)` is "", and say what it is while it lasts."""
+        said, since = move.reason, self._cluster.now()
+        while why := reason(move):
+            self._check(move)
+            if why != said and self._cluster.now() - since > 1.0:
+                await self._say(move, why)
+                said = why
+            await self._cluster.wait_for(lambda: not reason(move), _LOOK)
+
+    def _behind(self, move: Move, *, settled: bool) -> str:
+        """Who has not done what the phase asks for, and why, in words; "" if all have."""
+        need = natmove.NEEDS[move.phase]
+        for role in (*need.applied, *need.settled):
+            for number in self._who(move, role):
+                why = self._lacks(move, number, settled=settled and role in need.settled)
+                if why:
+                    return why
+        return ""
+
+    def _who(self, move: Move, role: str) -> Iterable[int]:
+        if role == "all":
+            return sorted(self._cluster.state.reach(move.router))
+        return (move.old if role == "old" else move.new,)
+
+    def _lacks(self, move: Move, number: int, *, settled: bool) -> str:
+        compute, member = self._cluster.state.computes.get(number), self._cluster.members.get(number)
+        if compute is None or compute.membership is not Membership.MEMBER:
+            return f"compute {number} is no member any more"
+        if member is None or not member.connected:
+            return f"{compute.name} is unreachable"
+        if member.held_back:
+            return f"{compute.name} is held by the brake: {member.held_back}"
+        for room in ("gate", "exit", "router"):
+            refused = member.rejected.get(Key(room, move.router, number)) or member.rejected.get(Key(room, move.router))
+            if refused:
+                return f"{compute.name} refuses its flows: {refused}"
+        if member.applied() < move.since:
+            return f"{compute.name} has not applied revision {move.since}"
+        if settled and not member.settled(move.since):
+            return f"{compute.name} has not settled on revision {move.since}"
+        return ""
+
+    def _member(self, number: int) -> Member:
+        member = self._cluster.members.get(number)
+        if member is None or not member.connected:
+            raise _Lost(f"{member.name if member else number} is unreachable")
+        return member
+
+    def _switch(self, number: int) -> SwitchLink:
+        switch = self._member(number).switch
+        if switch is None:
+            raise _Lost(f"{self._member(number).name} is unreachable")
+        return switch
+
+    def _router(self, move: Move) -> Router:
+        return self._cluster.state.routers[move.router]
+
+    # --- before anything is moved ---
+
+    async def _prepared(self, move: Move) -> None:
+        """The new compute's tunnels carry frames, both ways and at full size, and its wire leads to the next hop."""
+        cluster, began = self._cluster, self._cluster.now()
+        found = cluster.state.designations.get((NAT, move.router))
+        if not move.turned and (found is None or found.standby != move.new):
+            # Of an older time: nobody has sent here since.
+            await self._switch(move.new).forget_zone(ledger.router_zone(self._router(move).tag))
+        external = cluster.state.externals[self._router(move).external]
+        while True:
+            others = [n for n in cluster.state.reach(move.router) if n != move.new]
+            closed = [n for n in others if not cluster.probes.want(move.new, n)]
+            heard = not external.gateway or cluster.outside.answered.get((external.id, move.new), -1.0) >= began
+            if not closed and heard:
+                return
+            if not heard:
+                cluster.outside.probe(external.id, move.new)
+            if cluster.now() - began > 2.0:
+                names = ", ".join(cluster.state.computes[n].name for n in closed[:3])
+                name = cluster.state.computes[move.new].name
+                why = f"tunnels of {name} to {names} do not carry frames" if closed else ""
+                why = why or f"{name} does not reach the next hop {external.gateway} of {external.id} by its own wire"
+                await self._say(move, why)
+            self._check(move)
+            await asyncio.sleep(_LOOK if cluster.now() - began < 2.0 else 10 * _LOOK)
+
+    # --- counters ---
+
+    async def _counts(self, move: Move, tables: Iterable[T]) -> int:
+        """Packets that this router's flows of these tables have seen at the old compute."""
+        cookie = ledger.cookie(Kind.ROUTER, Feature.NAT, self._router(move).tag)
+        total = 0
+        for table in tables:
+            total += sum(flow.n_packets for flow in await self._switch(move.old).flows_of(table, cookie, _UPPER))
+        return total
+
+    async def _at_rest(self, move: Move, tables: Iterable[T], before: int) -> None:
+        """Two reads of the old compute's counters that are a lag apart are equal: nothing is on its way there any more."""
+        router, told = self._router(move), self._cluster.now()
+        pause = self._cluster.settings.lag / 2 + _REST
+        if not natmove.NEEDS[move.phase].settled:
+            await asyncio.sleep(pause)
+        while (now := await self._counts(move, tables)) != before:
+            if self._cluster.now() - told > _TELL_AGAIN:
+                told = self._cluster.now()
+                what = _STILL[move.phase]
+                await self._say(move, f"{self._member(move.old).name} {what}: {now - before} packets in {pause:.1f} s")
+                if move.phase is P.ADDRESS:
+                    self._cluster.outside.announce_again(router.external, router.addresses)
+            self._check(move)
+            before = now
+            await asyncio.sleep(pause)
+
+    # --- connections ---
+
+    async def _translations(self, move: Move) -> list[Translation]:
+        """Every connection of the old compute that is known: the record, rows that were never used, and what has just passed it."""
+        tag = self._router(move).tag
+        volatile = ledger.cookie(Kind.VOLATILE, Feature.NAT, tag)
+        switch = self._switch(move.old)
+        told = [e.translation for e in self._cluster.connections.of(tag) if e.compute != move.new]
+        rows = exports.read_imported(await switch.flows_of(T.NAT_NEW, volatile, _UPPER))
+        passed = exports.read_exported(await switch.flows_of(T.NAT_EXPORT, volatile, _UPPER))
+        own = {ipv4(a) for a in self._router(move).addresses}
+        return newest(t for t in (*rows, *told, *passed) if t.address in own and t.port)
+
+    async def _import(self, move: Move) -> None:
+        """A row for each connection at the new compute; those that are there already are not sent again."""
+        router = self._router(move)
+        known = self._imported.setdefault(move.router, set())
+        fresh = [t for t in await self._translations(move) if t not in known]
+        await self._put(move.new, [nat.imported(router, t) for t in fresh])
+        known.update(fresh)
+
+    async def _import_replies(self, move: Move) -> None:
+        router = self._router(move)
+        await self._put(move.new, [nat.replied(router, t) for t in self._imported.get(move.router, ())])
+
+    async def _put(self, number: int, rows: list[Flow]) -> None:
+        work = Work(flows=[encode_flow(row) for row in rows])
+        if work.flows:
+            await self._switch(number).make(work)
+
+    async def unknown(self, move: Move) -> int:
+        """Connections that the old compute has opened and of which nothing is known: opened less recorded, or less what has passed."""
+        router = self._router(move)
+        cookie = ledger.cookie(Kind.ROUTER, Feature.NAT, router.tag)
+        flows = await self._switch(move.old).flows_of(T.NAT_OPENED, cookie, _UPPER)
+        recording = [f for f in flows if f.priority == ledger.Priority.RECORD]
+        opened = sum(f.n_packets for f in (recording or flows))
+        installed = time.time() - max((f.duration for f in (recording or flows)), default=0.0)
+        told = self._cluster.connections.received(router.tag, move.old, installed - 1.0)
+        known = told if recording else len(self._imported.get(move.router, ()))
+        return max(0, opened - known)
+
+    async def _known_enough(self, move: Move) -> None:
+        """Go on when nothing is unknown; else when the deadline is over. Meanwhile both are coupled and nobody loses anything."""
+        unknown = await self.unknown(move)
+        if not unknown:
+            return
+        deadline = move.deadline or int(time.time()) + PATIENCE
+        while time.time() < deadline:
+            await self._note_unknown(move, unknown, deadline)
+            await asyncio.sleep(0.5)
+            self._check(move)
+            # What speaks is exported as long as export is on; here it is off, so only a connection's end helps, and the record.
+            unknown = await self.unknown(move)
+            if not unknown:
+                return
+        log.warning("connections_cut", router=move.router, unknown=unknown, old=move.old)
+
+    async def _note_unknown(self, move: Move, unknown: int, deadline: int) -> None:
+        def decide(state: State) -> tuple[list[Edit], None]:
+            now = state.moves.get(move.router)
+            if now is None or now.phase != move.phase:
+                return [], None
+            reason = f"up to {unknown} connections are in no record; waited for until the deadline"
+            new = msgspec.structs.replace(now, unknown=unknown, deadline=deadline, reason=reason)
+            return ([] if new == now else [Edit(now, new)]), None
+
+        await self._cluster.store.commit(decide)
+
+    # --- the end ---
+
+    async def _arrive(self, move: Move) -> None:
+        tag = self._router(move).tag
+        volatile = ledger.cookie(Kind.VOLATILE, Feature.NAT, tag)
+        rows = exports.read_imported(await self._switch(move.new).flows_of(T.NAT_NEW, volatile, _UPPER))
+        used = {e.translation.port for e in self._cluster.connections.of(tag)} | {t.port for t in rows}
+        unknown = await self.unknown(move)
+
+        def decide(state: State) -> tuple[list[Edit], bool]:
+            now = state.moves.get(move.router)
+            if now is None or (now.phase, now.since) != (move.phase, move.since):
+                return [], False
+            return natmove.arrive(state, now, None if unknown else used), True
+
+        if await self._cluster.store.commit(decide):
+            log.info("move_arrived", router=move.router, compute=self._member(move.new).name)
+            await self._clean(move, tag)
+
+    async def _clean(self, move: Move, tag: int) -> None:
+        """What is no State goes from the old compute: learnt and imported rows, and, if it has no part any more, its connections.
+
+        One that is away meanwhile is rid of the rows when it is compared again (`Member`), and of the connections before it is used.
+        """
+        revision, cluster = self._cluster.state.revision, self._cluster
+        member = cluster.members.get(move.old)
+        if member is None or not await cluster.wait_for(lambda: member.rid_through() >= revision, 5.0):
+            return
+        volatile = ledger.cookie(Kind.VOLATILE, Feature.NAT, tag)
+        switch = self._switch(move.old)
+        if move.router in cluster.state.moves:
+            return
+        for table in (T.NAT_EXPORT, T.NAT_NEW, T.NAT_REPLY):
+            await switch.delete_flows(table, volatile, _UPPER)
+        if move.old not in cluster.state.servers(move.router):
+            await switch.forget_zone(ledger.router_zone(tag))
