@@ -302,4 +302,6 @@ def by_view(state: State, compute: int, old: View, new: View) -> set[Key]:
         for router in state.routers_at(compute):
             if peer in state.servers(router):
                 found |= {Key("exit", router, compute), Key("gate", router, compute)}
+                floatings = (floating_key(f) for f in state.floatings.values() if f.router == router)
+                found |= {Key("floating", name, compute) for name in floatings}
     return found

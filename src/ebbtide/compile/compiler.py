@@ -126,7 +126,13 @@ def _gate(state: State, key: Key, view: View) -> Fragment | None:
     if found is None or external is None or stance is None:
         return None
     tunnels = {n: i.ofport for n, i in view.tunnels.items()}
-    return nat.gate(found, external, stance, _own_mac(state, key.compute), tunnels)
+    return nat.gate(found, external, stance, _own_mac(state, key.compute), tunnels, _guard(stance, view))
+
+
+def _guard(stance: nat.Stance | None, view: View) -> int:
+    """The tunnel by which a compute that stands by sees the one it stands in for, if BFD has come up there."""
+    seen = view.tunnels.get(stance.stands_in_for) if stance is not None else None
+    return seen.ofport if seen is not None and seen.up else 0
 
 
 def _own_mac(state: State, compute: int) -> int:
@@ -180,10 +186,12 @@ def _floating(state: State, key: Key, view: View) -> Fragment | None:
     hosts = state.hosts(found)
     if key.compute not in hosts:
         return None
-    answers = hosts[key.compute]
+    answers, guarded = hosts[key.compute], False
     if True not in hosts.values():
         answers = stances.owner(state, router.id) == key.compute
-    return outside.floating(external, found, router, lport, _own_mac(state, key.compute), answers=answers)
+        guarded = bool(_guard(stances.stance(state, router.id, key.compute), view))
+    own_mac = _own_mac(state, key.compute)
+    return outside.floating(external, found, router, lport, own_mac, answers=answers, guarded=guarded)
 
 
 def _ofport(view: View, port: str) -> int:

@@ -40,6 +40,7 @@ class T(IntEnum):
     L2_FILTER = 55
     DHCP = 60  # reserved
     ARP_RESPONDER = 81
+    ARP_STANDBY = 82
     NAT_EXPORT = 90
     NAT_NEW = 92
     NAT_REPLY = 93
@@ -70,6 +71,7 @@ TABLE_JOBS: dict[T, str] = {
     T.L2_FLOOD_PART: "one part of a flood to more computes than one translation reaches",
     T.L2_FILTER: "never back to the sender's own port",
     T.ARP_RESPONDER: "answers for known addresses",
+    T.ARP_STANDBY: "answers of a compute that stands by, for when the one it stands by for is dead",
     T.NAT_EXPORT: "learnt: mappings of the old side of a move; nothing is ever looked up here",
     T.NAT_NEW: "outbound and unknown to conntrack: imported connections, then whom to ask",
     T.NAT_REPLY: "inbound and unknown to conntrack: imported connections, then whom to ask",
@@ -285,7 +287,7 @@ _OURS = frozenset(kind << KIND_SHIFT - FEATURE_SHIFT | feature for kind in Kind 
 MAX_BUCKETS = 500
 _LOCAL_GROUPS, _FLOOD_GROUPS, _WHOLE_GROUPS = 0x0010_0000, 0x0020_0000, 0x0030_0000
 _FLOOD_PARTS, _LOCAL_PARTS = 0x1000_0000, 0x3000_0000
-_GATEWAY_GROUPS = 0x0040_0000
+_GATEWAY_GROUPS, _VOICE_GROUPS, _ANSWER_GROUPS = 0x0040_0000, 0x0048_0000, 0x004C_0000
 
 
 def local_group(tag: int) -> int:
@@ -322,6 +324,16 @@ ALIVE_GROUP = 0x0050_0000
 def gateway_group(tag: int) -> int:
     """Group that sends to the compute that serves a router's NAT, or to the one that stands by."""
     return _GATEWAY_GROUPS + tag
+
+
+def voice_group(tag: int) -> int:
+    """Group by which a compute that stands by sends: as the owner once the owner's tunnel is dead."""
+    return _VOICE_GROUPS + tag
+
+
+def answer_group(tag: int) -> int:
+    """Group by which a compute that stands by answers ARP once the owner's tunnel is dead."""
+    return _ANSWER_GROUPS + tag
 
 
 PROBE_METER = 1

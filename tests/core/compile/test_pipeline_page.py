@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 from ebbtide.compile import ledger
@@ -84,6 +85,8 @@ def test_groups_meters_vnis_and_bounds() -> None:
         f"{ledger.whole_group(0):#x} + network tag",
         f"{ledger.flood_part(0, 0):#x} + {ledger.flood_part(1, 0) - ledger.flood_part(0, 0)} x network tag + part",
         f"{ledger.gateway_group(0):#x} + router tag",
+        f"{ledger.voice_group(0):#x} + router tag",
+        f"{ledger.answer_group(0):#x} + router tag",
         f"{ledger.ALIVE_GROUP:#x}",
         str(ledger.MAX_BUCKETS),
         f"{ledger.router_zone(0)} + router tag",
@@ -126,10 +129,12 @@ def test_no_two_uses_of_a_number_meet() -> None:
         <= ledger.gateway_group(ledger.MAX_ROUTER)
         < ledger.ALIVE_GROUP
     )
-    assert ledger.ALIVE_GROUP < ledger.flood_part(0, 0)
+    highest = [ledger.gateway_group, ledger.voice_group, ledger.answer_group]
+    assert all(one(ledger.MAX_ROUTER) < two(0) for one, two in pairwise(highest))
+    assert ledger.answer_group(ledger.MAX_ROUTER) < ledger.ALIVE_GROUP < ledger.flood_part(0, 0)
     assert ledger.LAST_VNI < ledger.RELATION_VNI < ledger.answer_vni(ledger.MAX_ROUTER) < ledger.DELIVER_VNI
     assert ledger.router_zone(ledger.MAX_ROUTER) < ledger.FLOOD_ZONE
-    assert ledger.ROUTER_TAGS > top
+    assert top < ledger.ROUTER_TAGS
     assert ledger.DELIVER_VNI | ledger.MAX_LPORT < ledger.PROBE_VNI
     assert ledger.DELIVER_VNI & ledger.MAX_LPORT == 0
     assert max(ledger.MAX_COMPUTE, ledger.MAX_LPORT, ledger.MAX_TAG) < 1 << ledger.OWNER_BITS

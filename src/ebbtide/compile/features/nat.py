@@ -69,7 +69,7 @@ class Stance(msgspec.Struct, frozen=True):
 
     `lease`: it opens connections from these ports. `asks_out`, `asks_in`: the compute that it asks about what it does not know.
     `answers_out`, `answers_in`: the one that it leaves such packets to. `opens_answered`: it opens what has been left to it. `exports`:
-    what passes leaves its mapping in a table.
+    what passes leaves its mapping in a table. `stands_in_for`: the compute in whose place it speaks once their tunnel is dead.
     """
 
     voice: Voice = Voice.SILENT
@@ -80,6 +80,7 @@ class Stance(msgspec.Struct, frozen=True):
     answers_in: int = 0
     opens_answered: bool = False
     exports: bool = False
+    stands_in_for: int = 0
 
 
 def ct_state(on: int, off: int = 0) -> tuple[int, int]:
@@ -87,18 +88,21 @@ def ct_state(on: int, off: int = 0) -> tuple[int, int]:
     return on, on | off
 
 
-def gate(router: Router, external: External, stance: Stance, own_mac: int, tunnels: Mapping[int, int]) -> Fragment:
-    """One compute's: the NAT tables. `own_mac`: its own outside; `tunnels`: the OpenFlow ports of its tunnels to other computes.
+def gate(
+    router: Router, external: External, stance: Stance, own_mac: int, tunnels: Mapping[int, int], guard: int = 0
+) -> Fragment:
+    """One compute's: the NAT tables. `own_mac`: its own outside; `tunnels`: the OpenFlow ports of its tunnels to other computes; `guard`:
+    the one of them by which BFD watches whom it stands in for (0: none, and then it does not stand in).
 
     But for what exports, every stance has flows of the same keys: what a stance takes away is replaced, not deleted, so that it has ended
     when what follows is said to be applied.
     """
-    made = _Gate(router, external, stance, own_mac, tunnels)
+    made = _Gate(router, external, stance, own_mac, tunnels, guard)
     flows = [*made.entries(), *made.outbound(), *made.opening(), *made.inbound()]
     if stance.exports:
         flows += made.export()
     flows += made.outside()
-    return Fragment(tuple(flows))
+    return Fragment(tuple(flows), made.groups())
 
 
 def slots(addresses: Sequence[int]) -> list[int]:
@@ -112,9 +116,16 @@ def slots(addresses: Sequence[int]) -> list[int]:
 
 class _Gate:
     def __init__(
-        self, router: Router, external: External, stance: Stance, own_mac: int, tunnels: Mapping[int, int]
+        self,
+        router: Router,
+        external: External,
+        stance: Stance,
+        own_mac: int,
+        tunnels: Mapping[int, int],
+        guard: int,
     ) -> None:
         self.router, self.external, self.stance, self.own_mac, self.tunnels = router, external, stance, own_mac, tunnels
+        self.guard = guard if stance.voice is Voice.SILENT else 0
         self.cookie = ledger.cookie(Kind.ROUTER, Feature.NAT, router.tag)
         self.vrf = ledger.metadata_vrf(router.tag)
         self.zone = ledger.router_zone(router.tag)
@@ -237,17 +248,34 @@ class _Gate:
                 goto=T.NAT_OPEN if self.stance.opens_answered else T.NAT_NEW,
             )
         )
-        flows.append(
-            self._flow(
-                T.NAPT_FIB,
-                Priority.TRANSLATED,
-                self._ours(),
-                SetField("eth_src", self.router.mac if self.stance.voice is Voice.OWNER else self.own_mac),
-                SetField("metadata", *ledger.metadata_network(self.external.tag)),
-                Resubmit(T.SNAT),
+        if self.guard:
+            flows.append(
+                self._flow(T.NAPT_FIB, Priority.TRANSLATED, self._ours(), ToGroup(ledger.voice_group(self.router.tag)))
             )
-        )
+        else:
+            mac = self.router.mac if self.stance.voice is Voice.OWNER else self.own_mac
+            flows.append(self._flow(T.NAPT_FIB, Priority.TRANSLATED, self._ours(), *self._leave_as(mac)))
         return flows
+
+    def _leave_as(self, mac: int) -> tuple[Action, ...]:
+        return (
+            SetField("eth_src", mac),
+            SetField("metadata", *ledger.metadata_network(self.external.tag)),
+            Resubmit(T.SNAT),
+        )
+
+    def groups(self) -> tuple[Group, ...]:
+        """How a compute that stands by speaks: in the owner's place as soon as their tunnel is dead, without being told."""
+        if not self.guard:
+            return ()
+        alive = ledger.ALIVE_GROUP
+        own, routers = (self._leave_as(mac) for mac in (self.own_mac, self.router.mac))
+        voice = (Bucket(own, watch_port=self.guard), Bucket(routers, watch_group=alive))
+        answer = (Bucket((), watch_port=self.guard), Bucket((Resubmit(T.ARP_STANDBY),), watch_group=alive))
+        return (
+            Group(ledger.voice_group(self.router.tag), GroupType.FAST_FAILOVER, voice),
+            Group(ledger.answer_group(self.router.tag), GroupType.FAST_FAILOVER, answer),
+        )
 
     def opening(self) -> list[Flow]:
         """Tables 92, 94 and 95: a connection that nobody knows is asked about, left to another, or opened."""
@@ -351,7 +379,10 @@ class _Gate:
             entry: dict[str, int | tuple[int, int]] = {"metadata": own, "eth_type": 0x0800, "ipv4_dst": address}
             flows += self._inbound(T.PRE_DNAT, (Priority.INBOUND, Priority.INBOUND_EXPORTED), entry, ledger.FROM_HERE)
             source = {Voice.OWNER: self.router.mac, Voice.DEPUTY: self.own_mac}.get(self.stance.voice)
-            flows.append(outside.answer(self.external, address, self.router.mac, source, self.cookie))
+            if self.guard:
+                flows += outside.answer_if(self.external, address, self.router.mac, self.router.tag, self.cookie)
+            else:
+                flows.append(outside.answer(self.external, address, self.router.mac, source, self.cookie))
             served = self.stance.voice is Voice.OWNER
             flows.append(outside.sent_here(self.external, address, self.router.mac, served=served, cookie=self.cookie))
         return flows

@@ -10,6 +10,8 @@ rewritten by it. RFC 826 for ARP; RFC 1812.
 
 from __future__ import annotations
 
+import msgspec
+
 from ebbtide.compile import ledger
 from ebbtide.compile.flow import (
     Action,
@@ -23,6 +25,7 @@ from ebbtide.compile.flow import (
     Resubmit,
     SetField,
     ToController,
+    ToGroup,
     match,
 )
 from ebbtide.compile.fragment import Fragment
@@ -133,6 +136,13 @@ def _known(external: External, address: int, mac: int, cookie: int) -> Flow:
     )
 
 
+def answer_if(external: External, address: int, mac: int, tag: int, cookie: int) -> tuple[Flow, Flow]:
+    """The same by a compute that stands by for a router's NAT: only once the owner is dead, by its group."""
+    made = answer(external, address, mac, mac, cookie)
+    asked = msgspec.structs.replace(made, actions=(ToGroup(ledger.answer_group(tag)),))
+    return asked, msgspec.structs.replace(made, table=T.ARP_STANDBY)
+
+
 def answer(external: External, address: int, mac: int, source: int | None, cookie: int) -> Flow:
     """An ARP request from outside for one of our addresses becomes its answer, sent from `source`; None: it is not answered here.
 
@@ -171,10 +181,17 @@ def sent_here(external: External, address: int, mac: int, *, served: bool, cooki
 
 
 def floating(
-    external: External, found: Floating, router: Router, lport: int, own_mac: int, *, answers: bool
+    external: External,
+    found: Floating,
+    router: Router,
+    lport: int,
+    own_mac: int,
+    *,
+    answers: bool,
+    guarded: bool = False,
 ) -> Fragment:
     """One compute's: a floating IP that is exchanged here. `answers`: this is where the outside shall find it; where not, what leaves has
-    the compute's own MAC, so that no switch outside learns two places of one."""
+    the compute's own MAC, so that no switch outside learns two places of one. `guarded`: it answers once the router's owner is dead."""
     cookie = ledger.cookie(Kind.PORT, Feature.FLOATING, lport)
     own, vrf = ledger.metadata_network(external.tag), ledger.metadata_vrf(router.tag)
     address, fixed = ipv4(found.address), ipv4(found.fixed)
@@ -204,13 +221,18 @@ def floating(
                 match(metadata=vrf, eth_type=0x0800, ipv4_src=fixed),
                 actions=(
                     SetField("ipv4_src", address),
-                    SetField("eth_src", found.mac if answers else own_mac),
+                    # Guarded, it is the router's owner's place that it takes: whoever sends here finds that one dead.
+                    SetField("eth_src", found.mac if answers or guarded else own_mac),
                     SetField("metadata", own[0], own[1] | ledger.LPORT_MASK | ledger.VRF_MASK | ledger.SPLIT_HORIZON),
                 ),
                 goto=T.SNAT,
                 cookie=cookie,
             ),
-            answer(external, address, found.mac, found.mac if answers else None, cookie),
+            *(
+                answer_if(external, address, found.mac, router.tag, cookie)
+                if guarded and not answers
+                else (answer(external, address, found.mac, found.mac if answers else None, cookie),)
+            ),
             sent_here(external, address, found.mac, served=answers, cookie=cookie),
         )
     )

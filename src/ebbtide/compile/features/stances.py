@@ -49,7 +49,7 @@ def stance(state: State, router: str, compute: int) -> Stance | None:
     if compute == found.compute:
         # A compute whose tunnel to it fails sends to the one that stands by, and what comes back arrives here.
         return Stance(Voice.OWNER, lease, asks_in=found.standby)
-    return Stance(Voice.SILENT, lease)
+    return Stance(Voice.SILENT, lease, stands_in_for=found.compute if move is None else 0)
 
 
 def _old(move: Move, lease: Lease | None) -> Stance:
