@@ -16,7 +16,6 @@ told from a busy machine.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import permutations
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import BadInput, NotReady, Unexpected
 from .commands import wait_until
 from .lab import Lab
+from .worker import Worker
 
 
 class Endpoint(Protocol):
@@ -145,7 +145,7 @@ class Probes:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._process: subprocess.Popen[bytes] | None = None
+        self._worker: Worker | None = None
         self._pairs: list[tuple[str, str]] = []
 
     def __enter__(self) -> Probes:
@@ -156,7 +156,7 @@ class Probes:
 
     def start(self, pairs: Sequence[tuple[Endpoint, Endpoint]], rate: float = 50.0) -> None:
         """Begin to send, `rate` a second for each pair, in the phase "start"."""
-        if self._process is not None:
+        if self._worker is not None:
             raise Unexpected("these probes run already")
         if not pairs or rate <= 0:
             raise BadInput("probes need at least one pair, and a rate above 0")
@@ -170,7 +170,7 @@ class Probes:
         }
         # The argument under the lab's directory is by what `down` knows it as ours.
         command = [sys.executable, "-m", "ebbtide.lab.prober", str(self._lab.site.run_directory)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._worker = Worker("the prober", command)
         self._ask(json.dumps(order))
 
     def mark_phase(self, name: str) -> None:
@@ -197,34 +197,11 @@ class Probes:
         return Report(tuple(counts), tuple(phases), **rest, seconds=tuple(told["seconds"]))
 
     def close(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # it has ended before us
-        process.stdout.close()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
     def _ask(self, line: str) -> Any:
-        process = self._process
-        if process is None:
+        if self._worker is None:
             raise NotReady("the probes do not run: start them first")
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(line.encode() + b"\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-        except BrokenPipeError:
-            answer = b""
-        if not answer:
-            raise Unexpected(f"the prober ended by itself, with {process.wait()}; its words are on standard error")
-        return json.loads(answer)
+        return json.loads(self._worker.ask(line.encode()))
