@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from ebbtide.lab import packets
 
 MAC = "02:00:00:00:00:01"
@@ -43,6 +45,9 @@ def test_headers_sum_to_zero() -> None:
     pseudo = packet[12:20] + b"\0\x11" + packet[24:26]
     assert packets.checksum(pseudo + packet[20:]) == 0
     assert packets.checksum(packets.icmp_echo(7, 1, b"hello")) == 0
+    segment = packets.tcp(("10.0.0.1", 1000), ("10.0.0.2", 2000), 7, 8, 0x18, b"odd")
+    assert packets.checksum(segment[:20]) == 0
+    assert packets.checksum(segment[12:20] + b"\0\x06" + struct.pack("!H", 23) + segment[20:]) == 0
 
 
 def test_macs_both_ways() -> None:

@@ -1,4 +1,4 @@
-"""Frames by hand, and packet sockets to send and see them: ARP, RARP, UDP and ICMP, nothing more."""
+"""Frames by hand, and packet sockets to send and see them: ARP, RARP, UDP, TCP and ICMP, nothing more."""
 
 from __future__ import annotations
 
@@ -88,6 +88,23 @@ def udp(source: tuple[str, int], destination: tuple[str, int], payload: bytes) -
     pseudo = ip_bytes(source[0]) + ip_bytes(destination[0]) + struct.pack("!BBH", 0, socket.IPPROTO_UDP, size)
     filled = head[:6] + struct.pack("!H", checksum(pseudo + head + payload) or 0xFFFF)
     return ipv4(source[0], destination[0], socket.IPPROTO_UDP, filled + payload)
+
+
+def tcp(
+    source: tuple[str, int],
+    destination: tuple[str, int],
+    sequence: int,
+    acknowledged: int,
+    flags: int,
+    payload: bytes = b"",
+    window: int = 0xFFFF,
+) -> bytes:
+    """An IPv4 packet with the segment in it, without options, checksum and all."""
+    head = struct.pack("!HHIIBBHHH", source[1], destination[1], sequence, acknowledged, 5 << 4, flags, window, 0, 0)
+    size = len(head) + len(payload)
+    pseudo = ip_bytes(source[0]) + ip_bytes(destination[0]) + struct.pack("!BBH", 0, socket.IPPROTO_TCP, size)
+    filled = head[:16] + struct.pack("!H", checksum(pseudo + head + payload)) + head[18:] + payload
+    return ipv4(source[0], destination[0], socket.IPPROTO_TCP, filled)
 
 
 class PacketSocket:
