@@ -30,7 +30,7 @@ def new_name() -> str:
     return f"t{os.getpid()}_{next(_numbers)}_{secrets.token_hex(2)}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fresh_name() -> Callable[[], str]:
     """Names for labs that are nobody else's."""
     return new_name

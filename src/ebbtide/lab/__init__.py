@@ -14,7 +14,8 @@
     [ext] -- br-ex of computes, and eb-L-x-NAME: hosts outside
 
 [x] is a Linux bridge in the fabric's namespace eb-L-net; L is the lab's name. See `lab.Lab` for what
-can be done, `vm` for how a VM is wired, `migration` for its steps, `probes` for counting packets.
+can be done, `vm` for how a VM is wired, `migration` for its steps, `probes` for counting packets between VMs,
+`flows` for connections and other traffic between VMs and a host outside.
 
 Open vSwitch runs with its userspace datapath, so bridges must be made with `datapath_type=netdev`.
 Needs root, iproute2, util-linux, Open vSwitch and Linux 5.18 or newer (`locked` bridge ports).
