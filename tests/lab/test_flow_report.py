@@ -31,14 +31,14 @@ def report_of(**vms: of.Counts) -> of.Report:
     incoming = of.Incoming(ping=of.Datagrams(sent=3, lost=2), tcp=of.Attempts(opened=3, failed=1), answered_by=("one",))
     inbound = {"192.0.2.7": incoming} if "bad" in vms else {}
     seen = {"udp": (("192.0.2.1", 4), ("192.0.2.1", 5), ("192.0.2.2", 4))}
-    return of.Report(2.0, vms, inbound, seen, int(bool(inbound)), 3, 0, 1.25, ("one fell",))
+    return of.Report(Load.only(udp=50, ping=5), 2.0, vms, inbound, seen, int(bool(inbound)), 3, 0, 1.25, ("one fell",))
 
 
 def test_numbers_are_added_and_times_are_the_worst() -> None:
     total = report_of(good=GOOD, bad=BAD).total()
     assert (total.active.wanted, total.active.exchanges, total.active.slowest_ms) == (5, 49, 9.0)
     assert (total.udp.lost, total.udp.longest_gap_ms) == (10, 40.0)
-    assert of.Report(0.0, {}, {}, {}, 0, 0, 0, 0.0, ()).total() == of.Counts()
+    assert of.Report(Load(), 0.0, {}, {}, {}, 0, 0, 0, 0.0, ()).total() == of.Counts()
     with pytest.raises(Unexpected, match=r"Incoming\.answered_by"):
         of.joined([of.Incoming()])
 
@@ -62,6 +62,11 @@ def test_what_a_tenant_would_have_noticed() -> None:
         "inbound 192.0.2.7: connections failed: 1",
         "half-open connections with two external ports: 1",
     ]
+
+
+def test_a_vm_that_has_done_less_than_its_load_is_told() -> None:
+    assert report_of(bad=BAD).too_few() == ["bad: pings: 2 in 2.0 s, not 5 a second"]
+    assert report_of(good=GOOD, bad=BAD).too_few(0.2) == ["good: pings: 0 in 2.0 s, not 5 a second"]
 
 
 def test_a_report_is_json_both_ways_and_text_for_people() -> None:

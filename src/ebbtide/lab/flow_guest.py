@@ -148,6 +148,7 @@ class Guest:
         self.slow = [Series() for _ in range(self.load.udp_slow)]
         self.new, self.half_open = Trials(), Trials()
         self.bulk_broken = 0
+        self._exchanges_before = 0
 
     def _flows(self, kind: Kind, number: int, ports: int) -> list[Flow]:
         host = (self.order.host, ECHO_PORT)
@@ -332,6 +333,7 @@ class Guest:
             series.reset(now)
         for flow in self.active:
             flow.slowest = 0.0
+        self._exchanges_before = sum(flow.answered for flow in self.active)
         self.new.reset()
         self.half_open.reset()
         self.clockwork.reset()
@@ -346,7 +348,7 @@ class Guest:
                 wanted=len(active),
                 established=sum(flow.established for flow in active),
                 broken=sum(flow.broken for flow in active),
-                exchanges=sum(flow.answered for flow in active),
+                exchanges=sum(flow.answered for flow in active) - self._exchanges_before,
                 slowest_ms=milliseconds(max((max(flow.slowest, flow.waiting(now)) for flow in active), default=0.0)),
             ),
             silent=Silent(

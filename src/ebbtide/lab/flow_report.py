@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..errors import Unexpected
+from .flow_wire import Load
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -103,13 +104,16 @@ class Incoming(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """`seen`: from which endpoints the host has heard each kind, since the start.
+    """What each VM did (`load`), in how many seconds, and what came of it.
+
+    `seen`: from which endpoints the host has heard each kind, since the start.
 
     `two_ports`: half-open connections whose SYN came from more than one endpoint; `repeated_syns` is how many SYNs came
     again. `strays`: messages of nobody. `late_ms`: how late our own loops ever were, so that a gap can be told from a
     busy machine. `told`: what happened to whom, in words, the first ones only.
     """
 
+    load: Load
     seconds: float
     vms: dict[str, Counts]
     inbound: dict[str, Incoming]
@@ -135,6 +139,15 @@ class Report(msgspec.Struct, frozen=True):
             lines += _told(f"inbound {address}: connections failed", incoming.tcp.failed)
         lines += _told("half-open connections with two external ports", self.two_ports)
         return lines + _told("messages of nobody", self.strays)
+
+    def too_few(self, share: float = 0.9) -> list[str]:
+        """VMs that have done less than this share of their load, whoever is to blame: what was not sent proves nothing."""
+        told = []
+        for name, counts in self.vms.items():
+            for what, rate, done in _rates(self.load, counts):
+                if done < rate * self.seconds * share:
+                    told.append(f"{name}: {what}: {done:.0f} in {self.seconds:.1f} s, not {rate:g} a second")
+        return told
 
     def table(self) -> str:
         """For people: a line a VM and kind, and what was told."""
@@ -228,6 +241,18 @@ def _failures(name: str, counts: Counts) -> list[str]:
     lines += _told(f"{name}: half-open connections failed", counts.half_open.failed)
     lines += _told(f"{name}: bulk transfer broken", counts.bulk.broken)
     return lines + _told(f"{name}: pings lost", counts.ping.lost)
+
+
+def _rates(load: Load, counts: Counts) -> list[tuple[str, float, float]]:
+    """What, how many a second were wanted, how many there were."""
+    return [
+        ("exchanges", load.active / load.active_period, counts.active.exchanges),
+        ("datagrams", load.udp, counts.udp.sent),
+        ("new connections", load.new, counts.new.opened),
+        ("half-open connections", load.half_open, counts.half_open.opened),
+        ("Mbit", load.bulk, counts.bulk.received_bytes * 8 / 1e6),
+        ("pings", load.ping, counts.ping.sent),
+    ]
 
 
 def _told(what: str, number: int) -> list[str]:

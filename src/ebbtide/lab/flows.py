@@ -87,7 +87,8 @@ class Traffic:
         host_order = self._host_order()
         run = host_order.run
         self._host = self._worker("flow_host", self._outside, self._lab.site.host_namespace(self._outside))
-        self._guests = [self._worker("flow_guest", vm.name, vm.namespace) for vm in self._vms]
+        for vm in self._vms:
+            self._guests.append(self._worker("flow_guest", vm.name, vm.namespace))
         self._host.ask(msgspec.json.encode(host_order))
         for number, (vm, guest) in enumerate(zip(self._vms, self._guests, strict=True)):
             order = GuestOrder(run, number, vm.name, host_order.address, host_order.late_host, self._load)
@@ -143,6 +144,7 @@ class Traffic:
             for vm, guest, at_host in zip(self._vms, guests, host.vms, strict=True)
         }
         return Report(
+            load=self._load,
             seconds=round(time.monotonic() - self._counted_from, 3),
             vms=counts,
             inbound=host.inbound,
