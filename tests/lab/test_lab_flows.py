@@ -6,6 +6,7 @@ and each kind sees the wire cut, or the host forget.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,15 +14,16 @@ import msgspec
 import pytest
 
 from ebbtide.errors import BadInput, NotFound, NotReady
-from ebbtide.lab import Lab, namespace, wait_until
+from ebbtide.lab import Lab, namespace, packets, wait_until
 from ebbtide.lab.flow_report import Counts
-from ebbtide.lab.flow_wire import ACTIVE_PORTS, SILENT_PORTS, UDP_PORT
+from ebbtide.lab.flow_wire import ACTIVE_PORTS, SILENT_PORTS, SIZE, UDP_PORT
 from ebbtide.lab.flows import Inbound, Load, Report, Traffic
 
 pytestmark = pytest.mark.lab
 
 HOST = "192.0.2.10"
 LATE = "192.0.2.254"
+RST, ACK = 4, 16
 VMS = {"vm1": "192.0.2.1", "vm2": "192.0.2.2"}
 
 
@@ -176,6 +178,24 @@ def test_half_open_connections_complete_late_from_one_port_and_over_a_cut_wire(d
     assert report.addresses("half_open") == set(VMS.values())
 
 
+def test_the_late_server_refuses_what_it_does_not_know(direct: Lab) -> None:
+    """What it does not know it refuses; a message of nobody is answered, and told."""
+    vm, late_mac = direct.vm("vm1"), direct.site.mac(5, 0)
+    with running(direct, half_open=1) as traffic, vm.packets() as card:
+
+        def say(port: int, sequence: int, acknowledged: int, flags: int, payload: bytes = b"") -> bytes:
+            segment = packets.tcp((vm.ip, port), (LATE, 7006), sequence, acknowledged, flags, payload)
+            card.send(packets.ethernet(late_mac, vm.mac, packets.ETH_IP, segment))
+            return card.receive(lambda frame: frame[23] == 6 and frame[34:38] == struct.pack("!HH", 7006, port))[34:]
+
+        refusal = say(9, 100, 200, ACK, b"unknown")
+        assert (refusal[13], refusal[4:8]) == (RST, struct.pack("!I", 200))
+        with vm.connect(LATE, 7006) as connection:
+            connection.sendall(b"x" * SIZE)
+            assert connection.recv(SIZE) == b"x" * SIZE
+        assert traffic.glance().strays == 1
+
+
 def test_a_bulk_transfer_pauses_while_the_wire_is_cut(direct: Lab) -> None:
     with running(direct, bulk=20) as traffic:
         until(traffic, lambda counts: counts.bulk.received_bytes > 1_000_000)
@@ -187,7 +207,7 @@ def test_a_bulk_transfer_pauses_while_the_wire_is_cut(direct: Lab) -> None:
         with cut(direct):
             until(traffic, lambda counts: counts.bulk.longest_pause_ms > 300)
         traffic.reset()
-        until(traffic, lambda counts: counts.bulk.received_bytes > 1_000_000)
+        traffic.wait_flowing()
         report = traffic.report()
     assert report.total().bulk.broken == 0
     assert report.addresses("bulk") == set(VMS.values())
@@ -242,7 +262,7 @@ def test_everything_at_once(direct: Lab) -> None:
 
 def test_traffic_that_does_not_flow_says_what_is_missing(direct: Lab) -> None:
     with cut(direct), Traffic(direct, "out", ["vm1"], Load.only(active=1, ping=10)) as traffic:
-        with pytest.raises(NotReady, match=r"waited 0\.2 s in vain for vm1 active 0, ping; what happened: "):
+        with pytest.raises(NotReady, match=r"waited 0\.2 s in vain for vm1 active 0, vm1 ping; what happened: "):
             traffic.wait_flowing(0.2)
 
 

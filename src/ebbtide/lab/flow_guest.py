@@ -1,7 +1,7 @@
 """The process behind `flows` in a VM: opens, asks, checks what comes back, counts. Started inside the VM's namespace.
 
-Long-lived connections have fixed source ports, the same in every VM. A connection is given to nobody's mercy: it ends
-by a reset when this process does, so that nothing of it stays behind.
+Long-lived connections have fixed source ports, the same in every VM. They end by a reset when this process does, so that
+the next one can have the same ports at once.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Flow:
         self.broken = False
         self.asked_at = 0.0  # 0: no answer is awaited
         self.answered = 0
+        self.exchanges = 0  # as `answered`, but since the reset
         self.slowest = 0.0
         self._identity = identity
         self._port = port
@@ -117,6 +118,7 @@ class Flow:
             self.slowest = max(self.slowest, now - self.asked_at)
             self.asked_at = 0.0
             self.answered += 1
+            self.exchanges += 1
         elif self._identity.kind is Kind.SILENT and message is not None and message[:4] == self._identity[:4]:
             self._send(data)  # the server speaks first
         else:
@@ -148,7 +150,6 @@ class Guest:
         self.slow = [Series() for _ in range(self.load.udp_slow)]
         self.new, self.half_open = Trials(), Trials()
         self.bulk_broken = 0
-        self._exchanges_before = 0
 
     def _flows(self, kind: Kind, number: int, ports: int) -> list[Flow]:
         host = (self.order.host, ECHO_PORT)
@@ -311,12 +312,16 @@ class Guest:
 
     def missing(self) -> list[str]:
         """What has not been answered yet, of all that should be."""
-        waiting = [flow.name for flow in (*self.active, *self.silent) if not flow.answered]
-        series = {"udp": self.udp, "ping": self.ping} | {f"udp_slow {n}": slow for n, slow in enumerate(self.slow)}
-        wanted = {"udp": self.load.udp, "ping": self.load.ping}
-        waiting += [name for name, one in series.items() if wanted.get(name, 1) and not one.flowing()]
-        trials = {"new": (self.load.new, self.new), "half_open": (self.load.half_open, self.half_open)}
-        return waiting + [name for name, (rate, one) in trials.items() if rate and not one.flowing()]
+        waiting = [flow.name for flow in self.active if not flow.exchanges]
+        waiting += [flow.name for flow in self.silent if not flow.answered]
+        waiting += [f"{self.order.name} udp_slow {number}" for number, slow in enumerate(self.slow) if not slow.heard]
+        others: list[tuple[str, float, Series | Trials]] = [
+            ("udp", self.load.udp, self.udp),
+            ("ping", self.load.ping, self.ping),
+            ("new", self.load.new, self.new),
+            ("half_open", self.load.half_open, self.half_open),
+        ]
+        return waiting + [f"{self.order.name} {name}" for name, rate, one in others if rate and not one.flowing()]
 
     def settled(self, mark: float) -> bool:
         now = self.loop.time()
@@ -332,8 +337,7 @@ class Guest:
         for series in (self.udp, self.ping, *self.slow):
             series.reset(now)
         for flow in self.active:
-            flow.slowest = 0.0
-        self._exchanges_before = sum(flow.answered for flow in self.active)
+            flow.slowest, flow.exchanges = 0.0, 0
         self.new.reset()
         self.half_open.reset()
         self.clockwork.reset()
@@ -348,7 +352,7 @@ class Guest:
                 wanted=len(active),
                 established=sum(flow.established for flow in active),
                 broken=sum(flow.broken for flow in active),
-                exchanges=sum(flow.answered for flow in active) - self._exchanges_before,
+                exchanges=sum(flow.exchanges for flow in active),
                 slowest_ms=milliseconds(max((max(flow.slowest, flow.waiting(now)) for flow in active), default=0.0)),
             ),
             silent=Silent(

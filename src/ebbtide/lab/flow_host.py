@@ -245,7 +245,8 @@ class Host:
     def missing(self) -> list[str]:
         waiting = [line for target in self.targets for line in target.missing()]
         if self.order.load.bulk:
-            waiting += [f"{name} bulk" for number, name in enumerate(self.order.vms) if number not in self.sinks]
+            receiving = {number for number, sink in self.sinks.items() if sink.received}
+            waiting += [f"{name} bulk" for number, name in enumerate(self.order.vms) if number not in receiving]
         return waiting
 
     def settled(self, mark: float) -> bool:

@@ -22,7 +22,8 @@ Endpoint = tuple[str, int]  # an address, and a port (of an echo request, its id
 class Connections(msgspec.Struct, frozen=True):
     """Long-lived TCP connections that talk all the time. Broken: refused, reset, closed, no answer in 5 s, or a wrong one.
 
-    `established` and `broken` count from the start, whatever was reset: a connection breaks only once.
+    `established` and `broken` count from the start, whatever was reset: a connection breaks only once. The rest counts
+    from the reset.
     """
 
     wanted: int = 0

@@ -99,7 +99,7 @@ class Traffic:
         self._counted_from = time.monotonic()
 
     def wait_flowing(self, deadline: float = 20.0) -> None:
-        """Until everything that was asked for has been answered at least once."""
+        """Until everything of the load has been answered at least once: since the reset, silent and slow flows since the start."""
         missing: list[str] = []
 
         def flowing() -> bool:

@@ -21,6 +21,7 @@ class Series:
     def __init__(self) -> None:
         self.times = array("d")
         self.seen = bytearray()
+        self.heard = False  # since the start, whatever was reset
         self._begin = 0
         self._open = 0
         self._gap = 0.0
@@ -39,6 +40,7 @@ class Series:
             return
         if self.seen[number] < 255:
             self.seen[number] += 1
+        self.heard = True
         if self.seen[number] == 1:
             self._gap = max(self._gap, now - self._last)
             self._last = now
