@@ -5,12 +5,13 @@ And it sees what a gateway does wrong: one that forgets its connections and has 
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ebbtide.lab import Compute, Lab, namespace, wait_until
 from ebbtide.lab.flow_report import Counts
 from ebbtide.lab.flow_wire import ACTIVE_PORTS
-from ebbtide.lab.flows import Inbound, Load, Traffic
+from ebbtide.lab.flows import Inbound, Load, Report, Traffic
 
 pytestmark = pytest.mark.lab
 
@@ -72,11 +73,13 @@ def test_behind_one_address_colliding_ports_become_different_ones(lab: Lab, gate
         wait_until(lambda: traffic.glance().total().new.done > 20, "new connections")
         traffic.speak()
         report = traffic.report()
-    assert report.failures() == [], report.table()
+    assert report.failures() == report.too_few() == [], report.table()
+    assert set(report.seen) == {"active", "silent", "udp", "udp_slow", "new", "half_open", "bulk", "ping"}
     assert {kind for kind in report.seen if report.addresses(kind) != {BEFORE}} == set()
     assert len(report.seen["active"]) == 40
     assert {port for _, port in report.seen["active"]} != set(range(ACTIVE_PORTS, ACTIVE_PORTS + 20))
     assert report.inbound[FLOATING].answered_by == ("vm2",)
+    assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
 
 
 def test_a_gateway_that_forgets_and_changes_its_address_is_seen_in_every_kind(lab: Lab, gateway: Compute) -> None:
