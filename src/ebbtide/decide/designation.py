@@ -6,7 +6,7 @@ The order in which computes leave does not matter: one judgement looks at all se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 
 import msgspec
 
@@ -18,13 +18,52 @@ from ebbtide.model.state import NAT, State
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How a compute is seen now. `wired`: physical networks that its switch has realised. `dead`: nobody sees it any more, by BFD."""
+    """How a compute is seen now. `wired`: physical networks that its switch has realised.
+
+    `dead`: all who saw it by BFD have ceased to. `gone`: it is silent, and nobody sees it by BFD either; after a grace, unless it was to
+    leave anyway.
+    """
 
     ready: bool = False
     reachable: bool = False
     reason: str = ""
     wired: frozenset[str] = frozenset()
     dead: bool = False
+    gone: bool = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether it serves nobody any more, as far as can be known."""
+        return self.dead or self.gone
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """What one compute, whose sessions are up, sees of others by BFD: those that it has seen in this session, and those of them that it
+    sees no more."""
+
+    observer: int
+    seen: frozenset[int]
+    lost: frozenset[int]
+
+    @property
+    def blind(self) -> bool:
+        """Whether it has lost all of several at once: then it is itself that is cut off."""
+        return len(self.seen) > 1 and self.lost == self.seen
+
+
+def is_seen(number: int, sightings: Iterable[Sighting]) -> bool:
+    """Whether anybody sees a compute by BFD."""
+    return any(number in s.seen and number not in s.lost for s in sightings)
+
+
+def is_dead(number: int, standbys: Set[int], sightings: Iterable[Sighting]) -> bool:
+    """Whether all who saw a compute have ceased to: its standbys among them, and two at least where two did."""
+    observers = [s for s in sightings if number in s.seen and not s.blind and s.observer != number]
+    if not observers or any(number not in s.lost for s in observers):
+        return False
+    watching = {s.observer for s in observers}
+    seeing = {s.observer for s in sightings if number in s.seen}
+    return standbys & seeing <= watching
 
 
 def candidates(state: State, standings: Mapping[int, Standing]) -> list[Candidate]:
@@ -38,6 +77,8 @@ def _candidate(compute: Compute, seen: Standing) -> Candidate:
         barred = "tombstoned"
     elif seen.dead:
         barred = "dead: no peer sees it"
+    elif seen.gone:
+        barred = "silent for too long"
     elif not seen.reachable:
         # Silence is no death: what it has it keeps, for its peers may see it all the same.
         barred, keeps = "unreachable", True
@@ -88,20 +129,34 @@ def judge(state: State, standings: Mapping[int, Standing]) -> list[Edit]:
 
 def _follow(state: State, asked: Service, choice: Choice, standings: Mapping[int, Standing]) -> list[Edit]:
     router = asked.object
-    if state.moves.get(router) is not None and not asked.held:
-        # Its target is gone: the journal ends here, and the next judgement finds another place.
-        move = state.moves[router]
-        return [Edit(move, None)]
+    move = state.moves.get(router)
+    if move is not None:
+        old, new = (_is_lost(state, n, standings) for n in (move.old, move.new))
+        return natmove.lose(state, move, old_dead=old, new_dead=new) if old or new else []
     if asked.held or not choice.compute:
         return []
     if not asked.current or asked.current not in state.computes:
         return parts.designate(state, router, choice.compute, choice.standby)
     if choice.compute == asked.current:
         return parts.designate(state, router, choice.compute, choice.standby)
-    seen = standings.get(asked.current, Standing())
-    if seen.dead or not seen.reachable:
-        return parts.designate(state, router, choice.compute, choice.standby if choice.standby != asked.current else 0)
+    if _is_lost(state, asked.current, standings):
+        standby = choice.standby if choice.standby != asked.current else 0
+        return _take_over(state, router, asked.current, choice.compute, standby)
     return natmove.begin(state, router, asked.current, choice.compute)
+
+
+def _take_over(state: State, router: str, old: int, new: int, standby: int) -> list[Edit]:
+    """The new one serves at once; connections with ports of the old one's are its own now, and nobody opens from those."""
+    edits = parts.designate(state, router, new, standby)
+    return edits + [
+        Edit(x, msgspec.structs.replace(x, compute=new, opening=False))
+        for x in state.leases.get(router, {}).values()
+        if x.compute == old
+    ]
+
+
+def _is_lost(state: State, number: int, standings: Mapping[int, Standing]) -> bool:
+    return number not in state.computes or standings.get(number, Standing()).lost
 
 
 def call_back(state: State, recovered: Set[int]) -> list[Edit]:

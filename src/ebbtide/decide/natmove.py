@@ -120,6 +120,37 @@ def arrive(state: State, move: Move, used: Collection[int] | None) -> list[Edit]
     return edits
 
 
+def lose(state: State, move: Move, *, old_dead: bool, new_dead: bool) -> list[Edit]:
+    """One end of a move has died, or both: whoever is left serves, with what it has.
+
+    Without the old one, the new one takes over what it knows (the record is put in at once). Without the new one the old one opens
+    again; of what the new one had taken over, what has lapsed at the old is lost. Without both, whoever is elected begins anew.
+    """
+    name, found = move.router, state.designations.get((NAT, move.router))
+    if old_dead and new_dead:
+        return parts.resign(state, name)
+    if old_dead:
+        standby = found.standby if found is not None and found.standby not in (move.new, move.old) else 0
+        edits = [Edit(move, None), *parts.designate(state, name, move.new, standby)]
+        return edits + [
+            Edit(x, msgspec.structs.replace(x, compute=move.new, opening=False))
+            for x in state.leases.get(name, {}).values()
+            if x.compute == move.old
+        ]
+    edits = [Edit(move, None)]
+    if found is not None and found.compute != move.old:
+        edits += parts.designate(state, name, move.old, 0)
+    for lease in state.leases.get(name, {}).values():
+        if lease.compute == move.new:
+            edits.append(Edit(lease, msgspec.structs.replace(lease, compute=move.old, opening=False)))
+        elif lease.compute == move.old and lease.opening and reached(move, P.FLIP):
+            edits.append(Edit(lease, msgspec.structs.replace(lease, opening=False)))
+    if reached(move, P.FLIP):
+        made = parts.lease(state, name, move.old)
+        edits += [Edit(None, made)] if made is not None else []
+    return edits
+
+
 def _still_used(lease: Lease, used: Collection[int]) -> list[Lease]:
     """What must stay leased of a range that nobody opens from any more."""
     pinned = sorted({port for port in used if lease.first <= port <= lease.last})

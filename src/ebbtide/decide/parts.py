@@ -66,6 +66,7 @@ def designate(state: State, router: str, compute: int, standby: int) -> list[Edi
                 given.append(msgspec.structs.replace(made, careful=number == standby))
         elif held is not None and number == standby and not held.careful:
             edits.append(Edit(held, msgspec.structs.replace(held, careful=True)))
+        # Whoever stood by and serves now stays careful, until the rows of what others have opened are all there (`standbys.py`).
     return edits + [Edit(None, x) for x in given]
 
 

@@ -38,6 +38,7 @@ from ebbtide.runtime.natmoves import NatMoves
 from ebbtide.runtime.outside import Outside
 from ebbtide.runtime.places import Places
 from ebbtide.runtime.pulse import Pulse
+from ebbtide.runtime.standbys import Standbys
 from ebbtide.runtime.store import Store
 from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
 
@@ -102,6 +103,7 @@ class Cluster:
         self.designations = Designations(self)
         self.outside = Outside(self)
         self.natmoves = NatMoves(self)
+        self.standbys = Standbys(self)
         self.connections = Connections(records)
         self._releasing: asyncio.TimerHandle | None = None
         self._sessions: set[OvsdbLink | SwitchLink] = set()
@@ -135,6 +137,7 @@ class Cluster:
             group.create_task(self.designations.run())
             group.create_task(self.outside.run())
             group.create_task(self.natmoves.run())
+            group.create_task(self.standbys.run())
             group.create_task(self._write_records())
             group.create_task(self._probe())
 
@@ -524,8 +527,20 @@ class Cluster:
             task = asyncio.ensure_future(member.stop())
             task.add_done_callback(lambda _: None)
 
+    def _look_again(self, member: Member) -> None:
+        """A tunnel of a compute has been down for a moment: what was held back of that is seen now."""
+        if member.link is not None and member.tables is not None:
+            self._view_changed(member, vswitch.view(member.tables, True, self._tep))
+
     def _view_changed(self, member: Member, view: View) -> None:
-        old = member.view
+        old, downs = member.view, len(member.down_at)
+        again = 0.0
+        if view is not old:
+            view, again = member.look_around(view)
+        if len(member.down_at) != downs:
+            self.designations.look()
+        if again:
+            asyncio.get_running_loop().call_later(again + 0.01, self._look_again, member)
         if old == view:
             member.observed(view)
             return

@@ -60,6 +60,10 @@ class Connections:
         if path is not None:
             self._read(path)
 
+    def now(self) -> float:
+        """The clock of the record: seconds since the epoch."""
+        return self._now()
+
     def __len__(self) -> int:
         return len(self._entries)
 

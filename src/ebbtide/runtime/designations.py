@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ebbtide.decide import designation
-from ebbtide.decide.designation import Standing
+from ebbtide.decide.designation import Sighting, Standing
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import (
     Binding,
@@ -28,7 +28,7 @@ from ebbtide.model.facts import (
     RouterPort,
 )
 from ebbtide.model.observed import Phase
-from ebbtide.model.state import State
+from ebbtide.model.state import NAT, State
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -88,7 +88,8 @@ class Designations:
 
     async def _judge(self) -> None:
         self.cut_off = self._is_cut_off()
-        if self.cut_off:
+        standings = self.standings()
+        if self.cut_off and not any(s.dead for s in standings.values()):
             log.error("elects_nobody", reason=self.cut_off)
             asyncio.get_running_loop().call_later(_TOGETHER / 3, self._due.set)
             return
@@ -111,12 +112,22 @@ class Designations:
 
     def standings(self) -> dict[int, Standing]:
         """How each compute is seen now."""
-        members = ((c.number, self._cluster.members.get(c.number)) for c in self._cluster.state.members())
-        return {number: self._standing(member) for number, member in members if member is not None}
+        state, members = self._cluster.state, self._cluster.members
+        found = [(c, members[c.number]) for c in state.members() if c.number in members]
+        sightings = [m.sighting() for _, m in found if m.connected]
+        return {compute.number: self._standing(compute, member, sightings) for compute, member in found}
 
-    def _standing(self, member: Member) -> Standing:
+    def _standing(self, compute: Compute, member: Member, sightings: list[Sighting]) -> Standing:
+        state, now = self._cluster.state, self._cluster.now()
         wired = frozenset(p for p, interface in member.view.providers.items() if interface.ofport)
-        return Standing(member.phase is Phase.READY, member.connected, member.reason, wired)
+        served = [d for d in (state.designations.get((NAT, r)) for r in state.serves.get(compute.number, ())) if d]
+        standbys = {d.standby for d in served if d.compute == compute.number and d.standby}
+        dead = designation.is_dead(compute.number, standbys, sightings)
+        gone = not member.connected and not designation.is_seen(compute.number, sightings)
+        if gone and not compute.tombstoned:
+            since = member.lost_at if member.lost_at is not None else now
+            gone = now - since >= self._cluster.settings.unreachable_grace
+        return Standing(member.phase is Phase.READY, member.connected, member.reason, wired, dead, gone)
 
     def _is_cut_off(self) -> str:
         members = [m for m in self._cluster.members.values() if m.compute and m.compute.membership is Membership.MEMBER]

@@ -25,6 +25,7 @@ from ebbtide.compile import compiler, ledger
 from ebbtide.compile.features import tunnel
 from ebbtide.compile.fragment import Fragment, Key, TunnelRow
 from ebbtide.decide import brake
+from ebbtide.decide.designation import Sighting
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Compute, Membership
 from ebbtide.model.observed import Phase, View
@@ -49,6 +50,8 @@ FEW_STRANGERS = 10
 HELD_FOR = 1.0
 #: How a switch refuses what comes from a controller that is not its master (OpenFlow 1.3 section 7.4.4, OFPBRC_IS_SLAVE).
 NOT_MASTER = "is_slave"
+#: Seconds that a tunnel which BFD sees no more counts as up for the flows that are made.
+HOLD_DOWN = 1.0
 #: Seconds between two tries of a step that fails again and again.
 RETRY_AT_MOST = 5.0
 #: Flows wait for new tunnel ports to be realised, so that they go together; but no longer than this (seconds).
@@ -78,6 +81,9 @@ class Member:
         self.lost_at: float | None = cluster.now()
         #: Whether it was ever reachable in this leadership: one that was never heard has not just been lost.
         self.heard_before = False
+        #: Whom it has seen by BFD in this session, and since when it does not any more.
+        self.seen_up: set[int] = set()
+        self.down_at: dict[int, float] = {}
         self.rejected: dict[Key, str] = {}
         self.open: dict[int, float] = {}
         self.held: dict[Key, Encoded] = {}
@@ -214,6 +220,8 @@ class Member:
         if self.link is not None:
             self.link.close("replaced by a newer session")
         self.link, self.tables = link, tables
+        self.seen_up.clear()
+        self.down_at.clear()
         self._leaving = self.left = False
         self._foreign_flows = ""
         self._note_reachable()
@@ -246,6 +254,29 @@ class Member:
             if self.phase in (Phase.READY, Phase.RECONCILED):
                 self.phase = Phase.CONNECTED
             self._wake.set()
+
+    def sighting(self) -> Sighting:
+        """Whom it sees by BFD."""
+        wanted = self.seen_up & set(self.view.tunnels)
+        return Sighting(self.number, frozenset(wanted), frozenset(n for n in wanted if n in self.down_at))
+
+    def look_around(self, view: View) -> tuple[View, float]:
+        """What BFD says in a view, noted; a tunnel that has just gone down counts as up a moment longer, and for how long (seconds).
+
+        The switch has sent by another way already. What follows from a death is decided in that moment; flows made for the time between
+        would have to be made again.
+        """
+        now, tunnels, left = self.cluster.now(), view.tunnels, 0.0
+        for number, interface in view.tunnels.items():
+            if interface.up:
+                self.seen_up.add(number)
+                self.down_at.pop(number, None)
+            elif number in self.seen_up:
+                rest = self.down_at.setdefault(number, now) + HOLD_DOWN - now
+                if rest > 0:
+                    tunnels = tunnels.set(number, msgspec.structs.replace(interface, up=True))
+                    left = max(left, rest)
+        return msgspec.structs.replace(view, tunnels=tunnels), left
 
     def _note_reachable(self) -> None:
         if self.connected:

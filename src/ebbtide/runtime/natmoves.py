@@ -116,6 +116,8 @@ class NatMoves:
                     log.exception("move_fault", router=router, phase=str(move.phase))
                     await asyncio.sleep(1.0)
             self._imported.pop(router, None)
+            for number in self._cluster.state.servers(router):
+                self._cluster.standbys.forget(router, number)
             log.info("move_over", router=router, seconds=round(self._cluster.now() - began, 2))
 
     async def _say(self, move: Move, reason: str) -> None:
