@@ -113,10 +113,13 @@ def _exit(state: State, key: Key, view: View) -> Fragment | None:
     found = state.routers.get(str(key.object))
     if found is None or not found.external or key.compute not in state.reach(found.id):
         return None
-    ways = stances.exits(state, found.id)
-    own = bool(ways) and ways[0] == key.compute
-    found_at = [view.tunnels[n] for n in ways if n in view.tunnels]
-    return nat.exit_by(found, own, [(i.ofport, i.up) for i in found_at if i.ofport])
+    ways = []
+    for number in stances.exits(state, found.id):
+        if number == key.compute:
+            ways.append((0, True))
+        elif number in view.tunnels and view.tunnels[number].ofport:
+            ways.append((view.tunnels[number].ofport, view.tunnels[number].up))
+    return nat.exit_by(found, ways)
 
 
 def _gate(state: State, key: Key, view: View) -> Fragment | None:

@@ -37,7 +37,7 @@ NEEDS: dict[MovePhase, Need] = {
     P.COUPLE_OLD: Need(("old",)),
     P.EXPORT: Need(("old",)),
     P.FREEZE: Need(("new",), ("old",)),
-    P.SILENCE: Need(("new",), ("old",)),
+    P.SILENCE: Need((), ("old", "new")),
     P.ADDRESS: Need((), ("new",)),
     P.IMPORT: Need(("new",)),
     P.FLIP: Need(("old", "new"), ("all",)),

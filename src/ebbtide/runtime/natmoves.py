@@ -50,9 +50,15 @@ _ROUND_TRIP = 0.5
 PATIENCE = 300
 _UPPER = 0xFFFFFFFF_00000000
 #: The tables of the old compute that must be at rest before a phase is over, and what it means if they are not.
-_WATCHED = {P.FREEZE: (T.NAT_OPEN,), P.ADDRESS: (T.PRE_DNAT,), P.QUIET: (T.TUNNEL_TERMINATION, T.PRE_DNAT)}
+_WATCHED = {
+    P.FREEZE: (T.NAT_OPEN,),
+    P.SILENCE: (T.NAT_OPEN,),
+    P.ADDRESS: (T.PRE_DNAT,),
+    P.QUIET: (T.TUNNEL_TERMINATION, T.PRE_DNAT),
+}
 _STILL = {
     P.FREEZE: "still opens connections",
+    P.SILENCE: "still opens connections",
     P.ADDRESS: "still gets what comes from outside: the network there has not moved, and is told again",
     P.QUIET: "is still sent to",
 }
@@ -140,6 +146,9 @@ class NatMoves:
         """What this phase asks for, and then the next one is stored."""
         await self._until(move, partial(self._behind, settled=False))
         watched = _WATCHED.get(move.phase, ())
+        if move.phase is (P.FREEZE if move.turned else P.SILENCE):
+            # Called back, the new one leaves packets to the frozen one to open until it has applied "silence".
+            watched = ()
         # The first read is taken now: if nothing has come by the time that all have settled, nothing is on its way.
         before = await self._counts(move, watched)
         await self._until(move, partial(self._behind, settled=True))

@@ -426,33 +426,37 @@ class _Gate:
         return flows
 
 
-def exit_by(router: Router, own: bool, towards: Sequence[tuple[int, bool]]) -> Fragment:
-    """One compute's: where what leaves the router goes. `own`: into the NAT here; else by the first of these tunnels that is alive.
+def exit_by(router: Router, ways: Sequence[tuple[int, bool]]) -> Fragment:
+    """One compute's: where what leaves the router goes: the first of these ways that is alive.
 
-    `towards`: OpenFlow port, and whether BFD has come up there: a port that is watched before is dead until then.
+    `ways`: OpenFlow port of a tunnel (0: into the NAT of this compute), and whether BFD has come up there: a port that is watched before
+    is dead until then.
     """
     cookie = ledger.cookie(Kind.ROUTER, Feature.NAT, router.tag)
     matched = match(metadata=ledger.metadata_vrf(router.tag), eth_type=0x0800)
-    if own:
-        # As if it had come out of a tunnel: there is one way into the NAT (see `_Gate.entries`).
-        actions: tuple[Action, ...] = (
-            SetField("metadata", ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON),
-            Resubmit(T.PRE_SNAT),
-        )
-        return Fragment((Flow(T.PRE_SNAT, Priority.TO_GATEWAY, matched, actions=actions, cookie=cookie),))
+    if ways and not ways[0][0]:
+        return Fragment((Flow(T.PRE_SNAT, Priority.TO_GATEWAY, matched, actions=_INTO_NAT, cookie=cookie),))
     group = ledger.gateway_group(router.tag)
-    watched = [tunnel for tunnel, up in towards if up]
+    vni = SetField("tun_id", ledger.gateway_vni(router.tag))
+    watched = [port for port, up in ways if port and up]
+    buckets = [Bucket((vni, Output(port)), watch_port=port) for port in watched]
     # The last bucket is always alive: a group with none that is would drop everything, and silence is no proof of death.
-    last = (watched or [tunnel for tunnel, _ in towards])[:1]
-    buckets = (
-        *(Bucket((Output(tunnel),), watch_port=tunnel) for tunnel in watched),
-        *(Bucket((Output(tunnel),), watch_group=ledger.ALIVE_GROUP) for tunnel in last),
-    )
-    actions = (SetField("tun_id", ledger.gateway_vni(router.tag)), ToGroup(group))
+    if watched and any(not port for port, _ in ways):
+        buckets.append(Bucket(_INTO_NAT, watch_group=ledger.ALIVE_GROUP))
+    else:
+        last = (watched or [port for port, _ in ways if port])[:1]
+        buckets += [Bucket((vni, Output(port)), watch_group=ledger.ALIVE_GROUP) for port in last]
     return Fragment(
-        (Flow(T.PRE_SNAT, Priority.TO_GATEWAY, matched, actions=actions, cookie=cookie),),
-        (Group(group, GroupType.FAST_FAILOVER, buckets),),
+        (Flow(T.PRE_SNAT, Priority.TO_GATEWAY, matched, actions=(ToGroup(group),), cookie=cookie),),
+        (Group(group, GroupType.FAST_FAILOVER, tuple(buckets)),),
     )
+
+
+#: As if it had come out of a tunnel: there is one way into the NAT (see `_Gate.entries`).
+_INTO_NAT: tuple[Action, ...] = (
+    SetField("metadata", ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON),
+    Resubmit(T.PRE_SNAT),
+)
 
 
 class Translation(NamedTuple):

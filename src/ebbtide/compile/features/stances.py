@@ -63,13 +63,13 @@ def _old(move: Move, lease: Lease | None) -> Stance:
     coupled = reached(move, P.COUPLE_OLD)
     return Stance(
         voice,
-        # Frozen, it opens only what has been left to it, until nobody leaves it anything.
-        lease=None if reached(move, P.SILENCE) else lease,
+        # Frozen, it opens only what has been left to it (of a move that is called back), until nobody leaves it anything any more.
+        lease=None if reached(move, P.ADDRESS) else lease,
         asks_out=0 if frozen else before.asks_out,
         asks_in=0 if coupled else before.asks_in,
         answers_in=move.new if coupled else 0,
         answers_out=move.new if frozen else 0,
-        opens_answered=before.opens_answered and not reached(move, P.SILENCE),
+        opens_answered=before.opens_answered and not reached(move, P.ADDRESS),
         exports=reached(move, P.EXPORT) and not reached(move, P.REPLY),
     )
 

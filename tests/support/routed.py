@@ -1,0 +1,97 @@
+"""A cloud with a way out: computes with a provider network, a router that leads to a host outside, VMs behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ebbtide.lab import Vm
+from ebbtide.model.facts import Designation, Move, MovePhase
+from ebbtide.model.state import NAT, State
+from tests.support.cloud import Cloud
+
+NEXT_HOP = "203.0.113.1"
+SNAT = "203.0.113.10"
+
+
+class Routed:
+    """Router r1 between network blue (10.1.0.0/24) and "ext", a host at the next hop's address."""
+
+    def __init__(self, cloud: Cloud, *names: str, wired: str = "") -> None:
+        self.cloud = cloud
+        for name in names:
+            physical = "physnet1" if not wired or name in wired else ""
+            cloud.lab.add_compute(name, register="tcp:10.255.0.1:6640", physical_network=physical)
+        cloud.wait_ready(*names)
+        cloud.add_network("blue", "10.1.0.0/24")
+        service = cloud.service
+        cloud.call(service.add_external("out", "physnet1", "203.0.113.0/24", NEXT_HOP))
+        cloud.lab.add_host("ext", f"{NEXT_HOP}/24")
+        cloud.call(service.add_router("r1", outside="out", addresses=[SNAT]))
+        cloud.call(service.attach("r1", "blue", "10.1.0.254"))
+
+    @property
+    def state(self) -> State:
+        """The newest State."""
+        return self.cloud.controller.app.cluster.state
+
+    def add_vm(self, name: str, compute: str, index: int) -> Vm:
+        """A VM in blue whose default route is the router."""
+        cloud, mac = self.cloud, f"02:00:00:00:01:{index:02x}"
+        cloud.call(cloud.service.add_port(name, "blue", mac, [f"10.1.0.{index}"]))
+        lab = cloud.lab
+        vm = lab.add_vm(name, compute, mac=mac, ip_cidr=f"10.1.0.{index}/24", iface_id=name, gateway="10.1.0.254")
+        cloud.wait(lambda: self.state.active(name) is not None, what=f"{name} bound")
+        return vm
+
+    def designation(self, router: str = "r1") -> Designation | None:
+        """Who serves a router's NAT."""
+        return self.state.designations.get((NAT, router))
+
+    def served_by(self, router: str = "r1") -> str:
+        """The name of the compute that serves a router's NAT."""
+        found = self.designation(router)
+        return self.state.computes[found.compute].name if found is not None else ""
+
+    def stands_by(self, router: str = "r1") -> str:
+        """The name of the compute that stands by for it."""
+        found = self.designation(router)
+        return self.state.computes[found.standby].name if found is not None and found.standby else ""
+
+    def wait_served(self) -> None:
+        """Until a compute serves the router and its neighbours see it, and the next hop is known."""
+        cloud, cluster = self.cloud, self.cloud.controller.app.cluster
+        cloud.wait(lambda: bool(self.served_by()) and bool(self.state.neighbours), what="the router to be served")
+        cloud.wait_clean()
+        cloud.wait(
+            lambda: all(
+                peer in m.view.tunnels and m.view.tunnels[peer].up
+                for m in cluster.members.values()
+                if m.connected
+                for peer in self.state.relation_peers(m.number)
+            ),
+            what="BFD up on all relations",
+        )
+
+    def move(self, router: str = "r1") -> Move | None:
+        """The move of a router's NAT that is under way."""
+        return self.state.moves.get(router)
+
+    def wait_moved(self, deadline: float = 60.0) -> None:
+        """Until no move is under way, and everybody is at rest."""
+        self.cloud.wait(lambda: not self.state.moves, deadline, "the move to be over")
+        self.cloud.wait_clean()
+
+    def wait_phase(self, phase: MovePhase, deadline: float = 30.0) -> None:
+        """Until the move has come to that phase (or beyond it, where it passes in milliseconds)."""
+        order = list(MovePhase)
+
+        def there() -> bool:
+            move = self.move()
+            return move is not None and order.index(move.phase) >= order.index(phase)
+
+        self.cloud.wait(there, deadline, f"the move to come to {phase}")
+
+    def at(self, phase: MovePhase, act: Callable[[], None]) -> None:
+        """Do something when the move has come to that phase."""
+        self.wait_phase(phase)
+        act()
