@@ -1,4 +1,5 @@
-"""The own API, /api/v1: computes, scale-in, operations, audit, explanations. Networks, ports and relations are in `resources.py`.
+"""The own API, /api/v1: computes, scale-in, operations, audit, explanations. Networks, ports and relations are in `resources.py`,
+routers and what is outside in `routers.py`.
 
 Parse, ask the service, answer. Errors are raised and rendered elsewhere (`answers.py`). A write answers when it is stored; with
 `?wait=applied` (or "wait": true in the body) when every reachable compute has applied it: 200, or 202 if some have not in time.
@@ -262,6 +263,11 @@ def _status(service: Service, config: Config) -> dict[str, Any]:
             "removed": len(state.removed),
             "networks": len(state.networks),
             "ports": len(state.ports),
+            "externals": len(state.externals),
+            "routers": len(state.routers),
+            "routers_unserved": sum(shapes.is_unserved(state, r) for r in state.routers.values()),
+            "floating_ips": len(state.floatings),
+            "moves": len(state.moves),
             "debts": len(state.debts),
             "operations_running": sum(o.state == "running" for o in state.operations.values()),
             "refused": len(cluster.refused),

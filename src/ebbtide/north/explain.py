@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from ebbtide.compile import ledger
-from ebbtide.compile.features import tunnel
+from ebbtide.compile.features import stances, tunnel
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.decide.scalein import carried
 from ebbtide.errors import NotFound
-from ebbtide.model.facts import Binding, BindingPhase, Compute, Membership, Network, Port, format_mac
-from ebbtide.model.state import State
-from ebbtide.north.shapes import name_of
+from ebbtide.model.facts import (
+    Binding,
+    BindingPhase,
+    Compute,
+    Floating,
+    Membership,
+    Move,
+    MovePhase,
+    Network,
+    Port,
+    Router,
+    format_mac,
+)
+from ebbtide.model.state import NAT, State
+from ebbtide.north.shapes import name_of, next_hop_mac
 from ebbtide.runtime.service import Service
 
 _SHOWN = 8
@@ -32,6 +45,21 @@ _BINDINGS = {
     BindingPhase.PENDING: "programmed in advance; the port is not there yet",
     BindingPhase.ACTIVE: "the port is served there",
     BindingPhase.LEAVING: "the port has left; frames that still come are forwarded",
+}
+_MOVES = {
+    MovePhase.PREPARE: "the new one gets everything that it needs, and is asked by nobody",
+    MovePhase.COUPLE_NEW: "the new one asks the old one about connections that it does not know",
+    MovePhase.COUPLE_OLD: "the old one answers it, for what comes in too",
+    MovePhase.EXPORT: "what passes the old one leaves its mapping in a table",
+    MovePhase.FREEZE: "only the new one opens connections",
+    MovePhase.SILENCE: "the old one still answers for the addresses, and sends with a MAC of its own",
+    MovePhase.ADDRESS: "the new one answers for the addresses",
+    MovePhase.IMPORT: "the new one gets a row for each connection of the old one",
+    MovePhase.FLIP: "computes send to the new one",
+    MovePhase.REPLY: "the new one gets rows for answers, and the old one exports no more",
+    MovePhase.UNCOUPLE_OUT: "the new one opens what it does not know",
+    MovePhase.UNCOUPLE_IN: "the new one asks nobody any more",
+    MovePhase.QUIET: "the old one is watched until nothing reaches it",
 }
 
 
@@ -135,6 +163,145 @@ def network_story(state: State, network: Network, opened: Mapping[tuple[int, int
     return lines
 
 
+def router_story(state: State, router: Router, reachable: Collection[int]) -> list[str]:
+    """What one asks of a router at night: who serves, what moves, the next hop, ports, floating IPs, and where to look for its flows."""
+    return [
+        *_served(state, router, reachable),
+        *_moving(state, router),
+        *_next_hop(state, router),
+        *_leased(state, router),
+        *_floating(state, router),
+        *_filters(router),
+    ]
+
+
+def _served(state: State, router: Router, reachable: Collection[int]) -> Iterator[str]:
+    found = state.designations.get((NAT, router.id))
+    if not router.external:
+        yield f"Router {router.id} has no network outside: each compute routes for its own VMs, and nobody serves a NAT."
+        return
+    if found is None:
+        yield f"Nobody serves the NAT of router {router.id}: nothing gets from behind it to {router.external}."
+    else:
+        one, two = (
+            name_of(state, n) + ("" if n in reachable else " (unreachable)") for n in (found.compute, found.standby)
+        )
+        standby = f"{two} stands by" if found.standby else "nobody stands by"
+        yield (f"{one} serves the NAT of router {router.id}, designated since revision {found.since}; {standby}.")
+    addresses = some(router.addresses)
+    if not router.snat:
+        yield f"SNAT is off: only what has a floating IP gets to {router.external}."
+    elif not router.addresses:
+        yield f"SNAT is on, but it has no address in {router.external}: only what has a floating IP gets out."
+    else:
+        kept = "a record of its connections is kept" if router.record else "no record of its connections is kept"
+        yield f"SNAT is on, into {addresses} of {router.external}; {kept}."
+
+
+def _moving(state: State, router: Router) -> Iterator[str]:
+    move = state.moves.get(router.id)
+    if move is None:
+        yield "No move is under way."
+        return
+    yield (
+        f"It moves from {name_of(state, move.old)} to {name_of(state, move.new)}: phase {move.phase} since revision {move.since} "
+        f"({_MOVES[move.phase]}); decided at revision {move.began}."
+    )
+    yield f"The move waits for: {move.reason or 'the computes concerned to have applied this phase'}."
+    if move.unknown:
+        until = _instant(move.deadline)
+        yield f"{move.unknown} connection(s) of {name_of(state, move.old)} are in no record; waited for {until}."
+    yield _at_this_moment(state, router, move)
+
+
+def _instant(seconds: int) -> str:
+    if not seconds:
+        return "without a deadline"
+    return f"until {datetime.fromtimestamp(seconds, UTC).isoformat(timespec='seconds').replace('+00:00', 'Z')}"
+
+
+def _at_this_moment(state: State, router: Router, move: Move) -> str:
+    owner = stances.owner(state, router.id)
+    ways = [name_of(state, n) for n in stances.exits(state, router.id)]
+    voice = f"{name_of(state, owner)} owns its addresses" if owner else "nobody owns its addresses"
+    return f"In this phase {voice}, and computes send to {', else to '.join(ways)}."
+
+
+def _next_hop(state: State, router: Router) -> Iterator[str]:
+    outside = state.externals.get(router.external)
+    if outside is None:
+        return
+    if not outside.gateway:
+        yield f"{outside.id} has no next hop: only its own subnet {outside.subnet} is reached."
+        return
+    mac = next_hop_mac(state, outside)
+    yield f"Next hop: {outside.gateway} in {outside.id}, " + (f"MAC {mac}." if mac else "not resolved yet.")
+
+
+def _leased(state: State, router: Router) -> Iterator[str]:
+    leases = [found for _, found in sorted(state.leases.get(router.id, {}).items())]
+    every = ledger.LAST_NAT_PORT - ledger.FIRST_NAT_PORT + 1
+    for found in leases:
+        count = found.last - found.first + 1
+        use = "opens connections from them" if found.opening else "keeps them until the last connection of them is gone"
+        careful = ", TCP on a SYN alone" if found.opening and found.careful else ""
+        yield (
+            f"Ports {found.first}-{found.last} ({count}, {count * 100 // every} %) are leased to "
+            f"{name_of(state, found.compute)} since revision {found.since}: it {use}{careful}."
+        )
+    if leases:
+        free = every - sum(found.last - found.first + 1 for found in leases)
+        yield f"{free} of {every} ports are free, of each external address."
+    elif router.external:
+        yield "No ports are leased: nobody opens connections for it."
+
+
+def _floating(state: State, router: Router) -> Iterator[str]:
+    found = [f for _, f in sorted(state.floatings.items()) if f.router == router.id]
+    if router.external and not found:
+        yield "No floating IP leads behind it."
+    yield from (_exchanged(state, each) for each in found)
+
+
+def _exchanged(state: State, floating: Floating) -> str:
+    start = f"Floating IP {floating.address} is {floating.fixed} of port {floating.port}"
+    hosts = state.hosts(floating)
+    if not hosts:
+        where = "nowhere" if state.active(floating.port) else "nowhere, since the port is plugged nowhere"
+        return f"{start}: exchanged {where}."
+    # Where none is the port's own, who owns the router's addresses answers for this one too.
+    announced = next((n for n, is_found in sorted(hosts.items()) if is_found), 0) or stances.owner(
+        state, floating.router
+    )
+    more = [name_of(state, n) for n in sorted(hosts) if n != announced]
+    also = f" ({some(more)} would too)" if more else ""
+    if announced not in hosts:
+        return f"{start}: exchanged on {some(more)}, and nobody answers for it."
+    here = state.binding(floating.port, announced) is not None
+    why = "the port's own compute" if here else "the port's own compute does not have the network"
+    return f"{start}: exchanged on {name_of(state, announced)}, {why}{also}."
+
+
+def _filters(router: Router) -> Iterator[str]:
+    """Where to look on a compute: what of the ledger is this router's, as ovs-ofctl and ovs-appctl take it."""
+    tag, flows = router.tag, "ovs-ofctl -O OpenFlow14 dump-flows br-int"
+    value, mask = ledger.metadata_vrf(tag)
+    owner = ledger.cookie(ledger.Kind.ROUTER, ledger.Feature.ROUTER, tag) & ledger.OWNER_COOKIE_MASK
+    yield f"Its own flows: {flows} cookie={owner:#x}/{ledger.OWNER_COOKIE_MASK:#x}"
+    yield f"Flows in its VRF: {flows} metadata={value:#x}/{mask:#x}"
+    if not router.external:
+        return
+    group = ledger.gateway_group(tag)
+    yield f"Group to its NAT, where it is not served: ovs-ofctl -O OpenFlow14 dump-groups br-int | grep group_id={group},"
+    for what, vni in (
+        ("Arriving at its NAT", ledger.gateway_vni(tag)),
+        ("Asked in a move", ledger.ask_vni(tag)),
+        ("Answered in a move", ledger.answer_vni(tag)),
+    ):
+        yield f"{what}, VNI {vni}: {flows} tun_id={vni:#x}"
+    yield f"Its connections, where it is served: ovs-appctl dpctl/dump-conntrack zone={ledger.router_zone(tag)}"
+
+
 def story(service: Service, kind: str, text: str) -> list[str]:
     """The words for one thing.
 
@@ -161,4 +328,9 @@ def story(service: Service, kind: str, text: str) -> list[str]:
         pairs = itertools.islice(itertools.combinations(footprint, 2), _PAIRS)
         opened = {(a, b): cluster.probes.is_open(a, b) for a, b in pairs}
         return network_story(state, network, opened)
-    raise NotFound(f"{kind[:40]} is not explained: compute, port or network")
+    if kind == "router":
+        router = state.routers.get(text)
+        if router is None:
+            raise NotFound(f"there is no router {text[:80]}")
+        return router_story(state, router, cluster.reachable())
+    raise NotFound(f"{kind[:40]} is not explained: compute, port, network or router")

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ebbtide.north import shapes
 from ebbtide.runtime.service import Service
 
 NAMES = {
@@ -23,6 +24,11 @@ NAMES = {
     "ebbtide_store_held": "Whether the store is held by the brake",
     "ebbtide_networks": "Networks",
     "ebbtide_ports": "Ports",
+    "ebbtide_externals": "Networks outside",
+    "ebbtide_routers": "Routers",
+    "ebbtide_routers_unserved": "Routers with a network outside, and no compute that serves their NAT",
+    "ebbtide_floating_ips": "Floating IPs",
+    "ebbtide_moves": "Moves of a router's NAT that are going on",
     "ebbtide_debts": "Cleanings that unreachable computes owe",
     "ebbtide_operations_running": "Scale-in ends that are going on",
     "ebbtide_sessions_refused": "Connected switches that were not admitted",
@@ -69,6 +75,11 @@ class Metrics(Collector):
             ("ebbtide_store_held", bool(cluster.store.hold)),
             ("ebbtide_networks", len(state.networks)),
             ("ebbtide_ports", len(state.ports)),
+            ("ebbtide_externals", len(state.externals)),
+            ("ebbtide_routers", len(state.routers)),
+            ("ebbtide_routers_unserved", sum(shapes.is_unserved(state, r) for r in state.routers.values())),
+            ("ebbtide_floating_ips", len(state.floatings)),
+            ("ebbtide_moves", len(state.moves)),
             ("ebbtide_debts", len(state.debts)),
             ("ebbtide_operations_running", running),
             ("ebbtide_sessions_refused", len(cluster.refused)),

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from ebbtide.decide.scalein import carried
-from ebbtide.model.facts import Compute, Network, Operation, Port, Relation, format_mac
-from ebbtide.model.state import State
+from ebbtide.model.facts import (
+    Compute,
+    External,
+    Floating,
+    Lease,
+    Move,
+    Network,
+    Operation,
+    Port,
+    Relation,
+    Router,
+    RouterPort,
+    format_mac,
+)
+from ebbtide.model.state import NAT, State
 from ebbtide.runtime.auditor import Report
 
 
@@ -49,6 +64,127 @@ def port(state: State, fact: Port) -> dict[str, Any]:
 def relation(state: State, fact: Relation) -> dict[str, Any]:
     """A gateway relation."""
     return {"gateway": name_of(state, fact.gateway), "peer": name_of(state, fact.peer)}
+
+
+def externals(state: State, chosen: Iterable[External]) -> list[dict[str, Any]]:
+    """Networks outside: the MAC of each one's next hop ("": not resolved), the computes that have it, its routers."""
+    routers: dict[str, list[str]] = {}
+    for found in state.routers.values():
+        routers.setdefault(found.external, []).append(found.id)
+    floating_ips = Counter(name for name, _ in state.floatings)
+    return [
+        {
+            "id": fact.id,
+            "physical": fact.physical,
+            "vlan": fact.vlan,
+            "subnet": fact.subnet,
+            "gateway": fact.gateway,
+            "gateway-mac": next_hop_mac(state, fact),
+            "mtu": fact.mtu,
+            "tag": fact.tag,
+            "computes": sorted(name_of(state, n) for n in state.wired(fact.id)),
+            "routers": sorted(routers.get(fact.id, ())),
+            "floating-ips": floating_ips[fact.id],
+        }
+        for fact in chosen
+    ]
+
+
+def external(state: State, fact: External) -> dict[str, Any]:
+    """One of them."""
+    return externals(state, [fact])[0]
+
+
+def next_hop_mac(state: State, fact: External) -> str:
+    """The MAC of a network's next hop, as it last answered; "" while it has not."""
+    known = state.neighbours.get((fact.id, fact.gateway)) if fact.gateway else None
+    return format_mac(known.mac) if known is not None else ""
+
+
+def routers(state: State, chosen: Iterable[Router]) -> list[dict[str, Any]]:
+    """Routers: what each was told to be, who serves its NAT, what is leased to whom, and a move if there is one."""
+    behind: dict[str, list[str]] = {}
+    for found in state.floatings.values():
+        behind.setdefault(found.router, []).append(found.address)
+    return [_router(state, fact, sorted(behind.get(fact.id, ()))) for fact in chosen]
+
+
+def router(state: State, fact: Router) -> dict[str, Any]:
+    """One of them."""
+    return routers(state, [fact])[0]
+
+
+def _router(state: State, fact: Router, floating_ips: list[str]) -> dict[str, Any]:
+    outside, served = state.externals.get(fact.external), state.designations.get((NAT, fact.id))
+    move = state.moves.get(fact.id)
+    return {
+        "id": fact.id,
+        "tag": fact.tag,
+        "mac": format_mac(fact.mac),
+        "external": fact.external,
+        "addresses": list(fact.addresses),
+        "snat": fact.snat,
+        "routes": list(fact.routes),
+        "record": fact.record,
+        "designated": name_of(state, served.compute) if served else "",
+        "standby": name_of(state, served.standby) if served and served.standby else "",
+        "since": served.since if served else 0,
+        "next-hop": outside.gateway if outside else "",
+        "next-hop-mac": next_hop_mac(state, outside) if outside else "",
+        "floating-ips": floating_ips,
+        "networks": [place(leg) for _, leg in sorted(state.legs.get(fact.id, {}).items())],
+        "leases": [lease(state, x) for _, x in sorted(state.leases.get(fact.id, {}).items())],
+        "move": moving(state, move) if move is not None else None,
+    }
+
+
+def is_unserved(state: State, fact: Router) -> bool:
+    """Whether a router has a network outside, and nobody who serves its NAT."""
+    return bool(fact.external) and (NAT, fact.id) not in state.designations
+
+
+def place(fact: RouterPort) -> dict[str, Any]:
+    """A router's place in a network."""
+    return {"network": fact.network, "address": fact.address, "subnet": fact.subnet, "mac": format_mac(fact.mac)}
+
+
+def lease(state: State, fact: Lease) -> dict[str, Any]:
+    """A range of ports of a router's external addresses."""
+    return {
+        "first": fact.first,
+        "last": fact.last,
+        "compute": name_of(state, fact.compute),
+        "opening": fact.opening,
+        "careful": fact.careful,
+        "since": fact.since,
+    }
+
+
+def moving(state: State, fact: Move) -> dict[str, Any]:
+    """How far a move of a router's NAT has come. `deadline` is in seconds since the epoch, 0: none."""
+    return {
+        "old": name_of(state, fact.old),
+        "new": name_of(state, fact.new),
+        "phase": str(fact.phase),
+        "reason": fact.reason,
+        "unknown": fact.unknown,
+        "deadline": fact.deadline,
+        "began": fact.began,
+        "since": fact.since,
+    }
+
+
+def floating(state: State, fact: Floating) -> dict[str, Any]:
+    """A floating IP, with the computes that exchange its address."""
+    return {
+        "external": fact.external,
+        "address": fact.address,
+        "mac": format_mac(fact.mac),
+        "router": fact.router,
+        "port": fact.port,
+        "fixed": fact.fixed,
+        "computes": sorted(name_of(state, n) for n in state.hosts(fact)) if fact.port else [],
+    }
 
 
 def operation(state: State, fact: Operation) -> dict[str, Any]:
