@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ebbtide.cli import render
 from ebbtide.cli.client import segment
-from ebbtide.cli.session import Session, client_verb, known_operations
+from ebbtide.cli.session import (
+    Session,
+    client_verb,
+    known_computes,
+    known_networks,
+    known_operations,
+    known_ports,
+    known_routers,
+)
 from ebbtide.cli.tree import NounGroup
 from ebbtide.errors import NotReady
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 FOUND = 7
 NOTHING_READ = 8
@@ -80,17 +91,29 @@ def _show(report: dict[str, Any]) -> None:
             render.line(f"{total - len(findings)} more are not listed")
 
 
+_EXPLAINED = {"compute": known_computes, "port": known_ports, "network": known_networks, "router": known_routers}
+
+
+def _known(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    complete = _EXPLAINED.get(ctx.params.get("kind") or "")
+    return complete(ctx, param, incomplete) if complete else []
+
+
 @click.command("explain")
-@click.argument("kind", type=click.Choice(["compute", "port", "network"]))
-@click.argument("name", metavar="ID")
+@click.argument("kind", type=click.Choice(list(_EXPLAINED)))
+@click.argument("name", metavar="ID", shell_complete=_known)
 @client_verb
 def explain(session: Session, kind: str, name: str) -> None:
-    """Why a compute, port or network is as it is, in words.
+    """Why a compute, port, network or router is as it is, in words.
+
+    Of a router: who serves its NAT, a move under way, its next hop, the ports leased for it, its floating IPs, and the commands that show
+    its flows and connections on a compute.
 
     \b
     Examples:
       ebbtide explain compute c4
       ebbtide explain port vm1
+      ebbtide explain router r1
     """
     found = session.client.get(f"/explain/{kind}/{segment(name)}")
     if session.json:

@@ -50,10 +50,10 @@ def clean(value: object) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def some(values: Sequence[object]) -> str:
+def some(values: Sequence[object], most: int = _MOST) -> str:
     """The first few of a list, and how many more there are."""
-    shown = ", ".join(clean(v) for v in values[:_MOST])
-    return f"{shown} and {len(values) - _MOST} more" if len(values) > _MOST else shown
+    shown = ", ".join(clean(v) for v in values[:most])
+    return f"{shown} and {len(values) - most} more" if len(values) > most else shown
 
 
 def counted(number: int, noun: str) -> str:

@@ -100,6 +100,11 @@ def waiting(wait: bool) -> dict[str, str]:
     return {"wait": "applied"} if wait else {}
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given: what others stand for is the controller's to choose, or stays as it is."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, ())}
+
+
 def known(path: str, key: str, name: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Completion by what the controller knows; silent when it does not answer."""
 
@@ -121,4 +126,7 @@ def known(path: str, key: str, name: str) -> Callable[[click.Context, click.Para
 known_computes = known("/computes", "computes", "name")
 known_networks = known("/networks", "networks", "id")
 known_ports = known("/ports", "ports", "id")
+known_externals = known("/externals", "externals", "id")
+known_routers = known("/routers", "routers", "id")
+known_floating_ips = known("/floating-ips", "floating-ips", "address")
 known_operations = known("/operations", "operations", "id")

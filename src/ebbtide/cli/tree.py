@@ -27,13 +27,18 @@ COMMANDS: dict[str, Entry] = {
     ),
     "network": Entry("Cluster", "networks:network", "Tenant networks, each with a VNI and subnets."),
     "port": Entry("Cluster", "networks:port", "Logical ports: the MAC and addresses of a VM's interface."),
+    "external": Entry("Cluster", "outside:external", "Networks outside of the overlay, each with its next hop."),
+    "router": Entry("Cluster", "routers:router", "Routers between networks, and to a network outside."),
+    "floating-ip": Entry(
+        "Cluster", "outside:floating_ip", "Floating IPs: an address outside that stands for a port's."
+    ),
     "relation": Entry("Cluster", "networks:relation", "Gateway relations: who sends by whom, watched by BFD."),
     "scale-in": Entry(
         "Cluster", "scalein:scale_in", "Take computes out of the cluster, or back, without a packet lost."
     ),
     "status": Entry("Looking", "looking:status", "The controller: leading or not, at which revision, what is held up."),
     "audit": Entry("Looking", "looking:audit", "Compare all that is installed with what should be; look for residue."),
-    "explain": Entry("Looking", "looking:explain", "Why a compute, port or network is as it is, in words."),
+    "explain": Entry("Looking", "looking:explain", "Why a compute, port, network or router is as it is, in words."),
     "operation": Entry("Looking", "looking:operation", "Long work: scale-in ends, and what they wait for."),
     "events": Entry("Looking", "looking:events", "Follow changes as they happen."),
     "reconcile": Entry("Keeping", "keeping:reconcile", "Look at computes anew, or approve what the brake holds."),
@@ -51,6 +56,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "computes": ("compute", "list"),
     "networks": ("network", "list"),
     "ports": ("port", "list"),
+    "externals": ("external", "list"),
+    "routers": ("router", "list"),
+    "floating-ips": ("floating-ip", "list"),
     "relations": ("relation", "list"),
     "operations": ("operation", "list"),
     "labs": ("lab", "list"),

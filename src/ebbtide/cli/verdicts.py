@@ -63,13 +63,15 @@ def _accepted(text: str, answer: dict[str, Any]) -> Verdict:
     return {"id": text, "answer": word, "name": about.get("name", ""), "message": message, "remains": behind}
 
 
-def made(session: Session, found: dict[str, Any], kind: str) -> None:
+def made(
+    session: Session, found: dict[str, Any], kind: str, show: Callable[[dict[str, Any]], None] = render.facts
+) -> None:
     """What was made, or was there already. Ends the process if it was waited for in vain."""
     behind = found.get("behind") or []
     if session.json:
         render.as_json(found)
     else:
-        render.facts(found.get(kind, {}))
+        show(found.get(kind, {}))
         if found.get("changed") is False:
             render.line("already so")
         if behind:
