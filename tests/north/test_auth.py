@@ -125,6 +125,28 @@ def test_adopting_takes_force(guarded: Site) -> None:
     assert guarded.ask("POST", path, headers=BEARER).status == 200
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "externals/x"),
+        ("DELETE", "externals/x"),
+        ("PUT", "routers/r"),
+        ("PATCH", "routers/r"),
+        ("DELETE", "routers/r"),
+        ("POST", "routers/r/attach"),
+        ("POST", "routers/r/detach"),
+        ("PUT", "floating-ips/x/203.0.113.9"),
+        ("DELETE", "floating-ips/x/203.0.113.9"),
+    ],
+)
+def test_routers_are_changed_by_who_may_operate(guarded: Site, method: str, path: str) -> None:
+    assert guarded.ask(method, f"/api/v1/{path}", {}, headers=basic("lab", "lab")).status == 403
+    assert guarded.ask(method, f"/api/v1/{path}", {}).status == 401
+    assert guarded.ask(method, f"/api/v1/{path}", {}, headers=basic("admin", "pass:word")).status not in (401, 403)
+    assert guarded.get("/api/v1/routers", **basic("lab", "lab")).status == 200
+    assert (lines(guarded)[-1]["method"], lines(guarded)[-1]["path"]) == (method, f"/api/v1/{path}")
+
+
 def test_backup_and_restore_take_force(guarded: Site) -> None:
     admin, kind = basic("admin", "pass:word"), {"Content-Type": "application/octet-stream"}
     assert guarded.get("/api/v1/backup", **admin).status == 403
