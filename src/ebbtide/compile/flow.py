@@ -275,6 +275,8 @@ class Flow(msgspec.Struct, frozen=True):
     idle_timeout: int = 0
     hard_timeout: int = 0
     send_flow_removed: bool = False
+    #: The counters start anew when it replaces another: Open vSwitch lets a flow inherit those of the one it replaces, though not its age.
+    reset_counts: bool = False
 
 
 class Bucket(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ from ebbtide.openflow.framing import MAX_MESSAGE_LEN
 
 FLOW_MOD, GROUP_MOD = 14, 15
 ADD, MODIFY, MODIFY_STRICT, DELETE, DELETE_STRICT = range(5)
-SEND_FLOW_REMOVED = 1
+SEND_FLOW_REMOVED, RESET_COUNTS = 1, 4
 CHECK_OVERLAP = 2
 RESET_COUNTS = 4
 ALL_TABLES = 0xFF
@@ -82,7 +82,7 @@ def encode_flow(flow: Flow, version: int = 5) -> EncodedFlow:
     instructions = actions.encode_instructions(flow.actions, flow.goto, flow.metadata, flow.meter)
     table, priority = flow.table, flow.priority
     idle, hard = flow.idle_timeout, flow.hard_timeout
-    flags = SEND_FLOW_REMOVED if flow.send_flow_removed else 0
+    flags = (SEND_FLOW_REMOVED if flow.send_flow_removed else 0) | (RESET_COUNTS if flow.reset_counts else 0)
     try:
         content = _CONTENT.pack(table, priority, idle, hard, flags)
     except StructError as error:
@@ -92,7 +92,7 @@ def encode_flow(flow: Flow, version: int = 5) -> EncodedFlow:
 
 
 def flow_add_bytes(flow: EncodedFlow, xid: int, version: int = 5) -> bytes:
-    """A whole flow-mod that adds the flow; an entry with the same key is replaced, its counters start anew."""
+    """A whole flow-mod that adds the flow; an entry with the same key is replaced, its age starts anew (its counters with RESET_COUNTS)."""
     (table, priority, match), instructions, cookie, idle, hard, flags = flow
     length = 48 + len(match) + len(instructions)
     if length > MAX_MESSAGE_LEN:
@@ -182,6 +182,7 @@ def decode_flow(installed: InstalledFlow | EncodedFlow) -> Flow:
         idle_timeout=installed.idle_timeout,
         hard_timeout=installed.hard_timeout,
         send_flow_removed=bool(installed.flags & SEND_FLOW_REMOVED),
+        reset_counts=bool(installed.flags & RESET_COUNTS),
     )
 
 

@@ -447,6 +447,8 @@ def _line(flow: f.Flow | flows.InstalledFlow, match: f.Match, what: str) -> str:
     removed = flow.send_flow_removed if isinstance(flow, f.Flow) else flow.flags & flows.SEND_FLOW_REMOVED
     if removed:
         head += "send_flow_rem "
+    if flow.reset_counts if isinstance(flow, f.Flow) else flow.flags & flows.RESET_COUNTS:
+        head += "reset_counts "
     text = format_match(match)
     return f"{head}priority={flow.priority}{',' if text else ''}{text} actions={what}"
 

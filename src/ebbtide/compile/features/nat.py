@@ -302,12 +302,16 @@ class _Gate:
             recorded = ct_state(TRACKED | SNAT, INVALID)
             note = self._note(Punt.OPENED)
             flows += [
-                self._flow(
-                    T.NAT_OPENED,
-                    Priority.RECORD,
-                    self._ours(ct_state=recorded, ct_nw_proto=proto, ip_proto=proto),
-                    note,
-                    Resubmit(T.NAPT_FIB),
+                # What they have counted since they are here is compared with the records that have arrived.
+                msgspec.structs.replace(
+                    self._flow(
+                        T.NAT_OPENED,
+                        Priority.RECORD,
+                        self._ours(ct_state=recorded, ct_nw_proto=proto, ip_proto=proto),
+                        note,
+                        Resubmit(T.NAPT_FIB),
+                    ),
+                    reset_counts=True,
                 )
                 for proto in (TCP, UDP)
             ]
