@@ -80,6 +80,7 @@ class App:
                 lag=config.lag,
                 silence=config.silence,
                 unreachable_grace=config.unreachable_grace,
+                nat_patience=config.nat_patience,
                 bfd_interval=config.bfd_interval_ms,
                 audit_wait=config.audit_wait,
                 openflow_port=openflow.getsockname()[1],

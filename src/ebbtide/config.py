@@ -45,6 +45,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lag: float = 1.0
     silence: float = 60.0
     unreachable_grace: float = 300.0
+    nat_patience: float = 300.0
     bfd_interval_ms: int = 100
     audit_wait: float = 30.0
     log_format: str = "auto"
@@ -73,7 +74,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if getattr(self, name) not in allowed:
                 words = ", ".join(allowed[:-1]) + f" or {allowed[-1]}"
                 raise BadInput(f"{name} = {getattr(self, name)!r}: it is {words}", name)
-        for name in ("lag", "silence", "unreachable_grace", "audit_wait"):
+        for name in ("lag", "silence", "unreachable_grace", "nat_patience", "audit_wait"):
             value = getattr(self, name)
             if not value >= 0 or (math.isinf(value) and name not in _ENDLESS):
                 never = ", or inf: never" if name in _ENDLESS else ""

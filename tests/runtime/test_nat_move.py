@@ -23,7 +23,7 @@ LAG = 0.6
 @pytest.fixture
 def routed(make_cloud: Callable[..., Cloud]) -> Routed:
     """a, b and c, all with a wire to the outside; a VM on each of them."""
-    made = Routed(make_cloud(lag=LAG), "a", "b", "c")
+    made = Routed(make_cloud(lag=LAG, nat_patience=2.0), "a", "b", "c")
     for index, name in enumerate("abc", 1):
         made.add_vm(f"vm{index}", name, index)
     made.wait_served()

@@ -62,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     `lag`: how long cached datapath flows may follow their tables. `silence`: after which a holder counts as silent.
     `unreachable_grace`: after which an unreachable compute no longer holds back the end of a move.
+    `nat_patience`: how long a NAT move waits for connections that are in no record, before it cuts them.
     `open_patience`: how long a flip waits for the new place's tunnels to carry frames.
     """
 
@@ -70,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True):
     silence: float = 60.0
     unreachable_grace: float = 300.0
     open_patience: float = 5.0
+    nat_patience: float = 300.0
     bfd_interval: int = 100
     realise_timeout: float = 20.0
     stamp_interval: float = 1.0

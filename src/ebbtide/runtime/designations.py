@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("designations")
 #: Seconds after something has changed until it is looked at: computes come and go together.
-_SOON = 0.05
+_SOON, _AGAIN = 0.05, 1.0
+#: Seconds of silence after which a tombstoned compute that nobody sees by BFD has left; and of one not heard yet in this leadership.
+LEAVING, NOT_YET_HEARD = 5.0, 30.0
 #: So many computes that fell silent within so many seconds are no accident of theirs.
 _TOGETHER, _FEW = 30.0, 3
 _CONCERNS = (Router, RouterPort, Designation, Move, External)
@@ -70,7 +72,13 @@ class Designations:
     async def run(self) -> None:
         """Judge when there is something to judge; until cancelled."""
         while True:
-            await self._due.wait()
+            try:
+                async with asyncio.timeout(_AGAIN):
+                    await self._due.wait()
+            except TimeoutError:
+                # Silence is no event: who has been silent for long enough is found by looking.
+                if all(m.connected for m in self._cluster.members.values()):
+                    continue
             await asyncio.sleep(_SOON)
             self._due.clear()
             if not self._cluster.store.leading.is_set() or not self._cluster.state.routers:
@@ -124,9 +132,11 @@ class Designations:
         standbys = {d.standby for d in served if d.compute == compute.number and d.standby}
         dead = designation.is_dead(compute.number, standbys, sightings)
         gone = not member.connected and not designation.is_seen(compute.number, sightings)
-        if gone and not compute.tombstoned:
+        if gone:
+            # Silence begins with this leadership: a controller that has just started has heard nobody yet.
             since = member.lost_at if member.lost_at is not None else now
-            gone = now - since >= self._cluster.settings.unreachable_grace
+            leaves = LEAVING if member.heard_before else NOT_YET_HEARD
+            gone = now - since >= (leaves if compute.tombstoned else self._cluster.settings.unreachable_grace)
         return Standing(member.phase is Phase.READY, member.connected, member.reason, wired, dead, gone)
 
     def _is_cut_off(self) -> str:

@@ -46,8 +46,6 @@ _LOOK, _REST = 0.05, 0.3
 _TELL_AGAIN = 3.0
 #: Seconds a round trip may take, between the last packet that left by the old compute and its answer.
 _ROUND_TRIP = 0.5
-#: Seconds that connections which are in no record are waited for.
-PATIENCE = 300
 _UPPER = 0xFFFFFFFF_00000000
 #: The tables of the old compute that must be at rest before a phase is over, and what it means if they are not.
 _WATCHED = {
@@ -354,7 +352,7 @@ class NatMoves:
         unknown = await self.unknown(move)
         if not unknown:
             return
-        deadline = move.deadline or int(time.time()) + PATIENCE
+        deadline = move.deadline or int(time.time() + self._cluster.settings.nat_patience)
         while time.time() < deadline:
             await self._note_unknown(move, unknown, deadline)
             await asyncio.sleep(0.5)
