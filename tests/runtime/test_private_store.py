@@ -252,14 +252,14 @@ def test_a_file_of_our_version_is_left_as_it_is(tmp_path: Path) -> None:
     [
         ("1.1.0", True),
         ("1.1.7", True),
-        ("1.2.0", True),
+        ("1.2.0", False),
         ("1.0.0", False),
         ("2.1.0", False),
         ("0.9.0", False),
         ("", False),
     ],
 )
-def test_a_remote_store_must_hold_all_that_is_written(
+def test_a_remote_store_must_hold_all_that_is_written_and_nothing_that_is_not_known(
     monkeypatch: pytest.MonkeyPatch, version: str, enough: bool
 ) -> None:
     monkeypatch.setattr(records, "SCHEMA_VERSION", "1.1.0")

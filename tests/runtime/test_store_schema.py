@@ -49,11 +49,15 @@ def follow(server: Server, directory: Path, leads: bool) -> Site:
     [
         (f"{int(MAJOR) + 1}.0.0", records.DATABASE, f"has schema {int(MAJOR) + 1}.0.0"),
         (f"{int(MAJOR) - 1}.9.0", records.DATABASE, f"has schema {int(MAJOR) - 1}.9.0"),
-        *((f"{MAJOR}.{n}.0", records.DATABASE, f"has schema {MAJOR}.{n}.0") for n in range(int(MINOR))),
+        *(
+            (f"{MAJOR}.{n}.0", records.DATABASE, f"has schema {MAJOR}.{n}.0")
+            for n in range(int(MINOR) + 2)
+            if n != int(MINOR)
+        ),
         (records.SCHEMA_VERSION, "Other", f"no database {records.DATABASE}"),
     ],
 )
-def test_another_major_or_older_minor_version_or_no_store_of_ours_is_said_and_not_written(
+def test_another_major_or_minor_version_or_no_store_of_ours_is_said_and_not_written(
     serve: Served, tmp_path: Path, version: str, name: str, words: str
 ) -> None:
     server = serve(version, name)
@@ -73,8 +77,8 @@ def test_another_major_or_older_minor_version_or_no_store_of_ours_is_said_and_no
     assert server.database.read_bytes() == before
 
 
-def test_a_newer_minor_version_is_followed(serve: Served, tmp_path: Path) -> None:
-    site = follow(serve(f"{MAJOR}.{int(MINOR) + 1}.0"), tmp_path, leads=True)
+def test_another_version_of_the_same_schema_is_followed(serve: Served, tmp_path: Path) -> None:
+    site = follow(serve(f"{MAJOR}.{MINOR}.9"), tmp_path, leads=True)
     try:
         site.call(site.app.service.add_network("blue"))
         assert list(site.state.networks) == ["blue"]
