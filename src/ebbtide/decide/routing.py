@@ -151,6 +151,20 @@ def _taken_outside(state: State, network: External, address: str, but: str = "")
     return f"floating IP {found.address}" if found is not None else ""
 
 
+def _mac_outside(state: State, network: External, mac: int, but: str) -> str:
+    """Whose this MAC is already in a network outside, or "". `but`: the floating IP that asks."""
+    for other in state.routers.values():
+        if other.external == network.id and other.mac == mac:
+            return f"router {other.id}"
+    for found in state.floatings.values():
+        if found.external == network.id and found.mac == mac and found.address != but:
+            return f"floating IP {found.address}"
+    for compute in state.computes.values():
+        if ledger.mac(state.store_id, ledger.MacOf.COMPUTE, compute.number) == mac:
+            return f"compute {compute.name}"
+    return ""
+
+
 # --- routers ---
 
 
@@ -382,6 +396,9 @@ def add_floating(
             raise Refused(f"address {address} is that of {whose} in {outside}: choose another")
     ids = Allocator(state)
     value = _mac(mac) if mac else known.mac if known is not None else 0
+    whose = _mac_outside(state, network, value, address) if mac else ""
+    if whose:
+        raise Refused(f"MAC {format_mac(value)} is that of {whose} in {outside}: choose another, or none")
     if not value:
         value = ledger.mac(state.store_id, ledger.MacOf.FLOATING, ids.take("floating"))
     behind = ("", "", "")

@@ -10,7 +10,7 @@ import pytest
 from ebbtide.compile import ledger
 from ebbtide.decide import parts, routing
 from ebbtide.errors import BadInput, NotFound, Refused
-from ebbtide.model.facts import Edit, Fact, Floating, Move, Neighbour, Retired, RouterPort, parse_mac
+from ebbtide.model.facts import Edit, Fact, Floating, Move, Neighbour, Retired, RouterPort, format_mac, parse_mac
 from ebbtide.model.state import State
 from tests.fakes.clouds import change, compute, external, leg, network, port, router, state
 
@@ -332,6 +332,20 @@ def test_a_port_with_two_addresses_has_a_floating_ip_for_each() -> None:
         assert one.fixed == fixed
         found = then(found, edits)
     assert len(found.floatings_of["p2"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("mac", "whose"),
+    [
+        (0x02_0000_0000_20, "floating IP 203.0.113.20"),
+        (R1.mac, "router r1"),
+        (ledger.mac("store", ledger.MacOf.COMPUTE, 1), "compute c1"),
+    ],
+)
+def test_no_two_in_one_network_outside_have_one_mac(mac: int, whose: str) -> None:
+    found = cloud(compute(1))
+    with pytest.raises(Refused, match=f"is that of {whose} in out"):
+        routing.add_floating(found, "out", "203.0.113.30", mac=format_mac(mac))
 
 
 def test_a_mac_that_is_given_for_a_floating_ip_is_kept() -> None:
