@@ -224,7 +224,7 @@ def set_router(
     known = router(state, name)
     wishes = {"external": outside, "addresses": addresses, "snat": snat, "routes": routes, "record": record}
     fields = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in wishes.items() if v is not None}
-    if fields.get("external") == "":
+    if outside == "" and addresses is None:
         fields["addresses"] = ()
     made = _checked(state, msgspec.structs.replace(known, **fields))
     if made == known:

@@ -188,6 +188,12 @@ def test_a_router_that_leaves_its_network_outside_gives_its_addresses_and_its_pl
     assert (len(after.designations), len(after.leases), len(after.serves)) == (0, 0, 0)
 
 
+def test_addresses_without_a_network_outside_are_refused_and_not_forgotten() -> None:
+    free = then(cloud(), routing.delete_floating(cloud(), "out", "203.0.113.20"))
+    with pytest.raises(BadInput, match="has external addresses and no external network"):
+        routing.set_router(free, "r1", outside="", addresses=["203.0.113.11"])
+
+
 @pytest.mark.parametrize("wish", [{"addresses": ["203.0.113.11"]}, {"snat": False}, {"record": False}])
 def test_what_a_move_rests_on_is_not_changed_while_it_is_under_way(wish: dict[str, Any]) -> None:
     moving = cloud(compute(1), compute(2), Move("r1", 1, 2))
