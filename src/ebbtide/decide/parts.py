@@ -80,7 +80,9 @@ def resign(state: State, router: str) -> list[Edit]:
 def leave(state: State, gone: Set[int]) -> list[Edit]:
     """What becomes of the parts of computes that are removed. Whoever stays keeps their ranges, and opens nothing from them."""
     edits: list[Edit] = []
-    for router in sorted({r for number in gone for r in state.serves.get(number, ())}):
+    # Who served or stood by long ago serves no more, and its range is still its own.
+    leased = {r for r, held in state.leases.items() if any(x.compute in gone for x in held.values())}
+    for router in sorted(leased | {r for number in gone for r in state.serves.get(number, ())}):
         found, move = state.designations.get((NAT, router)), state.moves.get(router)
         if found is None or found.compute in gone:
             edits += resign(state, router)
