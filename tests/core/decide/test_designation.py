@@ -1,0 +1,243 @@
+"""Who serves a router's NAT: made, kept, moved, taken over, ended; and why, in words. Nothing is concluded from silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebbtide.decide import designation, parts
+from ebbtide.decide.designation import Standing
+from ebbtide.model.facts import Binding, Compute, Edit, Fact, Membership, Move, MovePhase
+from ebbtide.model.state import NAT, State
+from tests.fakes.clouds import ACTIVE, change, compute, external, leg, network, port, router, state
+
+WELL = Standing(ready=True, reachable=True, wired=frozenset({"physnet"}))
+SILENT = Standing(ready=False, reachable=False, wired=frozenset({"physnet"}))
+DEAD, GONE = (msgspec.structs.replace(SILENT, **{how: True}) for how in ("dead", "gone"))
+
+
+def able(number: int, **more: Any) -> Compute:
+    return compute(number, **{"provider_mappings": (("physnet", "br-ex"),), **more})
+
+
+def cloud(*computes: Compute, routers: int = 1, more: Iterable[Fact] = ()) -> State:
+    """Routers with a place in n1, of which each of these computes has a port."""
+    found = [able(n) for n in (1, 2, 3)] if not computes else list(computes)
+    bound: list[Fact] = []
+    for c in found:
+        bound += [port(c.number, 1), Binding(f"p{c.number}", c.number, ACTIVE)]
+    made: list[Fact] = []
+    for n in range(1, routers + 1):
+        made += [router(n, external="x9"), leg(n, 1)]
+    return state(external(9), network(1), *found, *bound, *made, *more)
+
+
+def seen(found: State, **others: Standing) -> dict[int, Standing]:
+    """All well, but for those named (c1=DEAD)."""
+    return {c.number: others.get(c.name, WELL) for c in found.members()}
+
+
+def judged(found: State, **others: Standing) -> State:
+    """Judged until there is nothing more to say."""
+    for _ in range(5):
+        edits = designation.judge(found, seen(found, **others))
+        if not edits:
+            return found
+        found = change(found, *edits)
+    raise AssertionError(f"it never comes to rest: {edits}")
+
+
+def place(found: State, name: str = "r1") -> tuple[int, int]:
+    held = found.designations.get((NAT, name))
+    return (held.compute, held.standby) if held is not None else (0, 0)
+
+
+def served_by(one: int, two: int, *computes: Compute) -> State:
+    found = cloud(*computes)
+    return change(found, *parts.designate(found, "r1", one, two))
+
+
+def test_a_router_gets_a_compute_and_one_that_stands_by_and_keeps_them() -> None:
+    found = judged(cloud())
+    one, two = place(found)
+    assert one
+    assert two
+    assert one != two
+    assert {x.compute: x.careful for x in found.leases["r1"].values()} == {one: False, two: True}
+    assert designation.judge(found, seen(found)) == []
+
+
+def test_a_router_that_leads_nowhere_or_is_in_no_network_is_served_by_nobody() -> None:
+    found = state(external(9), network(1), able(1), router(1), leg(1, 1), router(2, external="x9"))
+    assert designation.judge(found, seen(found)) == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        able(1, tombstoned=True),
+        able(1, provider_mappings=()),
+        able(1, provider_mappings=(("another", "br-ex"),)),
+        able(1, teps=()),
+        able(1, weight=0),
+    ],
+)
+def test_who_cannot_is_not_chosen(how: Compute) -> None:
+    assert place(judged(cloud(how, able(2)))) == (2, 0)
+    assert place(judged(cloud(how))) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "standing",
+    [
+        SILENT,
+        DEAD,
+        GONE,
+        msgspec.structs.replace(WELL, ready=False, reason="held"),
+        msgspec.structs.replace(WELL, wired=frozenset()),
+    ],
+)
+def test_who_is_not_seen_ready_and_wired_is_not_chosen(standing: Standing) -> None:
+    found = cloud(able(1), able(2))
+    assert place(judged(found, c1=standing)) == (2, 0)
+
+
+def test_who_waits_for_admission_or_is_unheard_of_is_not_chosen() -> None:
+    waiting = able(2, membership=Membership.WAITING)
+    found = change(cloud(able(1)), Edit(None, waiting))
+    assert place(judged(found)) == (1, 0)
+    assert designation.judge(cloud(able(1)), {}) == []
+
+
+def test_a_gateway_serves_without_a_port_of_the_routers() -> None:
+    found = state(external(9), network(1), able(1, gateway=True), able(2), router(1, external="x9"), leg(1, 1))
+    assert place(judged(found)) == (1, 0)
+
+
+def test_who_falls_silent_keeps_what_it_has() -> None:
+    found = served_by(1, 2)
+    assert place(judged(found, c1=SILENT)) == (1, 2)
+    assert len(judged(found, c1=SILENT, c2=SILENT).moves) == 0
+
+
+@pytest.mark.parametrize("how", [DEAD, GONE])
+def test_who_is_lost_is_replaced_by_who_stood_by_and_has_it_no_more(how: Standing) -> None:
+    after = judged(served_by(1, 2), c1=how)
+    assert place(after) == (2, 3)
+    assert len(after.moves) == 0
+    assert {x.compute for x in after.leases["r1"].values() if x.opening} == {2, 3}
+    assert all(x.compute != 1 for x in after.leases["r1"].values())
+
+
+def test_who_comes_back_from_the_dead_pre_empts_nothing() -> None:
+    found = judged(judged(served_by(1, 2), c1=DEAD))
+    assert place(found)[0] == 2
+
+
+def test_who_is_to_leave_and_is_there_is_moved_from_and_serves_until_then() -> None:
+    found = served_by(1, 2, able(1, tombstoned=True), able(2), able(3))
+    after = judged(found)
+    move = after.moves["r1"]
+    assert (move.old, move.phase) == (1, MovePhase.PREPARE)
+    assert move.new in (2, 3)
+    assert place(after)[0] == 1
+    assert parts.opening(after, "r1", move.new) is not None
+    assert designation.judge(after, seen(after)) == []
+
+
+@pytest.mark.parametrize("how", [DEAD, GONE])
+def test_who_is_to_leave_and_is_lost_is_replaced_at_once(how: Standing) -> None:
+    found = served_by(1, 2, able(1, tombstoned=True), able(2), able(3))
+    after = judged(found, c1=how)
+    assert place(after)[0] == 2
+    assert 1 not in place(after)
+    assert len(after.moves) == 0
+
+
+def test_who_is_to_leave_and_is_alone_stays() -> None:
+    found = served_by(1, 0, able(1, tombstoned=True))
+    assert designation.judge(found, seen(found)) == []
+
+
+def test_who_stands_by_and_is_to_leave_is_replaced() -> None:
+    found = served_by(1, 2, able(1), able(2, tombstoned=True), able(3))
+    assert place(judged(found)) == (1, 3)
+
+
+def test_a_router_made_while_computes_leave_goes_to_none_of_them() -> None:
+    leaving = [able(n, tombstoned=True) for n in (1, 2)]
+    assert place(judged(cloud(*leaving, able(3)))) == (3, 0)
+    nowhere = judged(cloud(*leaving))
+    assert place(nowhere) == (0, 0)
+    assert designation.electable(nowhere, "r1", seen(nowhere))
+
+
+def test_a_move_whose_target_is_gone_ends_and_another_place_is_found() -> None:
+    found = served_by(1, 2, able(1, tombstoned=True), able(2))
+    moving = change(found, Edit(None, Move("r1", 1, 9)))
+    assert designation.judge(moving, seen(moving)) == [Edit(Move("r1", 1, 9), None)]
+    assert judged(moving).moves["r1"].new == 2
+
+
+def test_a_move_under_way_is_left_alone() -> None:
+    found = served_by(1, 2)
+    moving = change(found, Edit(None, Move("r1", 1, 3, MovePhase.FLIP)))
+    assert designation.judge(moving, seen(moving)) == []
+
+
+def test_many_routers_are_spread_over_all() -> None:
+    found = judged(cloud(routers=9))
+    held = [place(found, f"r{n}")[0] for n in range(1, 10)]
+    assert sorted(held.count(n) for n in (1, 2, 3)) == [3, 3, 3]
+
+
+def test_why_a_router_is_where_it_is_is_told_of_each_compute() -> None:
+    found = judged(cloud(able(1), able(2, tombstoned=True), able(3, provider_mappings=())))
+    told = "\n".join(designation.electable(found, "r1", seen(found)))
+    assert "c1" in told
+    assert "tombstoned" in told
+    assert "no provider network physnet" in told
+    for name in ("none", "r9"):
+        assert designation.electable(found, name, {}) == [
+            f"router {name} has no external network: nobody serves its NAT"
+        ]
+
+
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.booleans(), st.sampled_from([WELL, WELL, SILENT, DEAD, GONE])),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(1, 6),
+    st.integers(0, 5),
+    st.integers(0, 5),
+)
+def test_it_always_comes_to_rest_and_nobody_is_chosen_who_cannot(
+    kinds: list[tuple[bool, bool, Standing]], routers: int, one: int, two: int
+) -> None:
+    computes = [
+        able(n, tombstoned=leaving, **({} if wired else {"provider_mappings": ()}))
+        for n, (leaving, wired, _) in enumerate(kinds, 1)
+    ]
+    found = cloud(*computes, routers=routers)
+    if one and two and one != two and max(one, two) <= len(computes):
+        found = change(found, *parts.designate(found, "r1", one, two))
+    before = {d.object: d for d in found.designations.values()}
+    others = {f"c{n}": kind[2] for n, kind in enumerate(kinds, 1)}
+    after = judged(found, **others)
+    for held in after.designations.values():
+        was = before.get(held.object)
+        chosen = held.compute if was is None or was.compute != held.compute else 0
+        for number in (chosen, held.standby if was is None or was.standby != held.standby else 0):
+            if number and not (was is not None and number in (was.compute, was.standby)):
+                leaving, wired, standing = kinds[number - 1]
+                assert not leaving
+                assert wired
+                assert standing is WELL
+        assert held.compute != held.standby
