@@ -198,12 +198,15 @@ class Cloud:
     def add_network(self, name: str, subnet: str) -> None:
         self.call(self.service.add_network(name, [subnet]))
 
-    def add_vm(self, name: str, compute: str, network: str, index: int, mtu: int = 1450) -> Vm:
-        """A VM with a port of its own name; its address is the `index`-th of the network."""
+    def add_vm(
+        self, name: str, compute: str, network: str, index: int, mtu: int = 1450, gateway: int | None = None
+    ) -> Vm:
+        """A VM with a port of its own name; its address is the `index`-th of the network, and so is its gateway's, if it has one."""
         base = self.controller.app.cluster.state.networks[network].subnets[0].rsplit(".", 1)[0]
         mac = f"02:00:00:00:{self.controller.app.cluster.state.networks[network].tag:02x}:{index:02x}"
         self.call(self.service.add_port(name, network, mac, [f"{base}.{index}"]))
-        vm = self.lab.add_vm(name, compute, mac=mac, ip_cidr=f"{base}.{index}/24", iface_id=name, mtu=mtu)
+        way = None if gateway is None else f"{base}.{gateway}"
+        vm = self.lab.add_vm(name, compute, mac=mac, ip_cidr=f"{base}.{index}/24", iface_id=name, mtu=mtu, gateway=way)
         self.wait(lambda: self.controller.app.cluster.state.active(name) is not None, what=f"{name} bound")
         return vm
 
