@@ -94,6 +94,22 @@ def test_an_extra_route_leads_through_a_vm(cloud: Cloud) -> None:
     cloud.assert_clean()
 
 
+def test_a_network_with_two_subnets_has_a_gateway_in_each(cloud: Cloud) -> None:
+    cloud.call(cloud.service.add_network("wide", ["10.5.0.0/24", "10.6.0.0/24"]))
+    for base in ("10.5.0", "10.6.0"):
+        cloud.call(cloud.service.attach("r1", "wide", f"{base}.254"))
+        mac = f"02:00:00:00:05:{base[3]}1"
+        cloud.call(cloud.service.add_port(f"in {base}"[3:], "wide", mac, [f"{base}.1"]))
+        cloud.lab.add_vm(f"w{base[3]}", "b", mac, f"{base}.1/24", f"in {base}"[3:], gateway=f"{base}.254")
+    cloud.wait(lambda: len(cloud.controller.app.cluster.state.bindings) == 6, what="both bound")
+    cloud.wait_clean()
+    assert cloud.lab.vm("w5").ping("10.6.0.1", count=2).lost == 0
+    cloud.assert_clean()
+    cloud.restart_controller()
+    cloud.wait_ready("a", "b")
+    assert [cloud.controller.member(n).resync_flow_mods for n in "ab"] == [0, 0]
+
+
 def test_a_router_that_comes_and_goes_leaves_nothing(cloud: Cloud) -> None:
     computes = [cloud.lab.compute(name) for name in "ab"]
     cloud.assert_clean()

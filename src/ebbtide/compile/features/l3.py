@@ -27,22 +27,25 @@ def router(found: Router, legs: list[tuple[RouterPort, Network]]) -> Fragment:
     vrf = ledger.metadata_vrf(found.tag)
     flows = []
     subnets = set()
+    known: set[tuple[int, int]] = set()  # a network with several subnets has the router's MAC once
     for leg, net in legs:
         own, address = ledger.metadata_network(net.tag), ipv4(leg.address)
         if address is None:
             continue
         subnets.add(leg.subnet)
-        flows.append(
-            Flow(
-                T.GATEWAY_MAC,
-                Priority.GATEWAY,
-                match(metadata=own, eth_dst=leg.mac, eth_type=0x0800),
-                actions=(SetField(ledger.VRF_REG, found.tag),),
-                metadata=vrf,
-                goto=T.FIB,
-                cookie=cookie,
+        if (net.tag, leg.mac) not in known:
+            known.add((net.tag, leg.mac))
+            flows.append(
+                Flow(
+                    T.GATEWAY_MAC,
+                    Priority.GATEWAY,
+                    match(metadata=own, eth_dst=leg.mac, eth_type=0x0800),
+                    actions=(SetField(ledger.VRF_REG, found.tag),),
+                    metadata=vrf,
+                    goto=T.FIB,
+                    cookie=cookie,
+                )
             )
-        )
         flows.append(
             Flow(
                 T.ARP_RESPONDER,
