@@ -104,6 +104,8 @@ def test_a_network_with_two_subnets_has_a_gateway_in_each(cloud: Cloud) -> None:
     cloud.wait(lambda: len(cloud.controller.app.cluster.state.bindings) == 6, what="both bound")
     cloud.wait_clean()
     assert cloud.lab.vm("w5").ping("10.6.0.1", count=2).lost == 0
+    assert hop(cloud.lab.vm("w5"), "10.1.0.1", 1) == "10.5.0.254"
+    assert hop(cloud.lab.vm("w6"), "10.1.0.1", 1) == "10.6.0.254"
     cloud.assert_clean()
     cloud.restart_controller()
     cloud.wait_ready("a", "b")

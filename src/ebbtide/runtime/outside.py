@@ -18,8 +18,8 @@ import structlog
 from ebbtide.compile import ledger
 from ebbtide.compile.features import stances
 from ebbtide.errors import EbbtideError
-from ebbtide.model.addresses import ipv4
-from ebbtide.model.facts import Edit, External, Neighbour, format_mac
+from ebbtide.model.addresses import ipv4, prefix
+from ebbtide.model.facts import Edit, External, Neighbour, RouterPort, format_mac
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
 from ebbtide.runtime import frames
@@ -236,17 +236,28 @@ class Outside:
         state = self._cluster.state
         router = state.by_router_tag.get(tag)
         source = int.from_bytes(packet.data[6:12], "big")
-        for (network, address), leg in state.legs.get(router or "", {}).items():
+        for leg in _in_order(state.legs.get(router or "", {}).values(), packet.data):
             if packet.data[0:6] != leg.mac.to_bytes(6, "big"):
                 continue
-            for port_id in state.ports_of.get(network, ()):
+            for port_id in state.ports_of.get(leg.network, ()):
                 interface = member.view.ports.get(port_id)
                 if state.ports[port_id].mac == source and interface is not None and interface.ofport:
-                    own = ipv4(address)
+                    own = ipv4(leg.address)
                     answer = frames.time_exceeded(packet.data, own) if own is not None else None
                     if answer is not None and member.switch is not None:
                         member.switch.packet_out(interface.ofport, answer)
                     return
+
+
+def _in_order(legs: Iterable[RouterPort], data: bytes) -> list[RouterPort]:
+    """A router's places, those first in whose subnet the sender of an IPv4 frame is: a network may have several subnets."""
+    sender = int.from_bytes(data[26:30], "big")
+
+    def elsewhere(leg: RouterPort) -> bool:
+        value, mask, _ = prefix(leg.subnet)
+        return sender & mask != value
+
+    return sorted(legs, key=elsewhere)
 
 
 def places_of(state: State) -> dict[tuple[str, str], Place]:
