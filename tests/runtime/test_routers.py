@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ebbtide.errors import Refused
 from ebbtide.lab import packets, wait_until
+from ebbtide.model.facts import format_mac
 from tests.support import snapshots
 from tests.support.cloud import Cloud
 from tests.support.outside import GATEWAY, Answers, burst, hop, route, seen
@@ -163,6 +165,12 @@ def test_a_routed_vm_that_migrates_keeps_all_its_pings(cloud: Cloud) -> None:
     assert with_two.ping("10.2.0.4", count=5).lost == 0
     assert cloud.lab.vm("vm2").ping("10.2.0.4", count=2).lost == 0
     cloud.assert_clean()
+
+
+def test_a_port_with_the_routers_mac_is_refused(cloud: Cloud) -> None:
+    leg = cloud.controller.app.cluster.state.legs["r1"]["blue", "10.1.0.254"]
+    with pytest.raises(Refused, match="is that of router r1 in network blue"):
+        cloud.call(cloud.service.add_port("thief", "blue", format_mac(leg.mac), ["10.1.0.66"]))
 
 
 def test_a_router_without_an_able_compute_says_so_and_routes_inside(cloud: Cloud) -> None:

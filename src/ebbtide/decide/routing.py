@@ -451,5 +451,14 @@ def without_port(state: State, port: str) -> list[Edit]:
 
 def own_addresses(state: State, network: str) -> dict[str, str]:
     """Addresses of routers in a network, and whose they are."""
+    return {leg.address: leg.router for leg in _legs_in(state, network)}
+
+
+def own_macs(state: State, network: str) -> dict[int, str]:
+    """MACs of routers in a network, and whose they are."""
+    return {leg.mac: leg.router for leg in _legs_in(state, network)}
+
+
+def _legs_in(state: State, network: str) -> list[RouterPort]:
     legs = (leg for router in state.routers_of.get(network, ()) for leg in state.legs[router].values())
-    return {leg.address: leg.router for leg in legs if leg.network == network}
+    return [leg for leg in legs if leg.network == network]

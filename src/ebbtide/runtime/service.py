@@ -169,6 +169,9 @@ class Service:
             for address in found:
                 if address in routers:
                     raise Refused(f"address {address} is that of router {routers[address]} in network {network}")
+            holder = routing.own_macs(state, network).get(value)
+            if holder is not None:
+                raise Refused(f"MAC {format_mac(value)} is that of router {holder} in network {network}")
             for other_id in state.ports_of.get(network, ()):
                 other = state.ports[other_id]
                 if other.mac == value:

@@ -368,10 +368,11 @@ def test_floating_ips_of_a_port_that_is_deleted_stay_and_lead_nowhere() -> None:
     assert len(after.floatings_of) == 0
 
 
-def test_the_addresses_of_routers_in_a_network_are_known_with_their_owners() -> None:
+def test_the_addresses_and_macs_of_routers_in_a_network_are_known_with_their_owners() -> None:
     both = cloud(router(2), leg(2, 1, address="10.1.0.253", subnet="10.1.0.0/24"))
     assert routing.own_addresses(both, "n1") == {"10.1.0.254": "r1", "10.1.0.253": "r2"}
-    assert routing.own_addresses(both, "n2") == {}
+    assert routing.own_macs(both, "n1") == {IN_BLUE.mac: "r1", leg(2, 1).mac: "r2"}
+    assert (routing.own_addresses(both, "n2"), routing.own_macs(both, "n2")) == ({}, {})
 
 
 # --- every refusal leaves State as it was ---
