@@ -1,0 +1,254 @@
+"""Networks outside on real switches: the wire, the next hop, and connections that leave under the router's address."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from ebbtide.lab import packets, wait_until
+from ebbtide.model.facts import format_mac
+from tests.support.cloud import Cloud
+from tests.support.outside import (
+    GATEWAY,
+    NEXT_HOP,
+    PHYSICAL,
+    Answers,
+    Host,
+    asked,
+    assert_well,
+    bridge,
+    gateway_of,
+    hop,
+    outside,
+    patches,
+    route,
+    seen,
+    speaking,
+    wait_served,
+)
+
+pytestmark = pytest.mark.lab
+KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+SNAT = "203.0.113.10"
+
+
+def behind(cloud: Cloud, *computes: str, addresses: tuple[str, ...] = (SNAT,), external: str = "out") -> None:
+    """Network blue, a VM on each of these computes (vm1, vm2...), and router r1 that leads outside."""
+    cloud.add_network("blue", "10.1.0.0/24")
+    route(cloud, "r1", "blue", outside=external, addresses=addresses)
+    for index, compute in enumerate(computes, 1):
+        cloud.add_vm(f"vm{index}", compute, "blue", index, gateway=GATEWAY)
+    wait_served(cloud, "r1")
+
+
+def flooded(cloud: Cloud, compute: str, name: str = "br-ex") -> str:
+    return str(bridge(cloud.lab.compute(compute), name)["flood_vlans"])
+
+
+# --- connections ---
+
+
+def test_all_kinds_of_traffic_leave_under_the_routers_address_from_everywhere(cloud: Cloud) -> None:
+    host = outside(cloud, "a", "b", "c")
+    behind(cloud, "a", "b", "c")
+    assert gateway_of(cloud, "r1") in "abc"
+    with Answers() as answers:
+        answers.serve(host)
+        for vm in cloud.lab.vms():
+            for kind in KINDS:
+                assert seen(vm, NEXT_HOP, kind) == ("ext", SNAT), vm
+            with host.packets() as ear:
+                assert vm.ping(NEXT_HOP, count=2).lost == 0, vm
+                echo = ear.receive(lambda f: f[12:14] == b"\x08\x00" and f[23] == 1)
+            assert echo[26:30] == packets.ip_bytes(SNAT)
+            assert packets.mac_text(echo[6:12]) == host.knows(SNAT)
+            assert (vm.ping(NEXT_HOP, size=1450 - 28).lost, echo[22]) == (0, 63)
+    assert_well(cloud)
+
+
+def test_what_the_outside_says_of_an_error_reaches_who_has_caused_it(cloud: Cloud) -> None:
+    outside(cloud, "a", "b")
+    behind(cloud, "a", "b")
+    for vm in cloud.lab.vms():
+        with pytest.raises(ConnectionRefusedError), speaking(vm, NEXT_HOP, socket.SOCK_DGRAM, port=9) as made:
+            asked(made)
+        with pytest.raises(ConnectionRefusedError), speaking(vm, NEXT_HOP, port=9):
+            pass
+        assert [hop(vm, NEXT_HOP, ttl) for ttl in (1, 2)] == ["10.1.0.254", f"{NEXT_HOP}!"]
+
+
+def test_each_vm_keeps_one_of_several_addresses(cloud: Cloud) -> None:
+    host = outside(cloud, "a", "b")
+    several = tuple(f"203.0.113.{n}" for n in (10, 11, 12))
+    behind(cloud, "a", "b", "a", "b", addresses=several)
+    with Answers() as answers:
+        answers.serve(host)
+
+        def addresses() -> dict[str, set[str]]:
+            return {vm.name: {seen(vm, NEXT_HOP, kind)[1] for kind in KINDS * 3} for vm in cloud.lab.vms()}
+
+        before = addresses()
+        assert all(len(found) == 1 for found in before.values()), before
+        used = set.union(*before.values())
+        assert len(used) > 1
+        assert used <= set(several)
+        gone = min(used)
+        cloud.call(cloud.service.set_router("r1", addresses=sorted(set(several) - {gone})))
+        cloud.wait_clean()
+        for name, found in addresses().items():
+            assert found == before[name] or before[name] == {gone}
+            assert gone not in found
+    assert_well(cloud)
+
+
+def test_without_snat_nothing_new_leaves_and_what_is_under_way_goes_on(cloud: Cloud) -> None:
+    host = outside(cloud, "a", "b")
+    behind(cloud, "a", "b")
+    with Answers() as answers:
+        answers.serve(host)
+        vm = cloud.lab.vm("vm1")
+        with speaking(vm, NEXT_HOP) as old:
+            assert asked(old)[1] == SNAT
+            cloud.call(cloud.service.set_router("r1", snat=False))
+            cloud.wait_clean()
+            assert asked(old)[1] == SNAT
+            with pytest.raises(TimeoutError), speaking(vm, NEXT_HOP, socket.SOCK_DGRAM) as made:
+                asked(made, 0.5)
+            assert_well(cloud)
+            cloud.call(cloud.service.set_router("r1", snat=True))
+            cloud.wait_clean()
+            assert seen(vm, NEXT_HOP) == ("ext", SNAT)
+            assert asked(old)[1] == SNAT
+
+
+def test_a_vm_finds_nobody_at_its_routers_own_address_and_nothing_of_that_is_seen_outside(cloud: Cloud) -> None:
+    host = outside(cloud, "a", "b", "c")
+    behind(cloud, "a", "b", "c")
+    with host.packets() as ear:
+        for vm in cloud.lab.vms():
+            assert not vm.ping(SNAT, count=3, deadline=0.3, interval=0.01).received
+        host.ping(SNAT, deadline=0.3)  # the outside finds nobody there either
+        assert cloud.lab.vm("vm1").reaches(NEXT_HOP)
+        sent = ear.waiting(lambda f: f[12:14] == b"\x08\x00" and f[30:34] == packets.ip_bytes(SNAT))
+    assert sent == []
+    assert_well(cloud)
+
+
+def test_two_routers_with_the_same_addresses_behind_them_are_told_apart_outside(cloud: Cloud) -> None:
+    host = outside(cloud, "a", "b")
+    behind(cloud, "a", "b")
+    cloud.add_network("twin", "10.1.0.0/24")
+    route(cloud, "r2", "twin", outside="out", addresses=["203.0.113.11"])
+    for index, compute in enumerate("ab", 1):
+        cloud.add_vm(f"twin{index}", compute, "twin", index, gateway=GATEWAY)
+    wait_served(cloud, "r1", "r2")
+    with Answers() as answers:
+        answers.serve(host)
+        for kind in KINDS:
+            for name, address in (("vm1", SNAT), ("twin1", "203.0.113.11"), ("vm2", SNAT), ("twin2", "203.0.113.11")):
+                assert seen(cloud.lab.vm(name), NEXT_HOP, kind)[1] == address
+    assert_well(cloud)
+
+
+# --- the next hop ---
+
+
+def next_hop(cloud: Cloud) -> str:
+    known = cloud.controller.app.cluster.state.neighbours.get(("out", NEXT_HOP))
+    return format_mac(known.mac) if known is not None else ""
+
+
+def test_a_next_hop_that_falls_silent_is_kept_and_one_that_is_no_host_is_not_believed(cloud: Cloud) -> None:
+    host = outside(cloud, "a", "b")
+    behind(cloud, "a", "b")
+    mac = next_hop(cloud)
+    router = format_mac(cloud.controller.app.cluster.state.routers["r1"].mac)
+    with host.packets() as out:
+        for lie in ("01:00:5e:00:00:01", "00:00:00:00:00:00", router):
+            frame = packets.gratuitous_arp(lie, NEXT_HOP)
+            out.send(frame[:6] + packets.mac_bytes(host.mac) + frame[12:])
+    host.exec(["ip", "link", "set", "eth0", "down"])
+    assert cloud.lab.vm("vm1").ping(NEXT_HOP, deadline=0.3).received == 0
+    host.exec(["ip", "link", "set", "eth0", "up"])
+    assert cloud.lab.vm("vm1").reaches(NEXT_HOP)
+    assert next_hop(cloud) == mac
+    assert_well(cloud)
+
+
+def test_an_address_that_comes_is_announced_outside(cloud: Cloud) -> None:
+    host = outside(cloud, "a", "b")
+    with host.packets() as ear:
+        behind(cloud, "a", "b")
+        told = ear.receive(lambda f: f[12:14] == b"\x08\x06" and f[28:32] == packets.ip_bytes(SNAT) == f[38:42])
+    router = cloud.controller.app.cluster.state.routers["r1"]
+    assert packets.mac_text(told[22:28]) == packets.mac_text(told[6:12]) == format_mac(router.mac)
+
+
+# --- the wire: by a bridge of the host's ---
+
+
+def test_a_vlan_is_as_good_as_a_flat_network_and_both_share_a_cable(cloud: Cloud) -> None:
+    tagged = outside(cloud, "a", "b", vlan=100)
+    behind(cloud, "a", "b")
+    cloud.call(cloud.service.add_external("flat", PHYSICAL, "198.51.100.0/24", "198.51.100.1"))
+    plain = Host(cloud, "plain", "198.51.100.1/24")
+    cloud.add_network("red", "10.2.0.0/24")
+    route(cloud, "r2", "red", outside="flat", addresses=["198.51.100.10"])
+    cloud.add_vm("vm3", "b", "red", 3, gateway=GATEWAY)
+    wait_served(cloud, "r1", "r2")
+    assert (flooded(cloud, "a"), flooded(cloud, "b")) == ("[0, 100]", "[0, 100]")
+    with Answers() as answers:
+        answers.serve(tagged)
+        answers.serve(plain)
+        for kind in KINDS:
+            for name in ("vm1", "vm2"):
+                assert seen(cloud.lab.vm(name), NEXT_HOP, kind) == ("ext", SNAT)
+            assert seen(cloud.lab.vm("vm3"), "198.51.100.1", kind) == ("plain", "198.51.100.10")
+    assert_well(cloud)
+
+
+def test_patch_ports_come_with_use_and_go_with_it_and_nothing_of_the_hosts_is_touched(cloud: Cloud) -> None:
+    cloud.lab.add_computes(["a", "b"], register="tcp:10.255.0.1:6640", physical_network=PHYSICAL)
+    own = ("flood_vlans=200,300", "external_ids:owner=host", "other_config:mac-table-size=4096")
+    for name in "ab":
+        cloud.lab.compute(name).vsctl("set", "bridge", "br-ex", *own)
+    cloud.wait_ready("a", "b")
+    computes = [cloud.lab.compute(name) for name in "ab"]
+    before = [bridge(c) for c in computes]
+    assert [patches(c) for c in computes] == [[], []]
+    for name, vlan in (("one", 100), ("two", 200)):
+        cloud.call(cloud.service.add_external(name, PHYSICAL, "203.0.113.0/24", vlan=vlan))
+    cloud.wait_clean()
+    for compute in computes:
+        assert patches(compute) == [f"br-ex {PHYSICAL}", f"br-int {PHYSICAL}"]
+        assert bridge(compute)["flood_vlans"] == "[100, 200, 300]"
+        assert "owner=host" in str(bridge(compute)["external_ids"])
+    cloud.call(cloud.service.delete_external("two"))
+    cloud.wait_clean()
+    assert [bridge(c)["flood_vlans"] for c in computes] == ["[100, 200, 300]"] * 2  # 200 is the host's own
+    cloud.call(cloud.service.delete_external("one"))
+    cloud.wait_clean()
+    assert [patches(c) for c in computes] == [[], []]
+    assert [bridge(c) for c in computes] == before
+    assert_well(cloud)
+
+
+def test_a_mapping_that_is_taken_away_takes_the_wire_with_it(cloud: Cloud) -> None:
+    outside(cloud, "a")
+    behind(cloud, "a")
+    compute = cloud.lab.compute("a")
+    compute.vsctl("remove", "open_vswitch", ".", "other_config", "provider_mappings")
+    wait_until(lambda: patches(compute) == [], "no patch ports")
+    cloud.wait_clean()
+    assert flooded(cloud, "a") == "[]"
+    cloud.assert_clean()
+    compute.vsctl("set", "open_vswitch", ".", f"other_config:provider_mappings={PHYSICAL}:br-ex")
+    assert cloud.lab.vm("vm1").reaches(NEXT_HOP)
+    assert_well(cloud)
+
+
+# --- the wire: by an interface ---
+
+
+# --- coming and going ---
