@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 import pytest
 
+from ebbtide.errors import Refused
 from ebbtide.lab import packets, wait_until
 from ebbtide.model.facts import format_mac
+from tests.support import snapshots
 from tests.support.cloud import Cloud
 from tests.support.outside import (
     GATEWAY,
@@ -151,6 +154,27 @@ def test_two_routers_with_the_same_addresses_behind_them_are_told_apart_outside(
     assert_well(cloud)
 
 
+def test_a_router_that_leaves_the_outside_has_killed_nobody(cloud: Cloud) -> None:
+    """Its computes watch each other no more: that is no death, and when it comes back both may serve."""
+    outside(cloud, "a", "b")
+    behind(cloud, "a", "b")
+    cluster = cloud.controller.app.cluster
+    numbers = sorted(cluster.state.computes)
+
+    def watched() -> bool:
+        return all(i.up for n in numbers for i in cluster.members[n].view.tunnels.values())
+
+    cloud.wait(watched, what="both seen by BFD")
+    cloud.call(cloud.service.set_router("r1", outside=""))
+    cloud.wait_clean()
+    assert not [s for s in cluster.designations.standings().values() if s.lost]
+    cloud.call(cloud.service.set_router("r1", outside="out", addresses=[SNAT]))
+    wait_served(cloud, "r1")
+    found = cluster.state.designations["nat", "r1"]
+    assert sorted((found.compute, found.standby)) == numbers
+    assert_well(cloud)
+
+
 # --- the next hop ---
 
 
@@ -252,3 +276,43 @@ def test_a_mapping_that_is_taken_away_takes_the_wire_with_it(cloud: Cloud) -> No
 
 
 # --- coming and going ---
+
+
+def test_a_router_outside_deleted_in_whatever_order_leaves_nothing(cloud: Cloud) -> None:
+    outside(cloud, "a", "b")
+    cloud.call(cloud.service.delete_external("out"))
+    cloud.add_network("blue", "10.1.0.0/24")
+    vms = [cloud.add_vm(f"vm{n}", name, "blue", n, gateway=GATEWAY) for n, name in enumerate("ab", 1)]
+    cloud.assert_clean()
+    computes = [cloud.lab.compute(name) for name in "ab"]
+    before = [(snapshots.flows(c), snapshots.groups(c), patches(c), bridge(c)) for c in computes]
+    service = cloud.service
+    verbs: dict[str, Callable[[], object]] = {
+        "floating": lambda: service.delete_floating("out", "203.0.113.20"),
+        "leave": lambda: service.set_router("r1", outside=""),
+        "detach": lambda: service.detach("r1", "blue"),
+        "router": lambda: service.delete_router("r1"),
+        "external": lambda: service.delete_external("out"),
+    }
+    for order in (list(verbs), list(reversed(verbs)), ["detach", "floating", "external", "router"]):
+        cloud.call(service.add_external("out", PHYSICAL, "203.0.113.0/24", NEXT_HOP))
+        route(cloud, "r1", "blue", outside="out", addresses=[SNAT])
+        cloud.call(service.add_floating("out", "203.0.113.20", "vm1"))
+        wait_served(cloud, "r1")
+        for vm in vms:
+            vm.exec(["ip", "neigh", "flush", "all"])  # another router, another MAC
+            assert vm.reaches(NEXT_HOP)
+        assert_well(cloud)
+        left = list(order)
+        while left:
+            verb = left.pop(0)
+            try:
+                cloud.call(verbs[verb]())  # type: ignore[arg-type]
+            except Refused:
+                left.append(verb)
+            else:
+                if verb == "router" and "leave" in left:
+                    left.remove("leave")
+        cloud.assert_clean()
+        assert vms[0].reaches(vms[1].ip)
+        assert [(snapshots.flows(c), snapshots.groups(c), patches(c), bridge(c)) for c in computes] == before

@@ -25,8 +25,8 @@ class Phase(StrEnum):
 class Interface(msgspec.Struct, frozen=True):
     """A port of br-int. `ofport` 0: the switch has not realised it (or failed to: `error`).
 
-    `fresh`: the switch has not looked at it yet, which it will within milliseconds if it runs at all. `up`: a tunnel whose far end is
-    seen by BFD.
+    `fresh`: the switch has not looked at it yet, which it will within milliseconds if it runs at all. `watched`: a tunnel with BFD
+    armed; `up`: its far end is seen.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Interface(msgspec.Struct, frozen=True):
     type: str = ""
     fresh: bool = False
     up: bool = False
+    watched: bool = False
 
 
 class View(msgspec.Struct, frozen=True):

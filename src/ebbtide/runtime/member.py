@@ -256,8 +256,8 @@ class Member:
             self._wake.set()
 
     def sighting(self) -> Sighting:
-        """Whom it sees by BFD."""
-        wanted = self.seen_up & set(self.view.tunnels)
+        """Whom it sees by BFD, of those that it is to watch: one end is disarmed before the other, and that is no death."""
+        wanted = self.seen_up & set(self.view.tunnels) & self.cluster.state.relation_peers(self.number)
         return Sighting(self.number, frozenset(wanted), frozenset(n for n in wanted if n in self.down_at))
 
     def look_around(self, view: View) -> tuple[View, float]:
@@ -267,6 +267,10 @@ class Member:
         would have to be made again.
         """
         now, tunnels, left = self.cluster.now(), view.tunnels, 0.0
+        for number in [n for n in self.seen_up if n not in tunnels or not tunnels[n].watched]:
+            # Nobody looks there any more; who is watched anew is to be seen first.
+            self.seen_up.discard(number)
+            self.down_at.pop(number, None)
         for number, interface in view.tunnels.items():
             if interface.up:
                 self.seen_up.add(number)

@@ -211,6 +211,7 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
             type=row["type"],
             fresh=row["ofport"] is None and not row["error"],
             up=_is_up(row),
+            watched=row["bfd"].get("enable") == "true",
         )
         if PROVIDER in ids:
             providers[ids[PROVIDER]] = seen
