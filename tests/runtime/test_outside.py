@@ -183,6 +183,25 @@ def next_hop(cloud: Cloud) -> str:
     return format_mac(known.mac) if known is not None else ""
 
 
+def test_the_next_hop_is_found_followed_and_kept_over_a_restart_without_a_flow_mod(cloud: Cloud) -> None:
+    host = outside(cloud, "a", "b")
+    behind(cloud, "a", "b")
+    assert next_hop(cloud) == host.mac
+    vm = cloud.lab.vm("vm2")
+    assert vm.reaches(NEXT_HOP)
+    host.exec(["ip", "link", "set", host.device, "address", "06:eb:04:00:00:99"])
+    host.announce()
+    cloud.wait(lambda: next_hop(cloud) == "06:eb:04:00:00:99", what="the new MAC")
+    cloud.wait_clean()
+    assert vm.ping(NEXT_HOP, count=3).lost == 0
+    assert_well(cloud)
+    cloud.restart_controller()
+    cloud.wait_ready("a", "b")
+    assert next_hop(cloud) == host.mac
+    assert [cloud.controller.member(n).resync_flow_mods for n in "ab"] == [0, 0]
+    assert vm.ping(NEXT_HOP, count=3).lost == 0
+
+
 def test_a_next_hop_that_falls_silent_is_kept_and_one_that_is_no_host_is_not_believed(cloud: Cloud) -> None:
     host = outside(cloud, "a", "b")
     behind(cloud, "a", "b")

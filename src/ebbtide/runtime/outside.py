@@ -53,6 +53,8 @@ class Outside:
         self._asked: dict[str, float] = {}
         self._turn: dict[str, int] = {}
         self._followed: dict[str, float] = {}
+        #: When to ask again for a next hop whose MAC has changed too soon after it had changed.
+        self._doubted: dict[str, float] = {}
         self._places: dict[tuple[str, str], Place] = {}
         self._announcing: list[tuple[float, tuple[str, str], Place]] = []
         self._looked_at: State | None = None
@@ -92,8 +94,7 @@ class Outside:
         if self._announcing:
             waits.append(self._announcing[0][0] - now)
         state = self._cluster.state
-        for name in state.externals:
-            waits.append(self._asked.get(name, now) + self._interval(state, name) - now)
+        waits += [self._due(state, name, now) - now for name in state.externals]
         return max(0.01, min(waits))
 
     # --- addresses and where they are ---
@@ -150,6 +151,11 @@ class Outside:
 
     # --- next hops ---
 
+    def _due(self, state: State, name: str, never: float) -> float:
+        """When a next hop is to be asked for; `never`: what counts where it never was."""
+        due = self._asked.get(name, never) + self._interval(state, name)
+        return min(due, self._doubted.get(name, due))
+
     def _interval(self, state: State, name: str) -> float:
         external = state.externals[name]
         known = (name, external.gateway) in state.neighbours
@@ -158,10 +164,10 @@ class Outside:
     def _ask(self) -> None:
         state, now = self._cluster.state, self._cluster.now()
         for external in state.externals.values():
-            last = self._asked.get(external.id)
-            if last is not None and now - last < self._interval(state, external.id):
+            if now < self._due(state, external.id, float("-inf")):
                 continue
             self._asked[external.id] = now
+            self._doubted.pop(external.id, None)
             if external.gateway:
                 # All of those that serve or stand by, and one of the others: so that a dead cable is known before it is needed.
                 for number in self._askers(state, external):
@@ -210,7 +216,10 @@ class Outside:
         known = state.neighbours.get((external.id, external.gateway))
         if known is not None and known.mac == found.sender_mac:
             return
-        if known is not None and now - self._followed.get(external.id, float("-inf")) < FOLLOW:
+        last = self._followed.get(external.id, float("-inf"))
+        if known is not None and now - last < FOLLOW:
+            self._doubted[external.id] = last + FOLLOW
+            self._wake.set()
             return
         self._followed[external.id] = now
         log.info(
