@@ -25,6 +25,7 @@ from tests.support.outside import (
     hop,
     outside,
     patches,
+    reason_of,
     route,
     seen,
     speaking,
@@ -292,6 +293,16 @@ def test_a_mapping_that_is_taken_away_takes_the_wire_with_it(cloud: Cloud) -> No
 
 
 # --- the wire: by an interface ---
+
+
+def test_a_bridge_that_no_patch_port_can_join_and_an_interface_that_is_not_there_are_said(cloud: Cloud) -> None:
+    outside(cloud, "a")
+    compute = cloud.lab.compute("a")
+    compute.vsctl("set", "bridge", "br-ex", "datapath_type=system", wait=False)
+    wait_until(lambda: "bridge br-ex has datapath system, br-int another: no patch port" in reason_of(cloud, "a"), "it")
+    settings = (f"other_config:provider_mappings={PHYSICAL}:eth9", "other_config:ebbtide-provider-interfaces=eth9")
+    compute.vsctl("set", "open_vswitch", ".", *settings, wait=False)
+    wait_until(lambda: "eth9" in reason_of(cloud, "a") and "No such device" in reason_of(cloud, "a"), "the error")
 
 
 # --- coming and going ---

@@ -36,7 +36,7 @@ from ebbtide.runtime import paths, vswitch
 from ebbtide.runtime.breaks import Breaks
 from ebbtide.runtime.collector import no_collection
 from ebbtide.runtime.link import LinkLost, OvsdbLink
-from ebbtide.runtime.providers import Provider
+from ebbtide.runtime.providers import Provider, complaint
 from ebbtide.runtime.pulse import Pulse
 from ebbtide.runtime.switch import BUNDLE_MESSAGES, Rejected, SwitchLink, SwitchLost
 
@@ -463,6 +463,11 @@ class Member:
         return [
             Provider(physical, target, frozenset(vlans[physical])) for physical, target in mapped if physical in vlans
         ]
+
+    def complaints(self) -> list[str]:
+        """What is wrong with its ways to networks outside, in words."""
+        tables = self.tables
+        return [complaint(tables, p) for p in self._provider_rows()] if tables is not None else []
 
     async def _send_rows(self, rows: vswitch.Rows) -> bool:
         transaction = rows.transaction

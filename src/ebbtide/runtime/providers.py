@@ -73,6 +73,19 @@ def trouble(tables: Replica, provider: Provider) -> str:
     return ""
 
 
+def complaint(tables: Replica, provider: Provider) -> str:
+    """What a person is to know of a physical network here: why it cannot be had, or what the switch says of its port; or ""."""
+    found = trouble(tables, provider)
+    if found:
+        return f"provider network {provider.physical}: {found}"
+    own = next((row for row in tables.rows("Bridge").values() if row["name"] == BRIDGE), None)
+    ports = (i for _, _, i in _ports(tables, own)) if own is not None else ()
+    mine = (i for i in ports if i["external_ids"].get(PROVIDER) == provider.physical)
+    # What is said of a port that works is of a moment when its peer was not there yet.
+    errors = (i["error"] for i in mine if i["error"] and (i["ofport"] or 0) <= 0)
+    return next((f"provider network {provider.physical}: {error}" for error in errors), "")
+
+
 def _allowed(tables: Replica) -> set[str]:
     for row in tables.rows("Open_vSwitch").values():
         return {name.strip() for name in row["other_config"].get(INTERFACES, "").split(",") if name.strip()}

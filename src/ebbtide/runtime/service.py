@@ -475,6 +475,7 @@ class Service:
     def _reason(self, compute: Compute) -> str:
         member = self.cluster.members.get(compute.number)
         said = [member.reason if member else "", self.cluster.kept.get(compute.number, ""), lifecycle.note(compute)]
+        said += member.complaints() if member else []
         narrow = paths.narrow(self.cluster, member) if member else ""
         return "; ".join(filter(None, said)) or narrow or lifecycle.unheld(compute)
 
