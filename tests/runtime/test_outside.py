@@ -278,6 +278,21 @@ def test_patch_ports_come_with_use_and_go_with_it_and_nothing_of_the_hosts_is_to
     assert_well(cloud)
 
 
+def test_a_mapping_that_names_another_bridge_is_followed(cloud: Cloud) -> None:
+    outside(cloud, "a")
+    behind(cloud, "a")
+    compute = cloud.lab.compute("a")
+    assert cloud.lab.vm("vm1").reaches(NEXT_HOP)
+    compute.vsctl("--", "del-port", "br-ex", "eth-ext", "--", "add-br", "br-new", "--", "set", "bridge", "br-new",
+                  "datapath_type=netdev", "--", "add-port", "br-new", "eth-ext")  # fmt: skip
+    compute.vsctl("set", "open_vswitch", ".", f"other_config:provider_mappings={PHYSICAL}:br-new")
+    wait_until(lambda: patches(compute) == [f"br-int {PHYSICAL}", f"br-new {PHYSICAL}"], "patch ports at br-new")
+    cloud.wait_clean()
+    assert cloud.lab.vm("vm1").reaches(NEXT_HOP)
+    assert (flooded(cloud, "a"), flooded(cloud, "a", "br-new")) == ("[]", "[0]")
+    assert_well(cloud)
+
+
 def test_a_mapping_that_is_taken_away_takes_the_wire_with_it(cloud: Cloud) -> None:
     outside(cloud, "a")
     behind(cloud, "a")

@@ -117,6 +117,7 @@ class ProviderRows:
         uuid, row = self._bridges[bridge]
         if any(i["name"] == name for _, _, i in _ports(self._tables, row)):
             return
+        self._clear_way(name)
         made: dict[str, Any] = {"name": name, "type": kind, "options": options, "external_ids": {PROVIDER: physical}}
         if bridge == BRIDGE:
             # Only a request: it keeps the number over a restart of the switch.
@@ -127,6 +128,13 @@ class ProviderRows:
             "Port", {"name": name, "interfaces": frozenset({interface})}, name=f"providerport{index}"
         )
         self._transaction.mutate("Bridge", by_uuid(uuid), [insert_into("ports", frozenset({port}))])
+
+    def _clear_way(self, name: str) -> None:
+        """A mapping names another bridge than before: our port has one name, and can be in one of them."""
+        for uuid, row in self._bridges.values():
+            there = [p for p, _, i in _ports(self._tables, row) if i["name"] == name and PROVIDER in i["external_ids"]]
+            if there:
+                self._transaction.mutate("Bridge", by_uuid(uuid), [delete_from("ports", frozenset(there))])
 
     def _flood(self, bridge: str, vlans: set[str]) -> None:
         """Each change of the column empties the bridge's MAC table, so it is written only where it differs."""
