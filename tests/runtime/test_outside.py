@@ -307,6 +307,19 @@ def test_a_mapping_that_is_taken_away_takes_the_wire_with_it(cloud: Cloud) -> No
     assert_well(cloud)
 
 
+def test_two_physical_networks_by_one_bridge_have_the_vlans_of_both(cloud: Cloud) -> None:
+    outside(cloud, "a")
+    compute = cloud.lab.compute("a")
+    compute.vsctl("set", "open_vswitch", ".", f'other_config:provider_mappings="{PHYSICAL}:br-ex,physnet2:br-ex"')
+    cloud.call(cloud.service.add_external("second", "physnet2", "198.51.100.0/24", vlan=100))
+    wait_until(lambda: len(patches(compute)) == 4, "both pairs")
+    wait_until(lambda: flooded(cloud, "a") == "[0, 100]", "the VLANs of both")
+    cloud.wait_clean()
+    cloud.call(cloud.service.delete_external("second"))
+    wait_until(lambda: flooded(cloud, "a") == "[0]", "the VLAN of one")
+    assert_well(cloud)
+
+
 # --- the wire: by an interface ---
 
 

@@ -102,6 +102,7 @@ class ProviderRows:
 
     def make(self, wanted: Iterable[Provider]) -> None:
         """Ports that are missing, and learning off for the VLANs of our networks."""
+        flooded: dict[str, set[str]] = {}
         for provider in wanted:
             if trouble(self._tables, provider) or BRIDGE not in self._bridges:
                 continue
@@ -109,9 +110,11 @@ class ProviderRows:
             if provider.target in self._bridges:
                 self._port(BRIDGE, provider.physical, inner, {"peer": outer}, "patch")
                 self._port(provider.target, provider.physical, outer, {"peer": inner}, "patch")
-                self._flood(provider.target, {str(v) for v in provider.vlans})
+                flooded.setdefault(provider.target, set()).update(str(v) for v in provider.vlans)
             else:
                 self._port(BRIDGE, provider.physical, provider.target, {}, "")
+        for bridge, vlans in flooded.items():
+            self._flood(bridge, vlans)
 
     def _port(self, bridge: str, physical: str, name: str, options: dict[str, str], kind: str) -> None:
         uuid, row = self._bridges[bridge]
