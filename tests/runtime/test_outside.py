@@ -307,6 +307,36 @@ def test_a_mapping_that_is_taken_away_takes_the_wire_with_it(cloud: Cloud) -> No
     assert_well(cloud)
 
 
+def test_a_bridge_that_comes_later_or_goes_and_comes_back_is_joined(cloud: Cloud) -> None:
+    outside(cloud, "a")
+    behind(cloud, "a")
+    compute = cloud.lab.compute("a")
+    compute.vsctl("del-br", "br-ex")
+    wait_until(lambda: "br-ex is no bridge here" in reason_of(cloud, "a"), "the loss to be said")
+    wait_until(lambda: patches(compute) == [], "no patch port that leads nowhere")
+    compute.vsctl("--", "add-br", "br-ex", "--", "set", "bridge", "br-ex", "datapath_type=netdev",
+                  "--", "add-port", "br-ex", "eth-ext")  # fmt: skip
+    wait_until(lambda: patches(compute) == [f"br-ex {PHYSICAL}", f"br-int {PHYSICAL}"], "patch ports again")
+    assert cloud.lab.vm("vm1").reaches(NEXT_HOP)
+    assert_well(cloud)
+
+
+def test_what_a_hand_takes_away_of_the_wire_is_put_back(cloud: Cloud) -> None:
+    outside(cloud, "a")
+    behind(cloud, "a")
+    compute = cloud.lab.compute("a")
+    for spoil in (
+        lambda: compute.vsctl("clear", "bridge", "br-ex", "flood_vlans"),
+        lambda: [compute.vsctl("del-port", p) for p in compute.ports("br-ex") if p.startswith("ebx")],
+        lambda: [compute.vsctl("del-port", p) for p in compute.ports("br-int") if p.startswith("ebi")],
+    ):
+        spoil()
+        wait_until(lambda: patches(compute) == [f"br-ex {PHYSICAL}", f"br-int {PHYSICAL}"], "patch ports again")
+        wait_until(lambda: flooded(cloud, "a") == "[0]", "learning off again")
+        assert cloud.lab.vm("vm1").reaches(NEXT_HOP)
+    assert_well(cloud)
+
+
 def test_two_physical_networks_by_one_bridge_have_the_vlans_of_both(cloud: Cloud) -> None:
     outside(cloud, "a")
     compute = cloud.lab.compute("a")

@@ -18,7 +18,7 @@ from zlib import crc32
 import msgspec
 
 from ebbtide.ovsdb.conditions import by_uuid, delete_from, insert_into
-from ebbtide.ovsdb.replica import Replica
+from ebbtide.ovsdb.replica import Replica, RowChange
 from ebbtide.ovsdb.transaction import Transaction
 from ebbtide.ovsdb.values import Uuid
 
@@ -27,6 +27,8 @@ FLOODED = "ebbtide-flood-vlans"
 INTERFACES = "ebbtide-provider-interfaces"
 BRIDGE = "br-int"
 _FIRST_PORT, _PORTS = 9_000, 900
+#: What of a host's bridge we depend on.
+_LOOKED_AT = ("name", "ports", "datapath_type", "flood_vlans", "external_ids")
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -41,6 +43,20 @@ def patch_names(physical: str) -> tuple[str, str]:
     """Names of the patch ports of a physical network, in br-int and in the host's bridge."""
     text = blake2s(physical.encode(), digest_size=8).hexdigest()[:10]
     return f"ebi{text}", f"ebx{text}"
+
+
+def concerns(change: RowChange) -> bool:
+    """Whether a change of a host's row is one of the ways to the networks outside: its bridges, and which interfaces we may have."""
+    old, new = change.old, change.new
+    if change.table == "Open_vSwitch":
+        return _asks(old) != _asks(new)
+    if change.table != "Bridge" or any(row is not None and row["name"] == BRIDGE for row in (old, new)):
+        return False
+    return old is None or new is None or any(old[k] != new[k] for k in _LOOKED_AT)
+
+
+def _asks(row: Mapping[str, Any] | None) -> str:
+    return str(row["other_config"].get(INTERFACES, "")) if row is not None else ""
 
 
 def _ports(tables: Replica, bridge: Mapping[str, Any]) -> Iterable[tuple[Uuid, Uuid, Mapping[str, Any]]]:

@@ -24,7 +24,7 @@ from ebbtide.ovsdb.replica import Replica, RowChange, Watch
 from ebbtide.ovsdb.schema import DatabaseSchema
 from ebbtide.ovsdb.transaction import Transaction
 from ebbtide.ovsdb.values import Uuid
-from ebbtide.runtime.providers import PROVIDER, Provider, ProviderRows
+from ebbtide.runtime.providers import PROVIDER, Provider, ProviderRows, concerns
 
 DATABASE = "Open_vSwitch"
 BRIDGE = "br-int"
@@ -266,8 +266,12 @@ _KEPT = {
 
 
 def edited(changes: Iterable[RowChange]) -> bool:
-    """Whether something that we keep in order has changed: br-int, its controller, our tunnel ports. Not our stamp, not statistics."""
-    return any(c.table in _KEPT and _ours(c) and _kept(c.table, c.old) != _kept(c.table, c.new) for c in changes)
+    """Whether something that we keep in order, or that it rests on, has changed: br-int, its controller, our tunnel ports, the ways to
+    networks outside. Not our stamp, not statistics."""
+    return any(
+        concerns(c) or (c.table in _KEPT and _ours(c) and _kept(c.table, c.old) != _kept(c.table, c.new))
+        for c in changes
+    )
 
 
 def _ours(change: RowChange) -> bool:
