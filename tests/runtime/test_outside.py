@@ -353,6 +353,26 @@ def test_two_physical_networks_by_one_bridge_have_the_vlans_of_both(cloud: Cloud
 # --- the wire: by an interface ---
 
 
+def test_an_interface_is_taken_only_when_it_is_said_that_nothing_else_needs_it(cloud: Cloud) -> None:
+    outside(cloud, "a")
+    behind(cloud, "a")
+    compute = cloud.lab.compute("a")
+    compute.vsctl("set", "open_vswitch", ".", f"other_config:provider_mappings={PHYSICAL}:eth-ext")
+    allow = "ovs-vsctl set Open_vSwitch . other_config:ebbtide-provider-interfaces=eth-ext"
+    wait_until(lambda: f"eth-ext is no bridge here; if it is an interface that nothing else needs, say so: {allow}" in reason_of(cloud, "a"), "the refusal")  # fmt: skip # noqa: E501
+    assert patches(compute) == []
+    compute.vsctl(*allow.split()[1:])
+    wait_until(lambda: "eth-ext is a port of bridge br-ex: map the bridge" in reason_of(cloud, "a"), "the next one")
+    assert "eth-ext" in compute.ports("br-ex")
+    compute.vsctl("del-port", "br-ex", "eth-ext")
+    wait_until(lambda: "eth-ext" in compute.ports("br-int"), "the interface in br-int")
+    assert cloud.lab.vm("vm1").reaches(NEXT_HOP)
+    assert_well(cloud)
+    compute.vsctl("remove", "open_vswitch", ".", "other_config", "ebbtide-provider-interfaces")
+    wait_until(lambda: "eth-ext" not in compute.ports("br-int"), "the interface to be given back")
+    assert "say so" in reason_of(cloud, "a")
+
+
 def test_a_bridge_that_no_patch_port_can_join_and_an_interface_that_is_not_there_are_said(cloud: Cloud) -> None:
     outside(cloud, "a")
     compute = cloud.lab.compute("a")

@@ -172,8 +172,9 @@ class ProviderRows:
             self._transaction.mutate("Bridge", by_uuid(uuid), mutations)
 
     def drop(self, keep: Iterable[Provider]) -> None:
-        """Ports of ours to physical networks that are not to be had any more, at both ends, and what we have set on the host's bridges."""
-        kept = {provider.physical: provider for provider in keep}
+        """Ports of ours to physical networks that are not to be had any more, or cannot be, at both ends, and what we have set on the
+        host's bridges."""
+        kept = {provider.physical: provider for provider in keep if not trouble(self._tables, provider)}
         targets = {provider.target for provider in kept.values()}
         for name, (uuid, row) in self._bridges.items():
             gone = []
