@@ -1,8 +1,10 @@
 """Flow tables in memory, of several computes, through which packets are walked.
 
 Only what our pipeline uses is here; anything else is a KeyError. The rules are those of OpenFlow 1.3 (sections 5.3 to 5.10) and
-ovs-actions(7): a resubmit's changes stay for the actions after it, a group of type all gives each bucket its own copy, an output
-to the port in `in_port` is silently dropped, a tunnel takes `tun_id` along and nothing else, a table miss without a flow drops.
+ovs-actions(7): a resubmit's changes stay for the actions after it, a group of type all gives each bucket its own copy, one of type
+fast failover is its first bucket that is alive, an output to the port in `in_port` is silently dropped, a tunnel takes `tun_id` along
+and nothing else, a table miss without a flow drops, and `ct` with a table sends a copy through conntrack and on from there. What conntrack
+holds stays from walk to walk.
 
 Two flows of one priority that both match must do the same: which of them a switch takes is nobody's to say.
 """
@@ -14,15 +16,26 @@ from typing import Any
 
 from ebbtide.compile import compiler, ledger
 from ebbtide.compile.flow import (
+    ANY,
     Action,
+    Bucket,
     Ct,
+    CtClear,
+    DecTtl,
     Flow,
     Group,
     GroupType,
+    Learn,
+    LearnMatch,
+    LearnOutput,
     Load,
+    M,
     Match,
     Move,
     Output,
+    OutputReg,
+    PopVlan,
+    PushVlan,
     Resubmit,
     SetField,
     ToController,
@@ -31,10 +44,13 @@ from ebbtide.compile.flow import (
 from ebbtide.compile.fragment import Fragment
 from ebbtide.model.observed import View
 from ebbtide.model.state import State
+from tests.fakes import conntrack
+from tests.fakes.conntrack import Entries, Packet
 
-Packet = dict[str, int]
 MAX_DEPTH = 64  # resubmits within each other (Open vSwitch's MAX_RESUBMIT_RECURSION is 64)
+MAX_CUTS = 6  # times that one packet is recirculated (Open vSwitch's own datapath drops it after that)
 MAX_TUNNELS = 8  # a frame that crosses this many is in a loop: no walk of ours needs more than three
+TAGGED = 0x1000  # in vlan_vid: there is a tag
 BROADCAST = 0xFFFF_FFFF_FFFF
 
 
@@ -43,7 +59,10 @@ class Loop(AssertionError):
 
 
 class Table:
-    """What one compute holds: flows by table, groups, and where each of its OpenFlow ports leads."""
+    """What one compute holds: flows by table, groups, where each of its OpenFlow ports leads, and what conntrack knows, by zone.
+
+    `dead` are ports that BFD has found dead; `learnt` what learn() has written, which no table of ours ever looks up.
+    """
 
     def __init__(self, number: int, flows: Iterable[Flow], groups: Iterable[Group], shown: View) -> None:
         self.number = number
@@ -52,6 +71,10 @@ class Table:
         self.by_table: dict[int, list[Flow]] = {}
         self.taps: dict[int, str] = {}
         self.tunnels: dict[int, int] = {}
+        self.wires: dict[int, str] = {}
+        self.zones: dict[int, Entries] = {}
+        self.dead: set[int] = set()
+        self.learnt: dict[tuple[int, int, Match], Flow] = {}
         self.add(flows, groups, shown)
 
     @classmethod
@@ -65,6 +88,7 @@ class Table:
         self.groups |= {g.group_id: g for g in groups}
         self.taps |= {i.ofport: name for name, i in shown.ports.items() if i.ofport}
         self.tunnels |= {i.ofport: peer for peer, i in shown.tunnels.items() if i.ofport}
+        self.wires |= {i.ofport: physical for physical, i in shown.providers.items() if i.ofport}
         self.by_table = {}
         for flow in sorted(self.flows.values(), key=lambda f: -f.priority):
             self.by_table.setdefault(flow.table, []).append(flow)
@@ -74,6 +98,7 @@ class Table:
         both = Table(self.number, [*self.flows.values(), *newer.flows.values()], [], View())
         both.groups = {**self.groups, **newer.groups}
         both.taps, both.tunnels = {**self.taps, **newer.taps}, {**self.tunnels, **newer.tunnels}
+        both.wires, both.zones, both.dead = {**self.wires, **newer.wires}, self.zones, self.dead
         return both
 
     def lookup(self, table: int, packet: Packet) -> Flow | None:
@@ -105,19 +130,31 @@ def _matches(match: Match, packet: Packet) -> bool:
 
 
 class Walk:
-    """One packet's way from a tap: `delivered` are (compute, port, packet), `punted` (compute, userdata); `cut`: by conntrack."""
+    """One packet's way: `delivered` to taps and `sent` by wires are (compute, name, packet), `punts` (compute, userdata, packet). `cut`: it
+    has been through conntrack. `vnis`: of the tunnels that it has crossed, all copies taken together."""
 
     def __init__(self, tables: Mapping[int, Table]) -> None:
         self.tables = tables
         self.delivered: list[tuple[int, str, Packet]] = []
-        self.punted: list[tuple[int, bytes]] = []
-        self.tunnels = 0
+        self.sent: list[tuple[int, str, Packet]] = []
+        self.punts: list[tuple[int, bytes, Packet]] = []
+        self.vnis: list[int] = []
         self.cut = False
 
     @property
     def taps(self) -> list[tuple[int, str]]:
         """Where it came out, one entry a copy."""
         return sorted((number, name) for number, name, _ in self.delivered)
+
+    @property
+    def tunnels(self) -> int:
+        """How many tunnels it has crossed."""
+        return len(self.vnis)
+
+    @property
+    def wires(self) -> list[tuple[int, str]]:
+        """Where it went outside, one entry a copy."""
+        return sorted((number, name) for number, name, _ in self.sent)
 
     def enter(self, number: int, in_port: int, packet: Packet, crossed: int = 0) -> Walk:
         """A packet comes in by a port."""
@@ -145,47 +182,117 @@ class Walk:
             raise Loop(f"{packet} is resubmitted for ever")
         for action in actions:
             match action:
-                case SetField():
-                    mask = -1 if action.mask is None else action.mask
-                    packet[action.name] = packet.get(action.name, 0) & ~mask | action.value
-                case Load():
-                    _write(packet, action.name, action.offset, action.nbits, action.value)
-                case Move():
-                    value = packet.get(action.src, 0) >> action.src_offset & (1 << action.nbits) - 1
-                    _write(packet, action.dst, action.dst_offset, action.nbits, value)
-                case Resubmit():
+                case SetField() | Load() | Move() | CtClear() | PushVlan() | PopVlan():
+                    _change(packet, action)
+                case DecTtl():
+                    assert packet["nw_ttl"] > 1, "tables stop a TTL that ends here"
+                    packet["nw_ttl"] -= 1
+                case Resubmit(ct=False):
                     self._table(at, action.table, packet, depth + 1, crossed)
-                case Ct(table=int() as table, commit=False):
-                    # Cut off: it comes back as it is, in a translation of its own.
+                case Ct(zone_field=None, table=int() as table, exec=()):
                     self.cut = True
-                    self._table(at, table, dict(packet), depth + 1, crossed)
+                    held = at.zones.get(action.zone, frozenset())
+                    at.zones[action.zone], after = conntrack.track(held, packet, action.nat, action.commit)
+                    after[_CUTS] = after.get(_CUTS, 0) + 1
+                    if after[_CUTS] > MAX_CUTS:
+                        raise Loop(f"{packet} is recirculated for ever")
+                    self._table(at, table, after, 0, crossed)
+                case Learn():
+                    made = _learnt(action, packet)
+                    at.learnt[(made.table, made.priority, made.match)] = made
                 case ToController():
-                    self.punted.append((at.number, action.userdata))
+                    self.punts.append((at.number, action.userdata, dict(packet)))
                 case ToGroup():
-                    group = at.groups[action.group_id]
-                    assert group.type == GroupType.ALL
-                    for bucket in group.buckets:
+                    for bucket in _buckets(at, at.groups[action.group_id]):
                         self._actions(at, bucket.actions, dict(packet), depth + 1, crossed)
                 case Output():
                     self._output(at, action.port, packet, crossed)
+                case OutputReg():
+                    self._output(at, _read(packet, action.name, action.offset, action.nbits), packet, crossed)
                 case _:
                     raise KeyError(f"the walker does not know {action}")
 
     def _output(self, at: Table, out: int, packet: Packet, crossed: int) -> None:
         if out == packet["in_port"]:
             return
-        frame = {name: value for name, value in packet.items() if name not in _PIPELINE}
+        frame = {k: v for k, v in conntrack.without_state(packet).items() if k not in _PIPELINE}
         if out in at.taps:
             self.delivered.append((at.number, at.taps[out], frame))
             return
+        if out in at.wires:
+            self.sent.append((at.number, at.wires[out], frame))
+            return
         peer = self.tables.get(at.tunnels[out])
         back = [p for p, n in peer.tunnels.items() if n == at.number] if peer else []
-        self.tunnels += 1
-        if peer is not None and back:
-            self.enter(peer.number, back[0], {**frame, "tun_id": packet.get("tun_id", 0)}, crossed + 1)
+        self.vnis.append(packet.get("tun_id", 0))
+        if peer is not None and back and out not in at.dead:
+            self.enter(peer.number, back[0], {**frame, "tun_id": self.vnis[-1]}, crossed + 1)
 
 
-_PIPELINE = {"in_port", "tun_id", "metadata", *ledger.REGISTERS}
+def _buckets(at: Table, group: Group) -> Iterable[Bucket]:
+    if group.type == GroupType.ALL:
+        return group.buckets
+    assert group.type == GroupType.FAST_FAILOVER
+    return [bucket for bucket in group.buckets if _is_alive(at, bucket)][:1]
+
+
+def _is_alive(at: Table, bucket: Bucket) -> bool:
+    """A bucket without a watch is alive in a group of type all, and is refused in one of fast failover (seen on 3.1.0)."""
+    if bucket.watch_group != ANY:
+        return any(b.watch_port == ANY or b.watch_port not in at.dead for b in at.groups[bucket.watch_group].buckets)
+    assert bucket.watch_port != ANY
+    return bucket.watch_port not in at.dead
+
+
+def _learnt(action: Learn, packet: Packet) -> Flow:
+    """The flow that learn() writes."""
+    matched: dict[str, tuple[int, int]] = {}
+    loads = []
+    for spec in action.specs:
+        assert not isinstance(spec, LearnOutput)
+        value = spec.value if spec.src is None else _read(packet, spec.src, spec.src_offset, spec.nbits)
+        if isinstance(spec, LearnMatch):
+            held, mask = matched.get(spec.dst, (0, 0))
+            bits = (1 << spec.nbits) - 1 << spec.dst_offset
+            matched[spec.dst] = held | value << spec.dst_offset, mask | bits
+        else:
+            loads.append(Load(spec.dst, spec.dst_offset, spec.nbits, value))
+    fields = tuple(M(name, *bits) for name, bits in sorted(matched.items()))
+    return Flow(action.table, action.priority, fields, actions=tuple(loads), cookie=action.cookie)
+
+
+_CUTS = "cuts"
+_PIPELINE = {"in_port", "tun_id", "metadata", _CUTS, *ledger.REGISTERS}
+
+
+def _change(packet: Packet, action: Action) -> None:
+    """Actions that do nothing but write into the packet."""
+    match action:
+        case SetField():
+            mask = -1 if action.mask is None else action.mask
+            packet[action.name] = packet.get(action.name, 0) & ~mask | action.value
+        case Load():
+            _write(packet, action.name, action.offset, action.nbits, action.value)
+        case Move():
+            _write(
+                packet,
+                action.dst,
+                action.dst_offset,
+                action.nbits,
+                _read(packet, action.src, action.src_offset, action.nbits),
+            )
+        case CtClear():
+            for name in [name for name in packet if name.startswith("ct_")]:
+                del packet[name]
+        case PushVlan():
+            assert not packet.get("vlan_vid"), "one tag is all that we push"
+            packet["vlan_vid"] = TAGGED
+        case PopVlan():
+            packet["vlan_vid"] = 0
+
+
+def _read(packet: Packet, name: str, offset: int, nbits: int) -> int:
+    return packet.get(name, 0) >> offset & (1 << nbits) - 1
 
 
 def _write(packet: Packet, name: str, offset: int, nbits: int, value: int) -> None:

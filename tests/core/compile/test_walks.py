@@ -8,7 +8,7 @@ taken away; and with nothing at all taken away since the story began.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise, product
 from random import Random
 
@@ -167,9 +167,9 @@ class Moment:
         self.held, self.at, self.note = held, at, note
 
 
-def moments(story: list[str], neighbours: bool) -> Iterator[tuple[str, str, Moment]]:
-    """Every combination along a story, with the two steps it stands between."""
-    clean = [tables(revision(step, neighbours)) for step in story]
+def moments(story: list[str], state_of: Callable[[str], State]) -> Iterator[tuple[str, str, Moment]]:
+    """Every combination along a story, with the two steps it stands between. `state_of`: the State of a step."""
+    clean = [tables(state_of(step)) for step in story]
     lazy = [clean[0]]
     for newer in clean[1:]:
         lazy.append({n: lazy[-1][n].made(newer[n]) for n in newer})
@@ -192,7 +192,7 @@ def moments(story: list[str], neighbours: bool) -> Iterator[tuple[str, str, Mome
 def test_a_migration_never_loops_nor_doubles_and_always_reaches_the_guest(story: str, neighbours: bool) -> None:
     senders = {C: 3, A: 4, B: 5} if neighbours else {C: 3}
     target = port(1, 1).mac
-    for older, newer, moment in moments(STORIES[story], neighbours):
+    for older, newer, moment in moments(STORIES[story], lambda step: revision(step, neighbours)):
         for here, lport in senders.items():
             walk = Walk(moment.held).enter(here, ofport(lport), unicast(port(lport, 1).mac, target))
             assert len(set(walk.taps)) == len(walk.taps), (moment.note, here, walk.taps)
