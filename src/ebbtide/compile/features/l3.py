@@ -39,7 +39,8 @@ def router(found: Router, legs: list[tuple[RouterPort, Network]]) -> Fragment:
                 Flow(
                     T.GATEWAY_MAC,
                     Priority.GATEWAY,
-                    match(metadata=own, eth_dst=leg.mac, eth_type=0x0800),
+                    # Untagged: what a VM tags would leave by the provider port on a VLAN of the VM's choice.
+                    match(metadata=own, eth_dst=leg.mac, eth_type=0x0800, vlan_vid=0),
                     actions=(SetField(ledger.VRF_REG, found.tag),),
                     metadata=vrf,
                     goto=T.FIB,
