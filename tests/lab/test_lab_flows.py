@@ -126,7 +126,9 @@ def test_datagrams_lost_on_a_cut_wire_are_counted(direct: Lab) -> None:
         until(traffic, lambda counts: counts.udp.received > 200)
         before = traffic.report()
         assert before.failures() == before.too_few() == [], before.table()
+        assert traffic.missing() == []
         assert [counts.udp.sources for counts in before.vms.values()] == [1, 1]
+        assert all(0 < counts.udp.heard_gap_ms < 300 for counts in before.vms.values())
         assert ports(before, "udp") == {address: {UDP_PORT} for address in VMS.values()}
         traffic.reset()
         with cut(direct):
@@ -135,6 +137,7 @@ def test_datagrams_lost_on_a_cut_wire_are_counted(direct: Lab) -> None:
     for counts in report.vms.values():
         assert counts.udp.lost > 100
         assert counts.udp.longest_gap_ms > 300
+        assert counts.udp.heard_gap_ms > 300
         assert counts.udp.duplicated == 0
 
 

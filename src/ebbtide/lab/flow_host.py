@@ -137,6 +137,9 @@ class Host:
         self.sources: dict[Kind, defaultdict[tuple[int, int], set[Endpoint]]] = {
             kind: defaultdict(set) for kind in (Kind.UDP, Kind.UDP_SLOW, Kind.PING)
         }
+        # Of each VM's steady UDP flow: when it was last heard, and its longest silence since the reset.
+        self.heard: dict[int, float] = {}
+        self.gaps: defaultdict[int, float] = defaultdict(float)
         self.connections: dict[tuple[Kind, int, int], Echo] = {}
         # Silent connections to which we have spoken, by VM and flow, and whether they have answered.
         self.spoken: dict[tuple[int, int], bool] = {}
@@ -201,10 +204,16 @@ class Host:
         if message is None:
             return
         self.note(message, sender)
+        if message.kind is Kind.UDP:
+            self.gaps[message.vm] = self._silence(message.vm, self.loop.time())
+            self.heard[message.vm] = self.loop.time()
         try:
             datagrams.sendto(data, sender)
         except OSError:
             pass  # the sender will miss it
+
+    def _silence(self, vm: int, now: float) -> float:
+        return max(self.gaps[vm], now - self.heard.get(vm, now))
 
     def _hear_icmp(self, packet: bytes, sender: Endpoint) -> None:
         """Requests the kernel answers; from where they came is for us."""
@@ -280,6 +289,7 @@ class Host:
             target.tcp.reset()
         for sink in self.sinks.values():
             sink.reset()
+        self.gaps.clear()
         self.clockwork.reset()
         return True
 
@@ -304,6 +314,7 @@ class Host:
             silent_asked=len(answers),
             silent_alive=sum(answers),
             udp_sources=len(self.sources[Kind.UDP][number, 0]),
+            udp_gap_ms=milliseconds(self._silence(number, now)),
             ping_sources=len(self.sources[Kind.PING][number, 0]),
             slow_kept=slow.count(1),
             slow_changed=sum(endpoints > 1 for endpoints in slow),

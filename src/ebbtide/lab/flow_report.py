@@ -44,7 +44,10 @@ class Silent(msgspec.Struct, frozen=True):
 
 
 class Datagrams(msgspec.Struct, frozen=True):
-    """A flow of datagrams or echo requests, each answered once. `sources`: endpoints from which the host has heard it."""
+    """A flow of datagrams or echo requests, each answered once. `sources`: endpoints from which the host has heard it.
+
+    The gap is the longest time between two answers; `heard_gap_ms` between two datagrams that the host has heard.
+    """
 
     sent: int = 0
     received: int = 0
@@ -52,6 +55,7 @@ class Datagrams(msgspec.Struct, frozen=True):
     duplicated: int = 0
     sources: int = 0
     longest_gap_ms: float = 0.0
+    heard_gap_ms: float = 0.0
 
 
 class Slow(msgspec.Struct, frozen=True):
@@ -168,6 +172,7 @@ class VmAtHost(msgspec.Struct, frozen=True):
     silent_asked: int = 0
     silent_alive: int = 0
     udp_sources: int = 0
+    udp_gap_ms: float = 0.0
     ping_sources: int = 0
     slow_kept: int = 0
     slow_changed: int = 0
@@ -203,7 +208,7 @@ def completed(counts: Counts, host: VmAtHost) -> Counts:
     return put(
         counts,
         silent=put(silent, asked=silent.asked + host.silent_asked, alive=silent.alive + host.silent_alive),
-        udp=put(counts.udp, sources=host.udp_sources),
+        udp=put(counts.udp, sources=host.udp_sources, heard_gap_ms=host.udp_gap_ms),
         ping=put(counts.ping, sources=host.ping_sources),
         udp_slow=put(counts.udp_slow, kept=host.slow_kept, changed=host.slow_changed),
         bulk=put(counts.bulk, received_bytes=host.bulk_bytes, longest_pause_ms=host.bulk_pause_ms),

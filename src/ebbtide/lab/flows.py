@@ -103,7 +103,7 @@ class Traffic:
         missing: list[str] = []
 
         def flowing() -> bool:
-            missing[:] = [line for lines in self._ask_all("missing", list[str]) for line in lines]
+            missing[:] = self.missing()
             return not missing
 
         try:
@@ -112,6 +112,10 @@ class Traffic:
             some = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
             told = "; ".join(self.glance().told)
             raise NotReady(f"waited {deadline:g} s in vain for {some}; what happened: {told or 'nothing'}") from None
+
+    def missing(self) -> list[str]:
+        """What of the load has not been answered yet, a line each: since the reset, silent and slow flows since the start."""
+        return [line for lines in self._ask_all("missing", list[str]) for line in lines]
 
     def speak(self) -> int:
         """Let the silent connections exchange one message, half of them from here, half from there. How many are asked.
