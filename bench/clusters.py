@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from ebbtide.lab import CONTROLLER, Compute, Lab
 from ebbtide.lab import namespace as ns
 from ebbtide.lab.commands import run, wait_until
+from ebbtide.lab.compute import PROVIDER_BRIDGE
 from ebbtide.lab.packets import icmp_echo
 
 NETWORK, SUBNET = "bench", "10.9.0.0/16"
@@ -81,8 +82,8 @@ class Ours:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        state = lab.site.directory / "run" / "state"
-        command = [sys.executable, "-m", "ebbtide", "controller", "--state-dir", str(state)]
+        self.state_directory = lab.site.directory / "run" / "state"
+        command = [sys.executable, "-m", "ebbtide", "controller", "--state-dir", str(self.state_directory)]
         command += ["--ovsdb-listen", f"ptcp:6640:{CONTROLLER}", "--openflow-listen", f"ptcp:6653:{CONTROLLER}"]
         lab.spawn("controller", [*command, "--http", "127.0.0.1:8181", "--admission", "open"])
         wait_until(self._leads, "the controller to lead", 30)
@@ -109,9 +110,13 @@ class Ours:
         except Exception:
             return False
 
-    def join(self, names: Sequence[str]) -> list[Compute]:
-        """Registered, and ready."""
-        made = self.lab.add_computes(list(names), register=f"tcp:{CONTROLLER}:6640")
+    def join(self, names: Sequence[str], physical_network: str = "") -> list[Compute]:
+        """Registered, and ready. With a network outside they are gateways, whoever has a port there."""
+        made = self.lab.add_computes(list(names), physical_network=physical_network)
+        for compute in made:
+            if physical_network:
+                compute.vsctl("set", "Open_vSwitch", ".", "other_config:ebbtide-gateway=true", wait=False)
+            compute.register(f"tcp:{CONTROLLER}:6640")
         wait_until(lambda: set(names) <= self._ready(), "the computes to be ready", 120, every=0.05)
         return made
 
@@ -148,8 +153,9 @@ class Ovn:
 
     title = "OVN"
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, encapsulation: str = "vxlan") -> None:
         self.lab = lab
+        self._encapsulation = encapsulation
         self._folder = lab.site.directory / "run"
         for name, schema in (("nb", "ovn-nb.ovsschema"), ("sb", "ovn-sb.ovsschema")):
             database = self._folder / f"{name}.db"
@@ -182,22 +188,31 @@ class Ovn:
         """ovn-sbctl."""
         return run(["ovn-sbctl", f"--db=unix:{self._folder}/sb.sock", *words])
 
-    def join(self, names: Sequence[str]) -> list[Compute]:
+    def join(self, names: Sequence[str], physical_network: str = "") -> list[Compute]:
         """Known as chassis, br-int made, and every ovn-controller up to date."""
-        made = self.lab.add_computes(list(names))
+        made = self.lab.add_computes(list(names), physical_network=physical_network)
         for compute in made:
-            settings = [f"external_ids:ovn-remote=tcp:{CONTROLLER}:6642", "external_ids:ovn-encap-type=vxlan"]
-            settings += [f"external_ids:ovn-encap-ip={compute.tep}", "external_ids:ovn-bridge-datapath-type=netdev"]
-            compute.vsctl("set", "Open_vSwitch", ".", *settings, wait=False)
-            options = [f"unix:{compute.directory}/db.sock", *self._daemon(compute.directory, "ovn")]
-            options = [option for option in options if not option.startswith("--unixctl")]  # it knows no such option
-            environment = {**compute._environment(), "OVN_RUNDIR": str(compute.directory)}
-            run(ns.command_in(compute.namespace, ["ovn-controller", *options]), env=environment)
+            settings = [f"ovn-remote=tcp:{CONTROLLER}:6642", f"ovn-encap-type={self._encapsulation}"]
+            settings += [f"ovn-encap-ip={compute.tep}", "ovn-bridge-datapath-type=netdev"]
+            settings += [f"ovn-bridge-mappings={physical_network}:{PROVIDER_BRIDGE}"] if physical_network else []
+            compute.vsctl("set", "Open_vSwitch", ".", *(f"external_ids:{s}" for s in settings), wait=False)
+            self.start(compute)
         for compute in made:
             compute.await_bridge(deadline=60)
         wait_until(lambda: {c.system_id for c in made} <= self._chassis(), "the chassis", 120, every=0.05)
-        run(["ovn-nbctl", f"--db=unix:{self._folder}/nb.sock", "--wait=hv", "--timeout=120", "sync"], deadline=130)
+        self.sync()
         return made
+
+    def start(self, compute: Compute) -> None:
+        """Its ovn-controller."""
+        options = [f"unix:{compute.directory}/db.sock", *self._daemon(compute.directory, "ovn")]
+        options = [option for option in options if not option.startswith("--unixctl")]  # it knows no such option
+        environment = {**compute._environment(), "OVN_RUNDIR": str(compute.directory)}
+        run(ns.command_in(compute.namespace, ["ovn-controller", *options]), env=environment)
+
+    def sync(self) -> None:
+        """Wait until every chassis has carried out what the northbound database says."""
+        run(["ovn-nbctl", f"--db=unix:{self._folder}/nb.sock", "--wait=hv", "--timeout=120", "sync"], deadline=130)
 
     def _chassis(self) -> set[str]:
         return set(self.sbctl("--bare", "--columns=name", "list", "Chassis").split())

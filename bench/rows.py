@@ -17,7 +17,8 @@ OUT = Path(__file__).parent / "out" / "results.json"
 class Row(msgspec.Struct, frozen=True):
     """One result. `reference` None: nothing to compare with; then `limit` is for `ours` itself, else for the ratio.
 
-    `limit` None: printed for information. `note` says why nothing could be measured (`ours` None), or what else is to be known.
+    `absolute`: the limit is for `ours` itself all the same. `limit` None: printed for information. `note` says why nothing could be
+    measured (`ours` None), or what else is to be known.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Row(msgspec.Struct, frozen=True):
     reference: float | None = None
     limit: float | None = None
     note: str = ""
+    absolute: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -37,7 +39,7 @@ class Row(msgspec.Struct, frozen=True):
         """Whether the limit holds; None where there is no limit. What could not be measured has not passed."""
         if self.limit is None:
             return None
-        value = self.ours if self.reference is None else self.ratio
+        value = self.ours if self.absolute or self.reference is None else self.ratio
         return value is not None and value <= self.limit
 
     def plain(self) -> dict[str, object]:
