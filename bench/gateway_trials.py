@@ -28,6 +28,7 @@ _CALM = 8.0
 #: Seconds after a planned move or a kill in which everything that it breaks has been seen.
 _AFTER = 8.0
 _MOVE_DEADLINE = 300.0
+_MOST_TOLD = 5
 #: VMs by turns, and the computes where they are. A pair comes again when conntrack has swept away what it had before: userspace conntrack
 #: looks each 20 s, and until then gives the external port of a connection that was reset to nobody, not even to the same end points.
 _PAIRS = ((1, 2), (4, 5), (6, 7))
@@ -114,8 +115,15 @@ def planned(system: Gateways, turn: int) -> Planned:
         report = traffic.report()
     system.put_back([old])
     system.settle()
-    say(f"nat: {system.title}, planned move in {seconds:.2f} s\n{report.table()}")
+    say(f"nat: {system.title}, planned move in {seconds:.2f} s\n{_told(report)}")
     return Planned(seconds, report)
+
+
+def _told(report: Report) -> str:
+    """The table, and the first of what happened."""
+    lines = report.table().splitlines()
+    told = len(report.told)
+    return "\n".join(lines[: len(lines) - max(0, told - _MOST_TOLD)])
 
 
 def killed(system: Gateways, turn: int, slow: bool) -> Killed:
@@ -195,7 +203,7 @@ def scale_in(system: Gateways, routers: int, names: Sequence[str]) -> Spread:
     dead = counts.silent.asked - counts.silent.alive
     places = dict(Counter(owners.values()))
     say(
-        f"nat: {system.title}, {', '.join(names)} scaled in in {seconds:.1f} s: {places}, moves {moves}\n{report.table()}"
+        f"nat: {system.title}, {', '.join(names)} scaled in in {seconds:.1f} s: {places}, moves {moves}\n{_told(report)}"
     )
     wanted = counts.active.wanted + counts.silent.wanted
     return Spread(seconds, counts.active.broken + dead, wanted, tuple(report.failures()), moves, before, places)

@@ -78,7 +78,7 @@ def _planned(options: Options) -> Iterator[Row]:
         "broken",
         0,
         lambda one: one.counts.active.broken,
-        f"the move took: {found.each(lambda one: f'{one.seconds:.1f} s')}",
+        f"the move took: {found.each(lambda one: f'{one.seconds:.2f} s')}",
     )
     yield found.row(
         f"{what}, 40 silent connections, which speak afterwards: dead",
