@@ -19,8 +19,8 @@ from .rows import say
 PLANNED = Load(active=50, silent=20, udp=500, udp_slow=20, udp_slow_period=20, new=20, half_open=4, bulk=20, ping=0)
 #: And while a gateway is killed.
 KILLED = Load.only(active=50, udp=500, udp_slow=20, udp_slow_period=20)
-#: What a VM does that is one of twenty.
-MANY = Load.only(active=5, silent=2, udp=20, new=1)
+#: What a VM does that is one of forty, two behind each router.
+MANY = Load.only(active=5, active_period=0.5, silent=2, udp=5, new=0.5)
 #: Seconds from the start of slow flows until each has spoken a second time, and been answered.
 _SLOW = 22.0
 #: Seconds before something is done to the gateway: records are written, rows of a standby are put in (5 s old, and a second's turn).
@@ -67,13 +67,15 @@ class Killed(msgspec.Struct, frozen=True):
 class Spread(msgspec.Struct, frozen=True):
     """Several routers moved at once. `wanted` long-lived connections, of which some `broken`; `failures`: whatever tenants noticed.
 
-    `moves`: how often each router has changed its place; `before`, `places`: how many each compute had, and has now.
+    `slowest`: the longest wait for an answer within a connection, in milliseconds. `moves`: how often each router has changed its place;
+    `before`, `places`: how many each compute had, and has now.
     """
 
     seconds: float
     broken: int
     wanted: int
     failures: tuple[str, ...]
+    slowest: float
     moves: dict[int, int]
     before: dict[str, int]
     places: dict[str, int]
@@ -160,15 +162,16 @@ def killed(system: Gateways, turn: int, slow: bool) -> Killed:
 def many_routers(
     system: Gateways, routers: int, before: Sequence[str], after: Sequence[str], stay: Sequence[str]
 ) -> None:
-    """Routers with a VM each, made when `before` are there; then `after` join. VMs are on those that `stay`."""
+    """Routers with two VMs each, made when `before` are there; then `after` join. VMs are on those that `stay`."""
     system.join(before, able=True)
     for number in range(1, routers + 1):
-        order = [before[number % len(before)]]
-        system.add_router(number, [*order, *sorted({*before, *after} - {*order})] if not after else order)
+        first = number % len(before)
+        system.add_router(number, [*before[first:], *before[:first]])
     if after:
         system.join(after, able=True)
     for number in range(1, routers + 1):
-        system.add_vm(number, 1, stay[number % len(stay)])
+        for index in (1, 2):
+            system.add_vm(number, index, stay[(number + index) % len(stay)])
     system.settle()
     time.sleep(_STEADY)
 
@@ -179,7 +182,8 @@ def scale_in(system: Gateways, routers: int, names: Sequence[str]) -> Spread:
     owners = system.owners()
     before = dict(Counter(owners.values()))
     moves = dict.fromkeys(numbers, 0)
-    with Traffic(system.lab, "out", [vm_name(number, 1) for number in numbers], MANY) as traffic:
+    vms = [vm_name(number, index) for number in numbers for index in (1, 2)]
+    with Traffic(system.lab, "out", vms, MANY) as traffic:
         traffic.wait_flowing(120)
         time.sleep(_CALM)
         traffic.reset()
@@ -203,7 +207,16 @@ def scale_in(system: Gateways, routers: int, names: Sequence[str]) -> Spread:
     dead = counts.silent.asked - counts.silent.alive
     places = dict(Counter(owners.values()))
     say(
-        f"nat: {system.title}, {', '.join(names)} scaled in in {seconds:.1f} s: {places}, moves {moves}\n{_told(report)}"
+        f"nat: {system.title}, {', '.join(names)} scaled in in {seconds:.1f} s: {places}, moves {moves}; {report.failures()[:9]}"
     )
     wanted = counts.active.wanted + counts.silent.wanted
-    return Spread(seconds, counts.active.broken + dead, wanted, tuple(report.failures()), moves, before, places)
+    return Spread(
+        seconds,
+        counts.active.broken + dead,
+        wanted,
+        tuple(report.failures()),
+        counts.active.slowest_ms,
+        moves,
+        before,
+        places,
+    )

@@ -220,8 +220,12 @@ class OvnGateways:
         self._ovn.nbctl("ls-add", "outside", "--", "lsp-add", "outside", "wire", "--", *localnet, "--", *addresses)
 
     def join(self, names: Sequence[str], able: bool) -> list[Compute]:
-        """Chassis, and every ovn-controller up to date."""
-        return self._ovn.join(names, PHYSICAL if able else "")
+        """Chassis, and every ovn-controller up to date; routers that are there have them as the last of their groups."""
+        made = self._ovn.join(names, PHYSICAL if able else "")
+        for number, order in self._orders.items():
+            if able:
+                self._order(number, [*order, *names])
+        return made
 
     def add_router(self, number: int, order: Sequence[str]) -> None:
         """Two switches around a logical router, and its group of chassis."""
