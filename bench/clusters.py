@@ -80,12 +80,12 @@ class Ours:
 
     title = "ebbtide"
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, *flags: str) -> None:
         self.lab = lab
         self.state_directory = lab.site.directory / "run" / "state"
         command = [sys.executable, "-m", "ebbtide", "controller", "--state-dir", str(self.state_directory)]
         command += ["--ovsdb-listen", f"ptcp:6640:{CONTROLLER}", "--openflow-listen", f"ptcp:6653:{CONTROLLER}"]
-        lab.spawn("controller", [*command, "--http", "127.0.0.1:8181", "--admission", "open"])
+        lab.spawn("controller", [*command, "--http", "127.0.0.1:8181", "--admission", "open", *flags])
         wait_until(self._leads, "the controller to lead", 30)
         self.ask("POST", "/api/v1/networks", {"id": NETWORK, "subnets": [SUBNET]})
 

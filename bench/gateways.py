@@ -116,10 +116,10 @@ class OursGateways:
 
     title = "ebbtide"
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, *flags: str) -> None:
         self.lab = lab
         lab.add_host("out", f"{HOST}/24")
-        self.ours = Ours(lab)
+        self.ours = Ours(lab, *flags)
         outside = {"physical": PHYSICAL, "subnet": f"{OUTSIDE}.0/24", "gateway": HOST}
         self.ours.ask("PUT", "/api/v1/externals/outside", outside)
 
