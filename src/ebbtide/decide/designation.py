@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Set
 
 import msgspec
 
-from ebbtide.compile.features.stances import reached
 from ebbtide.decide import election, natmove, parts
 from ebbtide.decide.election import Candidate, Choice, Service
 from ebbtide.model.facts import Compute, Edit, Membership, MovePhase, Router
+from ebbtide.model.moves import reached
 from ebbtide.model.state import NAT, State
 
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from ebbtide.compile.features.stances import forth, reached
 from ebbtide.decide import parts
 from ebbtide.errors import Refused
 from ebbtide.model.facts import Edit, Lease, Move, MovePhase
+from ebbtide.model.moves import forth, reached
 from ebbtide.model.state import NAT, State
 
 P = MovePhase

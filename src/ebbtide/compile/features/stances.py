@@ -9,24 +9,12 @@ through its phases once more. Until then both keep what they had (`turned`).
 
 from __future__ import annotations
 
-import msgspec
-
 from ebbtide.compile.features.nat import Stance, Voice
 from ebbtide.model.facts import Lease, Move, MovePhase
+from ebbtide.model.moves import forth, reached
 from ebbtide.model.state import NAT, State
 
-_ORDER = list(MovePhase)
 P = MovePhase
-
-
-def reached(move: Move, phase: MovePhase) -> bool:
-    """Whether a move has come to this phase."""
-    return _ORDER.index(move.phase) >= _ORDER.index(phase)
-
-
-def forth(move: Move) -> Move:
-    """The move that was called back, as it stood then."""
-    return msgspec.structs.replace(move, old=move.new, new=move.old, phase=MovePhase(move.turned), turned="")
 
 
 def lease_of(state: State, router: str, compute: int) -> Lease | None:
