@@ -84,6 +84,7 @@ def test_every_setting_can_come_from_each_place(tmp_path: Path) -> None:
         "lag": 2.5,
         "silence": 61.5,
         "unreachable_grace": 301.5,
+        "nat_patience": 302.5,
         "bfd_interval_ms": 101,
         "audit_wait": 31.5,
         "log_format": "text",

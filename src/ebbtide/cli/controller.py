@@ -36,6 +36,7 @@ HELP = {
     "lag": "Seconds that cached datapath flows may lag behind a barrier.",
     "silence": "Seconds of silence after which the holder of an identity counts as gone.",
     "unreachable_grace": "Seconds after which the services of an unreachable compute are elected anew.",
+    "nat_patience": "Seconds that a NAT move waits for connections that are in no record.",
     "bfd_interval_ms": "BFD's transmission interval in milliseconds.",
     "audit_wait": "Seconds that a scale-in end waits for its proof.",
     "log_format": "auto (text on a terminal, else JSON), json or text.",
