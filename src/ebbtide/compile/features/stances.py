@@ -103,4 +103,5 @@ def _exits(move: Move) -> list[int]:
         return [move.new]
     if reached(move, P.FLIP):
         return [move.new, move.old]
-    return [move.old, move.new] if reached(move, P.COUPLE_NEW) else [move.old]
+    # Not before it asks: what it does not know it would open.
+    return [move.old, move.new] if reached(move, P.FREEZE) else [move.old]
