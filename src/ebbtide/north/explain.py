@@ -163,7 +163,7 @@ def network_story(state: State, network: Network, opened: Mapping[tuple[int, int
     return lines
 
 
-def router_story(state: State, router: Router, reachable: Collection[int]) -> list[str]:
+def router_story(state: State, router: Router, reachable: Collection[int], electable: Sequence[str] = ()) -> list[str]:
     """What one asks of a router at night: who serves, what moves, the next hop, ports, floating IPs, and where to look for its flows."""
     return [
         *_served(state, router, reachable),
@@ -171,6 +171,7 @@ def router_story(state: State, router: Router, reachable: Collection[int]) -> li
         *_next_hop(state, router),
         *_leased(state, router),
         *_floating(state, router),
+        *electable,
         *_filters(router),
     ]
 
@@ -332,5 +333,5 @@ def story(service: Service, kind: str, text: str) -> list[str]:
         router = state.routers.get(text)
         if router is None:
             raise NotFound(f"there is no router {text[:80]}")
-        return router_story(state, router, cluster.reachable())
+        return router_story(state, router, cluster.reachable(), service.electable(router.id))
     raise NotFound(f"{kind[:40]} is not explained: compute, port, network or router")
