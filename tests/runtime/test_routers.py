@@ -9,7 +9,7 @@ from ebbtide.lab import packets, wait_until
 from ebbtide.model.facts import format_mac
 from tests.support import snapshots
 from tests.support.cloud import Cloud
-from tests.support.outside import GATEWAY, Answers, burst, hop, route, seen
+from tests.support.outside import GATEWAY, Answers, burst, hop, route, seen, settle
 
 pytestmark = pytest.mark.lab
 
@@ -86,12 +86,12 @@ def test_an_extra_route_leads_through_a_vm(cloud: Cloud) -> None:
     far = cloud.lab.vm("vm1")
     assert not far.ping("10.9.0.1", deadline=0.3).received
     cloud.call(cloud.service.set_router("r1", routes=["10.9.0.0/16 via 10.2.0.4"]))
-    cloud.wait_clean()
+    settle(cloud)
     assert far.ping("10.9.0.1", count=3).lost == 0
     cloud.migrate("vm4", "a")
     assert far.reaches("10.9.0.1")
     cloud.call(cloud.service.set_router("r1", routes=[]))
-    cloud.wait_clean()
+    settle(cloud)
     assert not far.ping("10.9.0.1", deadline=0.3).received
     cloud.assert_clean()
 
@@ -128,7 +128,7 @@ def test_a_router_that_comes_and_goes_leaves_nothing(cloud: Cloud) -> None:
     assert vm.reaches("10.1.0.2")
     assert [snapshots.flows(c) for c in computes] != [flows for flows, _ in before]
     cloud.call(cloud.service.detach("r2", "blue"))
-    cloud.wait_clean()
+    settle(cloud)
     assert not vm.ping("10.1.0.2", deadline=0.3).received
     cloud.lab.remove_vm("vm5")
     cloud.call(cloud.service.delete_port("vm5"))
@@ -148,7 +148,7 @@ def test_subnets_meet_where_no_network_of_the_two_is_on_both_computes(cloud: Clo
     assert cloud.lab.vm("vm1").reaches("10.2.0.4")
     cloud.assert_clean()
     cloud.call(cloud.service.detach("r1", "red"))
-    cloud.wait_clean()
+    settle(cloud)
     for name in "ab":
         wait_until(lambda n=name: not snapshots.tunnels(cloud.lab.compute(n)), f"no tunnel at {name}")
     cloud.assert_clean()
@@ -177,7 +177,7 @@ def test_a_router_without_an_able_compute_says_so_and_routes_inside(cloud: Cloud
     """No compute here has a cable to the provider network."""
     cloud.call(cloud.service.add_external("out", "physnet1", "203.0.113.0/24", "203.0.113.1"))
     cloud.call(cloud.service.set_router("r1", outside="out", addresses=["203.0.113.10"]))
-    cloud.wait_clean()
+    settle(cloud)
     told = cloud.call(electable(cloud))
     assert sum("has no provider network physnet1" in line for line in told) >= 1
     assert not cloud.lab.vm("vm1").ping("203.0.113.1", deadline=0.5).received

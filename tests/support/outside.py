@@ -100,6 +100,13 @@ def wait_served(cloud: Cloud, *routers: str) -> None:
     cloud.wait_clean()
 
 
+def settle(cloud: Cloud) -> None:
+    """Until all is applied, and the cached flows of each datapath follow."""
+    cloud.wait_clean()
+    for compute in cloud.lab.computes():
+        compute.revalidate()
+
+
 def gateway_of(cloud: Cloud, router: str) -> str:
     """The name of the compute that serves a router's NAT."""
     state = cloud.controller.app.cluster.state
