@@ -9,6 +9,8 @@ through its phases once more. Until then both keep what they had (`turned`).
 
 from __future__ import annotations
 
+import msgspec
+
 from ebbtide.compile.features.nat import Stance, Voice
 from ebbtide.model.facts import Lease, Move, MovePhase
 from ebbtide.model.moves import forth, reached
@@ -68,6 +70,9 @@ def _new(move: Move, lease: Lease | None) -> Stance:
     # Called back, it goes on leaving packets to the other until that one is frozen.
     leaves = before.answers_out if not reached(move, P.SILENCE) else 0
     asks = coupled and not leaves
+    if lease is not None and not coupled:
+        # Until it asks, whoever comes to it for the old one's sake (as to the one that has stood by) may be in the middle of a connection.
+        lease = msgspec.structs.replace(lease, careful=True)
     return Stance(
         Voice.OWNER if reached(move, P.ADDRESS) else before.voice,
         lease,
