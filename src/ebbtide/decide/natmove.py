@@ -35,7 +35,8 @@ NEEDS: dict[MovePhase, Need] = {
     P.PREPARE: Need(("new",)),
     P.COUPLE_NEW: Need(("new",)),
     P.COUPLE_OLD: Need(("old",)),
-    P.EXPORT: Need(("old",)),
+    # Settled: older flows of its cache would drop, or open, what the freeze leaves to the new one.
+    P.EXPORT: Need((), ("old",)),
     P.FREEZE: Need(("new",), ("old",)),
     P.SILENCE: Need((), ("old", "new")),
     P.ADDRESS: Need((), ("new",)),
