@@ -61,6 +61,7 @@ class Entry(NamedTuple):
 
 
 Entries = frozenset[Entry]
+EMPTY: Entries = frozenset()
 
 
 def ends(packet: Packet) -> Ends:

@@ -193,10 +193,7 @@ class Walk:
                     self.cut = True
                     held = at.zones.get(action.zone, frozenset())
                     at.zones[action.zone], after = conntrack.track(held, packet, action.nat, action.commit)
-                    after[_CUTS] = after.get(_CUTS, 0) + 1
-                    if after[_CUTS] > MAX_CUTS:
-                        raise Loop(f"{packet} is recirculated for ever")
-                    self._table(at, table, after, 0, crossed)
+                    self._recirculate(at, table, after, crossed)
                 case Learn():
                     made = _learnt(action, packet)
                     at.learnt[(made.table, made.priority, made.match)] = made
@@ -211,6 +208,12 @@ class Walk:
                     self._output(at, _read(packet, action.name, action.offset, action.nbits), packet, crossed)
                 case _:
                     raise KeyError(f"the walker does not know {action}")
+
+    def _recirculate(self, at: Table, table: int, packet: Packet, crossed: int) -> None:
+        packet[_CUTS] = packet.get(_CUTS, 0) + 1
+        if packet[_CUTS] > MAX_CUTS:
+            raise Loop(f"{packet} is recirculated for ever")
+        self._table(at, table, packet, 0, crossed)
 
     def _output(self, at: Table, out: int, packet: Packet, crossed: int) -> None:
         if out == packet["in_port"]:

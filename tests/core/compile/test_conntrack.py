@@ -10,6 +10,7 @@ from tests.fakes.conntrack import (
     DNAT,
     ECHO_REPLY,
     ECHO_REQUEST,
+    EMPTY,
     EST,
     FIN,
     ICMP,
@@ -30,7 +31,6 @@ from tests.fakes.conntrack import (
 
 VM, OTHER, REMOTE, OUTSIDE = 0x0A010001, 0x0A010002, 0xC6336407, 0xCB00090A
 RANGE = Nat(src=True, ip_min=OUTSIDE, port_min=2000, port_max=2001)
-EMPTY: Entries = frozenset()
 
 
 def tcp(flags: int, port: int = 4000, src: int = VM, **more: int) -> Packet:

@@ -1,0 +1,1 @@
+"""The argument that a move of a router's NAT breaks no connection, checked over the compiled tables."""
