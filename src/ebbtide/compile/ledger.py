@@ -258,6 +258,8 @@ class Feature(IntEnum):
 OWNER_BITS = 20
 HASH_BITS = 32
 KIND_SHIFT, FEATURE_SHIFT, OWNER_SHIFT = 60, 52, 32
+#: Matches all cookies with the same upper half, whatever the content.
+UPPER_COOKIE_MASK = 0xFFFF_FFFF << HASH_BITS
 #: Matches all cookies with the same kind and owner, whatever the feature and the content.
 OWNER_COOKIE_MASK = (0xF << KIND_SHIFT) | ((1 << OWNER_BITS) - 1 << OWNER_SHIFT)
 
@@ -266,6 +268,11 @@ def cookie(kind: Kind, feature: Feature, owner: int = 0) -> int:
     """The upper half of a cookie; the lower is the hash of the encoded flow."""
     assert 0 <= owner < 1 << OWNER_BITS, owner
     return kind << KIND_SHIFT | feature << FEATURE_SHIFT | owner << OWNER_SHIFT
+
+
+def connections_cookie(tag: int) -> int:
+    """The upper half of the cookies of a router's connections: learnt and imported rows."""
+    return cookie(Kind.VOLATILE, Feature.NAT, tag)
 
 
 def read_cookie(value: int) -> tuple[int, int, int]:

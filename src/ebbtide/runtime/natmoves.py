@@ -46,7 +46,6 @@ _LOOK, _REST = 0.05, 0.3
 _TELL_AGAIN = 3.0
 #: Seconds a round trip may take, between the last packet that left by the old compute and its answer.
 _ROUND_TRIP = 0.5
-_UPPER = 0xFFFFFFFF_00000000
 #: The tables of the old compute that must be at rest before a phase is over, and what it means if they are not.
 _WATCHED = {
     P.FREEZE: (T.NAT_OPEN,),
@@ -285,7 +284,10 @@ class NatMoves:
         cookie = ledger.cookie(Kind.ROUTER, Feature.NAT, self._router(move).tag)
         total = 0
         for table in tables:
-            total += sum(flow.n_packets for flow in await self._switch(move.old).flows_of(table, cookie, _UPPER))
+            total += sum(
+                flow.n_packets
+                for flow in await self._switch(move.old).flows_of(table, cookie, ledger.UPPER_COOKIE_MASK)
+            )
         return total
 
     async def _at_rest(self, move: Move, tables: Iterable[T], before: int) -> None:
@@ -310,11 +312,11 @@ class NatMoves:
     async def _translations(self, move: Move) -> list[Translation]:
         """Every connection of the old compute that is known: the record, rows that were never used, and what has just passed it."""
         tag = self._router(move).tag
-        volatile = ledger.cookie(Kind.VOLATILE, Feature.NAT, tag)
+        volatile = ledger.connections_cookie(tag)
         switch = self._switch(move.old)
         told = [e.translation for e in self._cluster.connections.of(tag) if e.compute != move.new]
-        rows = exports.read_imported(await switch.flows_of(T.NAT_NEW, volatile, _UPPER))
-        passed = exports.read_exported(await switch.flows_of(T.NAT_EXPORT, volatile, _UPPER))
+        rows = exports.read_imported(await switch.flows_of(T.NAT_NEW, volatile, ledger.UPPER_COOKIE_MASK))
+        passed = exports.read_exported(await switch.flows_of(T.NAT_EXPORT, volatile, ledger.UPPER_COOKIE_MASK))
         own = {ipv4(a) for a in self._router(move).addresses}
         return newest(t for t in (*rows, *told, *passed) if t.address in own and t.port)
 
@@ -339,7 +341,7 @@ class NatMoves:
         """Connections that the old compute has opened and of which nothing is known: opened less recorded, or less what has passed."""
         router = self._router(move)
         cookie = ledger.cookie(Kind.ROUTER, Feature.NAT, router.tag)
-        flows = await self._switch(move.old).flows_of(T.NAT_OPENED, cookie, _UPPER)
+        flows = await self._switch(move.old).flows_of(T.NAT_OPENED, cookie, ledger.UPPER_COOKIE_MASK)
         recording = [f for f in flows if f.priority == ledger.Priority.RECORD]
         opened = sum(f.n_packets for f in (recording or flows))
         installed = time.time() - max((f.duration for f in (recording or flows)), default=0.0)
@@ -378,8 +380,10 @@ class NatMoves:
 
     async def _arrive(self, move: Move) -> None:
         tag = self._router(move).tag
-        volatile = ledger.cookie(Kind.VOLATILE, Feature.NAT, tag)
-        rows = exports.read_imported(await self._switch(move.new).flows_of(T.NAT_NEW, volatile, _UPPER))
+        volatile = ledger.connections_cookie(tag)
+        rows = exports.read_imported(
+            await self._switch(move.new).flows_of(T.NAT_NEW, volatile, ledger.UPPER_COOKIE_MASK)
+        )
         used = {e.translation.port for e in self._cluster.connections.of(tag)} | {t.port for t in rows}
         unknown = await self.unknown(move)
 
@@ -402,11 +406,11 @@ class NatMoves:
         member = cluster.members.get(move.old)
         if member is None or not await cluster.wait_for(lambda: member.rid_through() >= revision, 5.0):
             return
-        volatile = ledger.cookie(Kind.VOLATILE, Feature.NAT, tag)
+        volatile = ledger.connections_cookie(tag)
         switch = self._switch(move.old)
         if move.router in cluster.state.moves:
             return
         for table in (T.NAT_EXPORT, T.NAT_NEW, T.NAT_REPLY):
-            await switch.delete_flows(table, volatile, _UPPER)
+            await switch.delete_flows(table, volatile, ledger.UPPER_COOKIE_MASK)
         if move.old not in cluster.state.servers(move.router):
             await switch.forget_zone(ledger.router_zone(tag))

@@ -18,7 +18,7 @@ import structlog
 from ebbtide.compile import ledger
 from ebbtide.compile.features import nat
 from ebbtide.compile.features.nat import Translation
-from ebbtide.compile.ledger import Feature, Kind, T
+from ebbtide.compile.ledger import T
 from ebbtide.decide import parts
 from ebbtide.errors import EbbtideError
 from ebbtide.model.addresses import ipv4
@@ -40,7 +40,6 @@ EVERY, OLD_ENOUGH = 1.0, 5.0
 BATCH = 2_000
 #: Seconds that whoever has taken over stays careful after all rows are there: packets may be on their way to a row.
 GRACE = 3.0
-_UPPER = 0xFFFFFFFF_00000000
 
 
 class Standbys:
@@ -139,8 +138,8 @@ class Standbys:
         key = router.id, number
         known = self._there.get(key)
         if known is None or known[0] is not switch:
-            cookie = ledger.cookie(Kind.VOLATILE, Feature.NAT, router.tag)
-            rows = exports.read_imported(await switch.flows_of(T.NAT_NEW, cookie, _UPPER))
+            cookie = ledger.connections_cookie(router.tag)
+            rows = exports.read_imported(await switch.flows_of(T.NAT_NEW, cookie, ledger.UPPER_COOKIE_MASK))
             known = self._there[key] = (switch, set(rows))
         return known[1]
 

@@ -7,7 +7,7 @@ probe), and a request for an address that nobody is known to have. RFC 826; RFC 
 from __future__ import annotations
 
 from ebbtide.compile import ledger
-from ebbtide.compile.flow import Flow, M, Move, Resubmit, SetField
+from ebbtide.compile.flow import Action, Flow, M, Move, Resubmit, SetField
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, T
 from ebbtide.model.addresses import ipv4
@@ -39,21 +39,25 @@ def responder(net: Network, port: Port) -> Fragment:
                 T.ARP_RESPONDER,
                 Priority.ARP_ANSWER,
                 (_ASKED, target, _ARP, elan),
-                actions=(
-                    _ETH_BACK,
-                    SetField("eth_src", port.mac),
-                    _ANSWER,
-                    _MAC_BACK,
-                    SetField("arp_sha", port.mac),
-                    _ADDRESS_BACK,
-                    SetField("arp_spa", address),
-                    *_TO_SENDER,
-                ),
+                actions=(*answer(address, port.mac, port.mac), *TO_SENDER),
                 goto=T.EGRESS,
                 cookie=cookie,
             )
         )
     return Fragment(tuple(flows))
+
+
+def answer(address: int, mac: int, source: int) -> tuple[Action, ...]:
+    """A request becomes its answer: `address` is at `mac`, says a frame from `source`."""
+    return (
+        _ETH_BACK,
+        SetField("eth_src", source),
+        _ANSWER,
+        _MAC_BACK,
+        SetField("arp_sha", mac),
+        _ADDRESS_BACK,
+        SetField("arp_spa", address),
+    )
 
 
 _ASKED, _ARP = M("arp_op", 1), M("eth_type", 0x0806)
@@ -62,7 +66,8 @@ _ANSWER = SetField("arp_op", 2)
 _ETH_BACK = Move("eth_src", "eth_dst", 48)
 _MAC_BACK = Move("arp_sha", "arp_tha", 48)
 _ADDRESS_BACK = Move("arp_spa", "arp_tpa", 32)
-_TO_SENDER = (
+#: Out by the port of entry, to the VM that has sent it.
+TO_SENDER = (
     Move("metadata", ledger.TO_LPORT_REG, ledger.LPORT_BITS, src_offset=ledger.LPORT_SHIFT),
     SetField(ledger.TO_COMPUTE_REG, 0),
 )

@@ -6,10 +6,12 @@ A miss without a flow is a drop (OpenFlow 1.3, 5.4), so only misses that go on a
 from __future__ import annotations
 
 from ebbtide.compile import ledger
-from ebbtide.compile.flow import Bucket, Flow, Group, GroupType, Meter, Resubmit, match
+from ebbtide.compile.flow import Bucket, Flow, Group, GroupType, Load, Meter, Move, Resubmit, match
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, T
 
+#: What every port's classifier row does first: afterwards an output to the port of entry is not the silent drop of OpenFlow 1.3, 5.10.
+RECORD_INPUT = (Move("in_port", ledger.INPUT_REG, 16), Load("in_port", 0, 16, 0))
 _COOKIE = ledger.cookie(Kind.BASE, Feature.PIPELINE)
 
 

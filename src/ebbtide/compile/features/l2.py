@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ebbtide.compile import ledger
+from ebbtide.compile.features import base
 from ebbtide.compile.flow import (
     Action,
     Bucket,
@@ -18,9 +19,7 @@ from ebbtide.compile.flow import (
     Flow,
     Group,
     GroupType,
-    Load,
     M,
-    Move,
     Output,
     Resubmit,
     SetField,
@@ -31,11 +30,6 @@ from ebbtide.compile.flow import (
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
 from ebbtide.model.facts import Binding, BindingPhase, Network, Port
-
-
-def _record_input() -> tuple[Action, ...]:
-    # Afterwards an output to the port of entry is not the silent drop of OpenFlow 1.3 section 5.10 any more.
-    return (Move("in_port", ledger.INPUT_REG, 16), Load("in_port", 0, 16, 0))
 
 
 def _evidence(port: Port) -> tuple[Action, ...]:
@@ -189,7 +183,7 @@ def plugged(net: Network, port: Port, binding: Binding, ofport: int, copy_to: in
             T.CLASSIFIER,
             Priority.VM_UNTAGGED,
             match(in_port=ofport),
-            actions=(*evidence, *_record_input(), SetField(ledger.NETWORK_REG, net.tag)),
+            actions=(*evidence, *base.RECORD_INPUT, SetField(ledger.NETWORK_REG, net.tag)),
             metadata=(lport[0] | elan[0], lport[1] | elan[1]),
             goto=T.DISPATCHER,
             cookie=cookie,
@@ -274,7 +268,7 @@ def leaving(net: Network, port: Port, ofport: int, forward_to: int) -> Fragment:
                 T.CLASSIFIER,
                 Priority.VM_UNTAGGED,
                 match(in_port=ofport),
-                actions=(*_evidence(port), *_record_input(), SetField(ledger.NETWORK_REG, net.tag)),
+                actions=(*_evidence(port), *base.RECORD_INPUT, SetField(ledger.NETWORK_REG, net.tag)),
                 metadata=(lport[0] | elan[0], lport[1] | elan[1]),
                 goto=T.DISPATCHER,
                 cookie=cookie,

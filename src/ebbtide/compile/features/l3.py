@@ -8,6 +8,7 @@ one leaves towards the network outside (table 26: `nat`, `floating`). RFC 1812 f
 from __future__ import annotations
 
 from ebbtide.compile import ledger
+from ebbtide.compile.features import arp
 from ebbtide.compile.flow import DecTtl, Flow, M, Move, SetField, ToController, match
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
@@ -15,10 +16,6 @@ from ebbtide.model.addresses import ipv4, prefix, split_route
 from ebbtide.model.facts import Binding, Network, Port, Router, RouterPort
 
 _ECHO_REQUEST, _ECHO_REPLY, _TTL = 8, 0, 64
-_BACK_TO_SENDER = (
-    Move("metadata", ledger.TO_LPORT_REG, ledger.LPORT_BITS, src_offset=ledger.LPORT_SHIFT),
-    SetField(ledger.TO_COMPUTE_REG, 0),
-)
 
 
 def router(found: Router, legs: list[tuple[RouterPort, Network]]) -> Fragment:
@@ -52,16 +49,7 @@ def router(found: Router, legs: list[tuple[RouterPort, Network]]) -> Fragment:
                 T.ARP_RESPONDER,
                 Priority.ARP_ANSWER,
                 match(metadata=own, eth_type=0x0806, arp_op=1, arp_tpa=address),
-                actions=(
-                    Move("eth_src", "eth_dst", 48),
-                    SetField("eth_src", leg.mac),
-                    SetField("arp_op", 2),
-                    Move("arp_sha", "arp_tha", 48),
-                    SetField("arp_sha", leg.mac),
-                    Move("arp_spa", "arp_tpa", 32),
-                    SetField("arp_spa", address),
-                    *_BACK_TO_SENDER,
-                ),
+                actions=(*arp.answer(address, leg.mac, leg.mac), *arp.TO_SENDER),
                 goto=T.EGRESS,
                 cookie=cookie,
             )
@@ -104,7 +92,7 @@ def _own_address(vrf: tuple[int, int], address: int, cookie: int) -> list[Flow]:
         SetField("ipv4_src", address),
         SetField("icmpv4_type", _ECHO_REPLY),
         SetField("nw_ttl", _TTL),
-        *_BACK_TO_SENDER,
+        *arp.TO_SENDER,
     )
     return [
         Flow(T.FIB, Priority.OWN_PING, echo, actions=answer, goto=T.EGRESS, cookie=cookie),

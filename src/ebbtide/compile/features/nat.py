@@ -138,13 +138,7 @@ class _Gate:
         return match(metadata=self.vrf, eth_type=0x0800, **fields)
 
     def _in_vrf(self, asked: int) -> tuple[Action, ...]:
-        """From here on it is this router's, and not out of a tunnel any more: an answer may leave by one."""
-        value, mask = self.vrf
-        return (
-            SetField("metadata", value, mask | ledger.SPLIT_HORIZON | ledger.NETWORK_MASK | ledger.LPORT_MASK),
-            SetField(ledger.VRF_REG, self.router.tag),
-            SetField(ledger.ASKED_REG, asked),
-        )
+        return (*outside.into_vrf(self.router), SetField(ledger.ASKED_REG, asked))
 
     def _translate(self, table: T) -> Ct:
         return Ct(zone=self.zone, table=table, nat=Nat())
@@ -407,7 +401,7 @@ class _Gate:
                 learn = Learn(
                     table=T.NAT_EXPORT,
                     priority=Priority.IMPORTED,
-                    cookie=ledger.cookie(Kind.VOLATILE, Feature.NAT, self.router.tag),
+                    cookie=ledger.connections_cookie(self.router.tag),
                     fin_idle_timeout=60 if proto == TCP else 0,
                     idle_timeout=0 if proto == TCP else 300,
                     specs=(
@@ -477,38 +471,32 @@ class Translation(NamedTuple):
 
 def imported(router: Router, known: Translation) -> Flow:
     """A connection that was opened elsewhere: its next packet that conntrack does not know opens it here, with the same port."""
-    kind = "tcp" if known.proto == TCP else "udp"
     nat = Nat(src=True, ip_min=known.address, port_min=known.port, port_max=known.port)
-    return Flow(
-        T.NAT_NEW,
-        Priority.IMPORTED,
-        match(
-            metadata=ledger.metadata_vrf(router.tag),
-            eth_type=0x0800,
-            ip_proto=known.proto,
-            ipv4_src=known.src,
-            ipv4_dst=known.dst,
-            **{f"{kind}_src": known.sport, f"{kind}_dst": known.dport},
-        ),
-        actions=(Ct(zone=ledger.router_zone(router.tag), table=T.NAT_OPENED, commit=True, nat=nat),),
-        cookie=ledger.cookie(Kind.VOLATILE, Feature.NAT, router.tag),
-    )
+    commit = Ct(zone=ledger.router_zone(router.tag), table=T.NAT_OPENED, commit=True, nat=nat)
+    return _row(router, T.NAT_NEW, known.proto, (known.src, known.sport), (known.dst, known.dport), commit)
 
 
 def replied(router: Router, known: Translation) -> Flow:
     """What the remote sends before the VM does: exchanged without conntrack, which would not open a connection for it."""
-    kind = "tcp" if known.proto == TCP else "udp"
-    return Flow(
-        T.NAT_REPLY,
-        Priority.IMPORTED,
-        match(
-            metadata=ledger.metadata_vrf(router.tag),
-            eth_type=0x0800,
-            ip_proto=known.proto,
-            ipv4_src=known.dst,
-            ipv4_dst=known.address,
-            **{f"{kind}_src": known.dport, f"{kind}_dst": known.port},
-        ),
-        actions=(SetField("ipv4_dst", known.src), SetField(f"{kind}_dst", known.sport), Resubmit(T.FIB)),
-        cookie=ledger.cookie(Kind.VOLATILE, Feature.NAT, router.tag),
+    back = (SetField("ipv4_dst", known.src), SetField(f"{_ports(known.proto)}_dst", known.sport), Resubmit(T.FIB))
+    return _row(router, T.NAT_REPLY, known.proto, (known.dst, known.dport), (known.address, known.port), *back)
+
+
+def _ports(proto: int) -> str:
+    return "tcp" if proto == TCP else "udp"
+
+
+def _row(
+    router: Router, table: T, proto: int, source: tuple[int, int], target: tuple[int, int], *actions: Action
+) -> Flow:
+    """What one end point (address, port) sends to the other. No part of State: rows come and go with connections."""
+    kind = _ports(proto)
+    matched = match(
+        metadata=ledger.metadata_vrf(router.tag),
+        eth_type=0x0800,
+        ip_proto=proto,
+        ipv4_src=source[0],
+        ipv4_dst=target[0],
+        **{f"{kind}_src": source[1], f"{kind}_dst": target[1]},
     )
+    return Flow(table, Priority.IMPORTED, matched, actions=actions, cookie=ledger.connections_cookie(router.tag))

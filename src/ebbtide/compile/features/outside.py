@@ -13,12 +13,11 @@ from __future__ import annotations
 import msgspec
 
 from ebbtide.compile import ledger
+from ebbtide.compile.features import arp, base
 from ebbtide.compile.flow import (
     Action,
     CtClear,
     Flow,
-    Load,
-    Move,
     Output,
     PopVlan,
     PushVlan,
@@ -40,7 +39,6 @@ def wire(external: External, own_mac: int, provider: int) -> Fragment:
     """One compute's: its provider port, in and out. `own_mac`: the compute's own outside; `provider`: that OpenFlow port."""
     cookie = ledger.cookie(Kind.NETWORK, Feature.EXTERNAL, external.tag)
     own = ledger.metadata_network(external.tag)
-    record: tuple[Action, ...] = (Move("in_port", ledger.INPUT_REG, 16), Load("in_port", 0, 16, 0))
     vlan = external.vlan
     entry = match(in_port=provider, vlan_vid=_TAGGED | vlan if vlan else 0)
     tag = (PushVlan(), SetField("vlan_vid", _TAGGED | vlan)) if vlan else ()
@@ -49,7 +47,7 @@ def wire(external: External, own_mac: int, provider: int) -> Fragment:
             T.CLASSIFIER,
             Priority.PROVIDER,
             entry,
-            actions=(*((PopVlan(),) if vlan else ()), *record, SetField(ledger.NETWORK_REG, external.tag)),
+            actions=(*((PopVlan(),) if vlan else ()), *base.RECORD_INPUT, SetField(ledger.NETWORK_REG, external.tag)),
             metadata=own,
             goto=T.GATEWAY_MAC,
             cookie=cookie,
@@ -148,21 +146,11 @@ def answer(external: External, address: int, mac: int, source: int | None, cooki
 
     The key is the same in both cases, so that one takes the other's place at once, and no answer outlives what it stood for.
     """
-    actions: tuple[Action, ...] = (
-        Move("eth_src", "eth_dst", 48),
-        SetField("eth_src", source or 0),
-        SetField("arp_op", 2),
-        Move("arp_sha", "arp_tha", 48),
-        SetField("arp_sha", mac),
-        Move("arp_spa", "arp_tpa", 32),
-        SetField("arp_spa", address),
-        Resubmit(T.PROVIDER),
-    )
     return Flow(
         T.ARP_RESPONDER,
         Priority.ARP_ANSWER,
         match(metadata=ledger.metadata_network(external.tag), eth_type=0x0806, arp_op=1, arp_tpa=address),
-        actions=actions if source is not None else (),
+        actions=(*arp.answer(address, mac, source), Resubmit(T.PROVIDER)) if source is not None else (),
         cookie=cookie,
     )
 
@@ -177,6 +165,15 @@ def sent_here(external: External, address: int, mac: int, *, served: bool, cooki
         actions=(CtClear(), Resubmit(T.PRE_DNAT)) if served else (SetField("eth_dst", mac),),
         goto=None if served else T.PROVIDER,
         cookie=cookie,
+    )
+
+
+def into_vrf(router: Router) -> tuple[Action, ...]:
+    """From here on it is this router's, and not out of a tunnel any more: an answer may leave by one."""
+    value, mask = ledger.metadata_vrf(router.tag)
+    return (
+        SetField("metadata", value, mask | ledger.SPLIT_HORIZON | ledger.NETWORK_MASK | ledger.LPORT_MASK),
+        SetField(ledger.VRF_REG, router.tag),
     )
 
 
@@ -197,8 +194,6 @@ def floating(
     address, fixed = ipv4(found.address), ipv4(found.fixed)
     if address is None or fixed is None:
         return Fragment()
-    value, mask = vrf
-    into = SetField("metadata", value, mask | ledger.NETWORK_MASK | ledger.LPORT_MASK | ledger.SPLIT_HORIZON)
     return Fragment(
         (
             Flow(
@@ -212,7 +207,7 @@ def floating(
                 T.PRE_DNAT,
                 Priority.INBOUND,
                 match(metadata=own, eth_type=0x0800, ipv4_dst=address),
-                actions=(SetField("ipv4_dst", fixed), into, SetField(ledger.VRF_REG, router.tag), Resubmit(T.FIB)),
+                actions=(SetField("ipv4_dst", fixed), *into_vrf(router), Resubmit(T.FIB)),
                 cookie=cookie,
             ),
             Flow(

@@ -9,7 +9,8 @@ from __future__ import annotations
 from hashlib import blake2s
 
 from ebbtide.compile import ledger
-from ebbtide.compile.flow import Flow, Load, Move, Output, ToController, match
+from ebbtide.compile.features import base
+from ebbtide.compile.flow import Flow, Output, ToController, match
 from ebbtide.compile.fragment import Fragment, TunnelRow
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
 from ebbtide.model.state import State
@@ -24,7 +25,7 @@ def towards(peer: int, ofport: int) -> Fragment:
                 T.CLASSIFIER,
                 Priority.TUNNEL,
                 match(in_port=ofport),
-                actions=(Move("in_port", ledger.INPUT_REG, 16), Load("in_port", 0, 16, 0)),
+                actions=base.RECORD_INPUT,
                 metadata=(ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON),
                 goto=T.TUNNEL_TERMINATION,
                 cookie=cookie,
