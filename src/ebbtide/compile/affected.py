@@ -49,9 +49,8 @@ class _Change:
         self.before, self.after = before, after
         self.both = (before, after)
         self.found: dict[int, set[Key]] = {}
-        self.joined: set[tuple[str, int]] = (
-            set()
-        )  # (network, compute): the compute has come into its footprint, or left it
+        #: (network, compute): the compute has come into its footprint, or left it.
+        self.joined: set[tuple[str, int]] = set()
         self.routers: set[str] = set()
         self.reached: set[str] = set()  # those of the routers whose reach may differ
         self.externals: set[str] = set()

@@ -89,10 +89,14 @@ def _candidate(compute: Compute, seen: Standing) -> Candidate:
     return Candidate(compute.number, compute.name, compute.weight, compute.base, barred, keeps)
 
 
-def service(state: State, router: Router, standings: Mapping[int, Standing]) -> Service:
-    """A router's NAT, as the election knows it."""
+def _gateways(state: State) -> set[int]:
+    """The computes that are in every footprint."""
+    return {c.number for c in state.computes.values() if c.gateway and c.membership is Membership.MEMBER}
+
+
+def service(state: State, router: Router, standings: Mapping[int, Standing], gateways: Set[int]) -> Service:
+    """A router's NAT, as the election knows it. `gateways`: the computes that are in every footprint."""
     found, move = state.designations.get((NAT, router.id)), state.moves.get(router.id)
-    gateways = {c.number for c in state.computes.values() if c.gateway and c.membership is Membership.MEMBER}
     footprint = state.present(router.id) | gateways
     current = found.compute if found is not None else 0
     standby = found.standby if found is not None else 0
@@ -115,7 +119,10 @@ def service(state: State, router: Router, standings: Mapping[int, Standing]) -> 
 
 def services(state: State, standings: Mapping[int, Standing]) -> list[Service]:
     """All routers that need a compute for their NAT: those with a network outside, and with a place in some network."""
-    return [service(state, r, standings) for r in state.routers.values() if r.external and state.legs.get(r.id)]
+    gateways = _gateways(state)
+    return [
+        service(state, r, standings, gateways) for r in state.routers.values() if r.external and state.legs.get(r.id)
+    ]
 
 
 def judge(state: State, standings: Mapping[int, Standing]) -> list[Edit]:
@@ -147,12 +154,7 @@ def _follow(state: State, asked: Service, choice: Choice, standings: Mapping[int
 
 def _take_over(state: State, router: str, old: int, new: int, standby: int) -> list[Edit]:
     """The new one serves at once; connections with ports of the old one's are its own now, and nobody opens from those."""
-    edits = parts.designate(state, router, new, standby)
-    return edits + [
-        Edit(x, msgspec.structs.replace(x, compute=new, opening=False))
-        for x in state.leases.get(router, {}).values()
-        if x.compute == old
-    ]
+    return parts.designate(state, router, new, standby) + parts.inherit(state, router, {old}, new)
 
 
 def _is_lost(state: State, number: int, standings: Mapping[int, Standing]) -> bool:
@@ -186,14 +188,10 @@ def holds(state: State, number: int, standings: Mapping[int, Standing]) -> list[
     return found
 
 
-def goes_with(state: State, number: int) -> list[str]:
-    """The routers whose NAT ends with this compute: nobody else can have it."""
-    return sorted(o for (s, o), d in state.designations.items() if s == NAT and d.compute == number)
-
-
 def electable(state: State, router: str, standings: Mapping[int, Standing]) -> list[str]:
     """Why a router's NAT is where it is, in words, each compute with its reason."""
     found = state.routers.get(router)
     if found is None or not found.external:
         return [f"router {router} has no external network: nobody serves its NAT"]
-    return election.explain(service(state, found, standings), candidates(state, standings), services(state, standings))
+    asked = service(state, found, standings, _gateways(state))
+    return election.explain(asked, candidates(state, standings), services(state, standings))

@@ -61,7 +61,7 @@ def following(move: Move) -> Move | None:
 def begin(state: State, router: str, old: int, new: int) -> list[Edit]:
     """A planned move: its journal, and a range of ports for the new place, from which it may open what comes first."""
     edits = [Edit(None, Move(router, old, new))]
-    held = parts.opening(state, router, new)
+    held = state.opening(router, new)
     made = parts.lease(state, router, new) if held is None else msgspec.structs.replace(held, careful=False)
     if made is not None and made != held:
         edits.append(Edit(held, made))
@@ -81,7 +81,7 @@ def call_back(state: State, move: Move) -> list[Edit]:
         if move.turned:
             return [Edit(move, forth(move))]
         edits = [Edit(move, None)]
-        designation, held = state.designations.get((NAT, name)), parts.opening(state, name, move.new)
+        designation, held = state.designations.get((NAT, name)), state.opening(name, move.new)
         if held is not None:
             stays = designation is not None and designation.standby == move.new
             edits.append(Edit(held, msgspec.structs.replace(held, careful=True) if stays else None))
@@ -92,7 +92,7 @@ def call_back(state: State, move: Move) -> list[Edit]:
     edits = [Edit(move, back)]
     if reached(move, P.FLIP):
         # The old place does not see all connections with its ports any more: it opens from a new range.
-        held = parts.opening(state, name, move.old)
+        held = state.opening(name, move.old)
         made = parts.lease(state, name, move.old)
         if held is not None:
             edits.append(Edit(held, msgspec.structs.replace(held, opening=False)))
@@ -133,20 +133,17 @@ def lose(state: State, move: Move, *, old_dead: bool, new_dead: bool) -> list[Ed
     if old_dead:
         standby = found.standby if found is not None and found.standby not in (move.new, move.old) else 0
         edits = [Edit(move, None), *parts.designate(state, name, move.new, standby)]
-        return edits + [
-            Edit(x, msgspec.structs.replace(x, compute=move.new, opening=False))
-            for x in state.leases.get(name, {}).values()
-            if x.compute == move.old
-        ]
+        return edits + parts.inherit(state, name, {move.old}, move.new)
     edits = [Edit(move, None)]
     if found is not None and found.compute != move.old:
         edits += parts.designate(state, name, move.old, 0)
-    for lease in state.leases.get(name, {}).values():
-        if lease.compute == move.new:
-            edits.append(Edit(lease, msgspec.structs.replace(lease, compute=move.old, opening=False)))
-        elif lease.compute == move.old and lease.opening and reached(move, P.FLIP):
-            edits.append(Edit(lease, msgspec.structs.replace(lease, opening=False)))
+    edits += parts.inherit(state, name, {move.new}, move.old)
     if reached(move, P.FLIP):
+        edits += [
+            Edit(x, msgspec.structs.replace(x, opening=False))
+            for x in state.leases.get(name, {}).values()
+            if x.compute == move.old and x.opening
+        ]
         made = parts.lease(state, name, move.old)
         edits += [Edit(None, made)] if made is not None else []
     return edits

@@ -47,11 +47,6 @@ def lease(
     return Lease(router, first, first + (last - first) // 2, compute)
 
 
-def opening(state: State, router: str, compute: int) -> Lease | None:
-    """The range from which a compute opens connections now."""
-    return next((x for x in state.leases.get(router, {}).values() if x.compute == compute and x.opening), None)
-
-
 def designate(state: State, router: str, compute: int, standby: int) -> list[Edit]:
     """Make `compute` serve a router's NAT and `standby` (or 0) stand by; each gets a range of ports if it has none."""
     old = state.designations.get((NAT, router))
@@ -59,7 +54,7 @@ def designate(state: State, router: str, compute: int, standby: int) -> list[Edi
     edits = [Edit(old, new)] if old != new else []
     given: list[Lease] = []
     for number in (compute, standby):
-        held = opening(state, router, number) if number else None
+        held = state.opening(router, number) if number else None
         if number and held is None:
             made = lease(state, router, number, given)
             if made is not None:
@@ -77,6 +72,15 @@ def resign(state: State, router: str) -> list[Edit]:
     return edits + [Edit(x, None) for x in state.leases.get(router, {}).values()]
 
 
+def inherit(state: State, router: str, gone: Set[int], heir: int) -> list[Edit]:
+    """The ranges of those that serve no more are the heir's: connections with their ports are, and nobody opens from them."""
+    return [
+        Edit(x, msgspec.structs.replace(x, compute=heir, opening=False))
+        for x in state.leases.get(router, {}).values()
+        if x.compute in gone
+    ]
+
+
 def leave(state: State, gone: Set[int]) -> list[Edit]:
     """What becomes of the parts of computes that are removed. Whoever stays keeps their ranges, and opens nothing from them."""
     edits: list[Edit] = []
@@ -91,9 +95,5 @@ def leave(state: State, gone: Set[int]) -> list[Edit]:
             edits.append(Edit(move, None))
         if found.standby in gone:
             edits.append(Edit(found, msgspec.structs.replace(found, standby=0)))
-        edits += [
-            Edit(x, msgspec.structs.replace(x, compute=found.compute, opening=False))
-            for x in state.leases.get(router, {}).values()
-            if x.compute in gone
-        ]
+        edits += inherit(state, router, gone, found.compute)
     return edits

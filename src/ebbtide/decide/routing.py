@@ -50,7 +50,12 @@ def _v4_net(text: str, what: str, field: str) -> str:
         raise BadInput(f"{what} {text!r} is not an IPv4 subnet: {error}", field) from None
 
 
-def _mac(text: str, field: str = "mac") -> int:
+def host_mac(text: str, field: str = "mac") -> int:
+    """The MAC of one host.
+
+    Raises:
+        BadInput: it is none.
+    """
     try:
         value = parse_mac(text)
     except ValueError as error:
@@ -329,7 +334,7 @@ def attach(state: State, name: str, network: str, address: str = "", mac: str = 
         )
     _host_in(address, subnet, "address")
     known = state.legs[name].get((network, address)) if name in state.legs else None
-    value = _mac(mac) if mac else ledger.mac(state.store_id, ledger.MacOf.LEG, found.tag)
+    value = host_mac(mac) if mac else ledger.mac(state.store_id, ledger.MacOf.LEG, found.tag)
     made = RouterPort(name, network, address, subnet, value)
     if known is not None:
         if not mac or known.mac == value:
@@ -395,7 +400,7 @@ def add_floating(
         if whose:
             raise Refused(f"address {address} is that of {whose} in {outside}: choose another")
     ids = Allocator(state)
-    value = _mac(mac) if mac else known.mac if known is not None else 0
+    value = host_mac(mac) if mac else known.mac if known is not None else 0
     whose = _mac_outside(state, network, value, address) if mac else ""
     if whose:
         raise Refused(f"MAC {format_mac(value)} is that of {whose} in {outside}: choose another, or none")

@@ -182,6 +182,11 @@ class State(msgspec.Struct, frozen=True):
             found |= {n: False for n in self.servers(floating.router) if n in wired and n not in found}
         return found
 
+    def opening(self, router: str, compute: int) -> Lease | None:
+        """The range of ports from which a compute opens connections for a router now."""
+        found = (x for x in self.leases.get(router, _EMPTY).values() if x.compute == compute and x.opening)
+        return max(found, key=lambda x: (x.since, x.first), default=None)
+
     def routers_at(self, compute: int) -> set[str]:
         """The routers whose reach this compute is in."""
         here = {r for network in self.networks_on.get(compute, _EMPTY) for r in self.routers_of.get(network, _EMPTY)}

@@ -108,11 +108,9 @@ class NatMoves:
             while (move := self._move(router)) is not None:
                 try:
                     await self._phase(move)
-                except _Lost as error:
-                    await self._say(move, str(error))
-                    await asyncio.sleep(0.2)
                 except EbbtideError as error:
-                    log.info("move_waits", router=router, phase=str(move.phase), reason=str(error))
+                    if not isinstance(error, _Lost):
+                        log.info("move_waits", router=router, phase=str(move.phase), reason=str(error))
                     await self._say(move, str(error))
                     await asyncio.sleep(0.2)
                 except Exception:

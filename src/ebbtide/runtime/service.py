@@ -35,7 +35,6 @@ from ebbtide.model.facts import (
     Router,
     RouterPort,
     format_mac,
-    parse_mac,
 )
 from ebbtide.model.state import State, apply, facts, rebuild
 from ebbtide.runtime import paths, records
@@ -142,12 +141,7 @@ class Service:
             Refused: it exists and is different, its MAC or an address is taken in this network, or an address is outside its subnets.
         """
         routing.check_name("port", port_id)
-        try:
-            value = parse_mac(mac)
-        except ValueError as error:
-            raise BadInput(str(error), "mac") from None
-        if value >> 40 & 1 or not value:
-            raise BadInput(f"{mac} is not the MAC address of one host", "mac")
+        value = routing.host_mac(mac)
         found = tuple(sorted({_address(text) for text in addresses}))  # as the store gives them back
 
         def decide(state: State) -> tuple[list[Edit], Port]:

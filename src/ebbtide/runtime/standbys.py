@@ -19,7 +19,6 @@ from ebbtide.compile import ledger
 from ebbtide.compile.features import nat
 from ebbtide.compile.features.nat import Translation
 from ebbtide.compile.ledger import T
-from ebbtide.decide import parts
 from ebbtide.errors import EbbtideError
 from ebbtide.model.addresses import ipv4
 from ebbtide.model.facts import Designation, Edit, Router
@@ -79,7 +78,7 @@ class Standbys:
 
     @staticmethod
     def _is_careful(state: State, found: Designation) -> bool:
-        lease = parts.opening(state, found.object, found.compute)
+        lease = state.opening(found.object, found.compute)
         return lease is not None and lease.careful and found.object not in state.moves
 
     async def _follow(self, router: Router, found: Designation) -> None:
@@ -97,7 +96,7 @@ class Standbys:
     async def _confirm(self, name: str) -> None:
         def decide(state: State) -> tuple[list[Edit], bool]:
             found = state.designations.get((NAT, name))
-            lease = parts.opening(state, name, found.compute) if found is not None else None
+            lease = state.opening(name, found.compute) if found is not None else None
             if lease is None or not lease.careful or name in state.moves:
                 return [], False
             return [Edit(lease, msgspec.structs.replace(lease, careful=False))], True

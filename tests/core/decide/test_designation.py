@@ -146,7 +146,7 @@ def test_who_is_to_leave_and_is_there_is_moved_from_and_serves_until_then() -> N
     assert (move.old, move.phase) == (1, MovePhase.PREPARE)
     assert move.new in (2, 3)
     assert place(after)[0] == 1
-    assert parts.opening(after, "r1", move.new) is not None
+    assert after.opening("r1", move.new) is not None
     assert designation.judge(after, seen(after)) == []
 
 

@@ -60,7 +60,7 @@ def edits_of(found: State, step: Step) -> list[Edit]:
     if verb == "designate" and moving is None:
         return parts.designate(found, name, one, two)
     if verb == "move" and held is not None and moving is None and held.compute != one:
-        made = None if parts.opening(found, name, one) else parts.lease(found, name, one)
+        made = None if found.opening(name, one) else parts.lease(found, name, one)
         return [Edit(None, Move(name, held.compute, one)), *([Edit(None, made)] if made else [])]
     if verb == "arrive" and moving is not None:
         return [Edit(moving, None), *parts.designate(found, name, moving.new, 0)]
@@ -121,7 +121,7 @@ def test_who_stands_by_opens_carefully(story: list[Step]) -> None:
         if step[0] != "designate" or before == after:
             continue
         for found in after.designations.values():
-            held = parts.opening(after, found.object, found.standby) if found.object == step[1] else None
+            held = after.opening(found.object, found.standby) if found.object == step[1] else None
             assert held is None or held.careful
 
 
@@ -130,7 +130,7 @@ def test_designating_the_same_again_is_already_so(story: list[Step]) -> None:
     found = played(story)[-1]
     for held in found.designations.values():
         again = change(found, *parts.designate(found, held.object, held.compute, held.standby))
-        short = [n for n in (held.compute, held.standby) if n and parts.opening(again, held.object, n) is None]
+        short = [n for n in (held.compute, held.standby) if n and again.opening(held.object, n) is None]
         assert short or parts.designate(again, held.object, held.compute, held.standby) == []
 
 

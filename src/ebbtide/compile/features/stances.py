@@ -19,16 +19,10 @@ from ebbtide.model.state import NAT, State
 P = MovePhase
 
 
-def lease_of(state: State, router: str, compute: int) -> Lease | None:
-    """The ports from which a compute opens connections for a router."""
-    found = (x for x in state.leases.get(router, {}).values() if x.compute == compute and x.opening)
-    return max(found, key=lambda x: (x.since, x.first), default=None)
-
-
 def stance(state: State, router: str, compute: int) -> Stance | None:
     """What this compute is to the router's NAT; None: nothing."""
     move = state.moves.get(router)
-    lease = lease_of(state, router, compute)
+    lease = state.opening(router, compute)
     if move is not None and compute == move.old:
         return _old(move, lease)
     if move is not None and compute == move.new:
