@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ebbtide.lab import Lab
 from tests.north.site import Site
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +33,13 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     yield make
     for each in made:
         each.stop()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    made = Lab(f"n{os.getpid()}_{next(_numbers)}", tmp_path / "lab")
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()

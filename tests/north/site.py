@@ -97,6 +97,11 @@ class Site:
 
     # --- facts ---
 
+    def ready(self, count: int) -> bool:
+        """Whether so many computes are connected, and all of them ready and at rest."""
+        members = self.app.cluster.members.values()
+        return len(members) == count and all(m.phase == "ready" and m.clean for m in members)
+
     def put(self, *facts: Fact) -> None:
         """Store facts as they are."""
         edits = [Edit(None, fact) for fact in facts]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,23 +15,7 @@ from ebbtide.model.state import NAT
 from tests.north.site import Site
 
 pytestmark = pytest.mark.lab
-_numbers = itertools.count()
 API = "/api/v1"
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(f"f{os.getpid()}_{next(_numbers)}", tmp_path / "lab")
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down()
-
-
-def ready(site: Site, count: int) -> bool:
-    members = site.app.cluster.members.values()
-    return len(members) == count and all(m.phase == "ready" and m.clean for m in members)
 
 
 def typed(compute: Compute, command: str) -> str:
@@ -50,7 +31,7 @@ def test_the_commands_find_the_routers_flows(lab: Lab, tmp_path: Path) -> None:
         computes = lab.add_computes(["a", "b"], physical_network="physnet1")
         for each in computes:
             each.register()
-        site.wait(lambda: ready(site, 2))
+        site.wait(lambda: site.ready(2))
         macs = {name: f"02:00:00:00:00:0{n}" for n, name in enumerate("ab", 1)}
         ports = [
             {"id": f"vm-{name}", "network": "blue", "mac": mac, "addresses": [f"10.1.0.{9 + n}"]}
@@ -70,7 +51,7 @@ def test_the_commands_find_the_routers_flows(lab: Lab, tmp_path: Path) -> None:
         if (NAT, "r1") not in site.state.designations:
             number = site.state.by_name["a"]
             site.put(Designation(NAT, "r1", number), Lease("r1", 1024, 33279, number))
-        site.wait(lambda: len(site.state.bindings) == 2 and ready(site, 2))
+        site.wait(lambda: len(site.state.bindings) == 2 and site.ready(2))
         served = site.state.computes[site.state.designations[NAT, "r1"].compute].name
         server, sender = sorted(computes, key=lambda c: c.name != served)
 

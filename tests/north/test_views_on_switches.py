@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,22 +12,6 @@ from ebbtide.lab import CONTROLLER, Lab
 from tests.north.site import Site
 
 pytestmark = pytest.mark.lab
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(f"n{os.getpid()}_{next(_numbers)}", tmp_path / "lab")
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down()
-
-
-def ready(site: Site, count: int) -> bool:
-    members = site.app.cluster.members.values()
-    return len(members) == count and all(m.phase == "ready" and m.clean for m in members)
 
 
 def test_what_is_seen_of_a_compute(lab: Lab, tmp_path: Path) -> None:
@@ -39,7 +20,7 @@ def test_what_is_seen_of_a_compute(lab: Lab, tmp_path: Path) -> None:
     try:
         for name in ("a", "b"):
             lab.add_compute(name).register()
-        site.wait(lambda: ready(site, 2))
+        site.wait(lambda: site.ready(2))
         assert site.post("/api/v1/networks", {"id": "blue"}).status == 201
         for number, name in ((1, "a"), (2, "b")):
             mac, ip = f"02:00:00:00:00:0{number}", f"10.1.0.{number}"
@@ -47,7 +28,7 @@ def test_what_is_seen_of_a_compute(lab: Lab, tmp_path: Path) -> None:
             answer = site.ask("POST", "/api/v1/ports?wait=applied", wish)
             assert (answer.status, answer.json["behind"]) == (201, [])
             lab.add_vm(f"vm{number}", name, mac=mac, ip_cidr=f"{ip}/24", iface_id=f"vm{number}")
-        site.wait(lambda: len(site.state.bindings) == 2 and ready(site, 2))
+        site.wait(lambda: len(site.state.bindings) == 2 and site.ready(2))
         a, b = (site.state.computes[site.state.by_name[name]] for name in "ab")
         site.wait(lambda: site.app.cluster.probes.is_open(a.number, b.number))
         assert tunnels(site) == {"up"}

@@ -26,6 +26,7 @@ from ebbtide.ovsdb.replica import Replica
 from ebbtide.reconcile.delta import Found
 from ebbtide.runtime import vswitch
 from ebbtide.runtime.member import Member
+from ebbtide.runtime.providers import BRIDGE
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -179,7 +180,7 @@ def raw_rows(tables: Replica) -> Iterable[RawRow]:
     own = vswitch.bridge(tables)
     if own is None:
         return
-    yield RawRow("Bridge", vswitch.BRIDGE, _strings({k: own.row[k] for k in ("external_ids", "other_config")}))
+    yield RawRow("Bridge", BRIDGE, _strings({k: own.row[k] for k in ("external_ids", "other_config")}))
     for _, _, row in vswitch.interfaces(tables):
         columns = ("name", "options", "external_ids", "bfd", "type")
         yield RawRow("Interface", row["name"], _strings({k: row[k] for k in columns}))

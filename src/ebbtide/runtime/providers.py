@@ -59,7 +59,8 @@ def _asks(row: Mapping[str, Any] | None) -> str:
     return str(row["other_config"].get(INTERFACES, "")) if row is not None else ""
 
 
-def _ports(tables: Replica, bridge: Mapping[str, Any]) -> Iterable[tuple[Uuid, Uuid, Mapping[str, Any]]]:
+def ports_of(tables: Replica, bridge: Mapping[str, Any]) -> Iterable[tuple[Uuid, Uuid, Mapping[str, Any]]]:
+    """Port uuid, interface uuid and interface row of everything on a bridge."""
     for port in bridge["ports"]:
         row = tables.row("Port", port)
         for name in row["interfaces"] if row else ():
@@ -84,7 +85,7 @@ def trouble(tables: Replica, provider: Provider) -> str:
             f"ovs-vsctl set Open_vSwitch . other_config:{INTERFACES}={provider.target}"
         )
     for name, row in bridges.items():
-        if name != BRIDGE and any(i["name"] == provider.target for _, _, i in _ports(tables, row)):
+        if name != BRIDGE and any(i["name"] == provider.target for _, _, i in ports_of(tables, row)):
             return f"{provider.target} is a port of bridge {name}: map the bridge"
     return ""
 
@@ -95,7 +96,7 @@ def complaint(tables: Replica, provider: Provider) -> str:
     if found:
         return f"provider network {provider.physical}: {found}"
     own = next((row for row in tables.rows("Bridge").values() if row["name"] == BRIDGE), None)
-    ports = (i for _, _, i in _ports(tables, own)) if own is not None else ()
+    ports = (i for _, _, i in ports_of(tables, own)) if own is not None else ()
     mine = (i for i in ports if i["external_ids"].get(PROVIDER) == provider.physical)
     # What is said of a port that works is of a moment when its peer was not there yet.
     errors = (i["error"] for i in mine if i["error"] and (i["ofport"] or 0) <= 0)
@@ -134,7 +135,7 @@ class ProviderRows:
 
     def _port(self, bridge: str, physical: str, name: str, options: dict[str, str], kind: str) -> None:
         uuid, row = self._bridges[bridge]
-        if any(i["name"] == name for _, _, i in _ports(self._tables, row)):
+        if any(i["name"] == name for _, _, i in ports_of(self._tables, row)):
             return
         self._clear_way(name)
         made: dict[str, Any] = {"name": name, "type": kind, "options": options, "external_ids": {PROVIDER: physical}}
@@ -151,7 +152,9 @@ class ProviderRows:
     def _clear_way(self, name: str) -> None:
         """A mapping names another bridge than before: our port has one name, and can be in one of them."""
         for uuid, row in self._bridges.values():
-            there = [p for p, _, i in _ports(self._tables, row) if i["name"] == name and PROVIDER in i["external_ids"]]
+            there = [
+                p for p, _, i in ports_of(self._tables, row) if i["name"] == name and PROVIDER in i["external_ids"]
+            ]
             if there:
                 self._transaction.mutate("Bridge", by_uuid(uuid), [delete_from("ports", frozenset(there))])
 
@@ -178,7 +181,7 @@ class ProviderRows:
         targets = {provider.target for provider in kept.values()}
         for name, (uuid, row) in self._bridges.items():
             gone = []
-            for port, _, interface in _ports(self._tables, row):
+            for port, _, interface in ports_of(self._tables, row):
                 physical = interface["external_ids"].get(PROVIDER)
                 if physical is None:
                     continue

@@ -24,10 +24,9 @@ from ebbtide.ovsdb.replica import Replica, RowChange, Watch
 from ebbtide.ovsdb.schema import DatabaseSchema
 from ebbtide.ovsdb.transaction import Transaction
 from ebbtide.ovsdb.values import Uuid
-from ebbtide.runtime.providers import PROVIDER, Provider, ProviderRows, concerns
+from ebbtide.runtime.providers import BRIDGE, PROVIDER, Provider, ProviderRows, concerns, ports_of
 
 DATABASE = "Open_vSwitch"
-BRIDGE = "br-int"
 PROTOCOLS = frozenset({"OpenFlow10", "OpenFlow13", "OpenFlow14"})
 STORE, REVISION, TERM, PEER, TOMBSTONED = (
     "ebbtide-store",
@@ -183,12 +182,7 @@ def _own_macs(tables: Replica) -> tuple[str, ...]:
 def interfaces(tables: Replica) -> Iterable[tuple[Uuid, Uuid, Mapping[str, Any]]]:
     """Port uuid, interface uuid and interface row of everything on br-int."""
     own = bridge(tables)
-    for port in own.row["ports"] if own else ():
-        row = tables.row("Port", port)
-        for name in row["interfaces"] if row else ():
-            interface = tables.row("Interface", name)
-            if interface is not None:
-                yield port, name, interface
+    return ports_of(tables, own.row) if own else ()
 
 
 def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") -> View:
