@@ -36,6 +36,16 @@ def check_name(kind: str, name: str) -> None:
         raise BadInput(f"{name[:40]!r} is no {kind} name: 1 to {MAX_NAME} printable characters without spaces", "id")
 
 
+def check_mtu(mtu: int) -> None:
+    """An MTU that Ethernet carries (bytes), and IPv4 asks for at least (RFC 791).
+
+    Raises:
+        BadInput: it is another.
+    """
+    if not 576 <= mtu <= 9216:
+        raise BadInput(f"MTU {mtu} is not between 576 and 9216", "mtu")
+
+
 def _v4(text: str, what: str, field: str) -> str:
     try:
         return str(IPv4Address(text))
@@ -89,8 +99,7 @@ def add_external(
     check_name("physical network", physical)
     if not 0 <= vlan <= 4094:
         raise BadInput(f"VLAN {vlan} is not between 1 and 4094 (0: untagged)", "vlan")
-    if not 576 <= mtu <= 9216:
-        raise BadInput(f"MTU {mtu} is not between 576 and 9216", "mtu")
+    check_mtu(mtu)
     subnet = _v4_net(subnet, "subnet", "subnet")
     if gateway:
         gateway = _v4(gateway, "gateway", "gateway")

@@ -107,9 +107,12 @@ class Outside:
         places = places_of(state)
         for key, place in places.items():
             if self._places.get(key) != place:
-                for wait in ANNOUNCE:
-                    heapq.heappush(self._announcing, (self._cluster.now() + wait, key, place))
+                self._schedule(key, place)
         self._places = places
+
+    def _schedule(self, key: tuple[str, str], place: Place) -> None:
+        for wait in ANNOUNCE:
+            heapq.heappush(self._announcing, (self._cluster.now() + wait, key, place))
 
     def _announce(self) -> None:
         now = self._cluster.now()
@@ -136,8 +139,7 @@ class Outside:
         for address in addresses:
             place = self._places.get((external, address))
             if place is not None:
-                for wait in ANNOUNCE:
-                    heapq.heappush(self._announcing, (self._cluster.now() + wait, (external, address), place))
+                self._schedule((external, address), place)
         self._wake.set()
 
     def send(self, member: Member, external: str, frame: bytes) -> bool:

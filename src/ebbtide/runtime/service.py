@@ -81,8 +81,7 @@ class Service:
         cidrs = tuple(sorted({_subnet(text) for text in subnets}))  # as the store gives them back
         if vni is not None and not 1 <= vni <= ledger.LAST_VNI:
             raise BadInput(f"VNI {vni} is not between 1 and {ledger.LAST_VNI} (those above are reserved)", "vni")
-        if not 576 <= mtu <= 9216:
-            raise BadInput(f"MTU {mtu} is not between 576 and 9216", "mtu")
+        routing.check_mtu(mtu)
 
         if vni in self.state.retired_vnis:
             await self.cluster.wait_for(lambda: vni not in self.state.retired_vnis, RELEASE_PATIENCE)

@@ -23,7 +23,7 @@ from ebbtide.errors import EbbtideError
 from ebbtide.model.addresses import ipv4
 from ebbtide.model.facts import Designation, Edit, Router
 from ebbtide.model.state import NAT, State
-from ebbtide.openflow.flows import encode_flow
+from ebbtide.openflow.flows import EncodedFlow, encode_flow
 from ebbtide.reconcile.delta import Break, Work
 from ebbtide.runtime import exports
 from ebbtide.runtime.connections import newest
@@ -121,15 +121,13 @@ class Standbys:
         gone = [] if at_once else [t for t in there if t not in wanted]
         for at in range(0, len(fresh), BATCH):
             part = fresh[at : at + BATCH]
-            rows = [f for t in part for f in (nat.imported(router, t), nat.replied(router, t))]
-            await switch.make(Work(flows=[encode_flow(row) for row in rows]))
+            await switch.make(Work(flows=_rows(router, part)))
             there.update(part)
             if not at_once:
                 await asyncio.sleep(0)
         for at in range(0, len(gone), BATCH):
             part = gone[at : at + BATCH]
-            flows = [encode_flow(f) for t in part for f in (nat.imported(router, t), nat.replied(router, t))]
-            await switch.take_away([Break(f.key, f.cookie) for f in flows], [])
+            await switch.take_away([Break(row.key, row.cookie) for row in _rows(router, part)], [])
             there.difference_update(part)
 
     async def _rows_at(self, router: Router, number: int, switch: SwitchLink) -> set[Translation]:
@@ -145,3 +143,8 @@ class Standbys:
     def forget(self, router: str, number: int) -> None:
         """Somebody else has written rows there."""
         self._there.pop((router, number), None)
+
+
+def _rows(router: Router, known: list[Translation]) -> list[EncodedFlow]:
+    """Both rows of each connection."""
+    return [encode_flow(make(router, t)) for t in known for make in (nat.imported, nat.replied)]
