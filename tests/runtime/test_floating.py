@@ -149,14 +149,14 @@ def test_vms_reach_each_others_floating_ips_wherever_they_are(cloud: Cloud, host
 def test_a_floating_ip_goes_with_its_vm_and_no_ping_and_no_connection_is_lost(
     cloud: Cloud, host: Host, answers: Answers
 ) -> None:
-    """From a to d, which has no wire, and to b, which has one."""
+    """From a to b, to d, which has no wire, and back to b."""
     vm = cloud.lab.vm("vm1")
     answers.serve(vm)
     answers.serve(host)
     give(cloud, ONE, "vm1")
     with speaking(host, ONE) as inward, speaking(vm, NEXT_HOP) as outward:
         with pinged(host, ONE) as pings:
-            for target in ("d", "b"):
+            for target in ("b", "d", "b"):
                 cloud.migrate("vm1", target)
                 assert asked(inward)[0] == "vm1"
                 assert asked(outward)[1] == ONE

@@ -165,7 +165,7 @@ class Cloud:
         return self.http("POST", f"/rests/operations/scalein-api:{verb}", {"scalein-api:input": {leaf: ids}})
 
     def wait_prepared(self, port: str) -> None:
-        """Until a port is pending somewhere, and the switches at both its places have settled on that.
+        """Until a port is pending somewhere, and all switches have settled on that.
 
         A live migration overlaps for seconds at least; what wakes sooner than cached datapath flows follow may miss frames.
         """
@@ -174,9 +174,9 @@ class Cloud:
             cluster = self.controller.app.cluster
             held = cluster.state.bindings.get(port, ())
             since = max((b.since for b in held), default=0)
-            return len(held) == 2 and all(cluster.members[b.compute].settled(since) for b in held)
+            return len(held) == 2 and all(m.settled(since) for m in cluster.members.values() if m.connected)
 
-        self.wait(prepared, what=f"{port} prepared at both ends")
+        self.wait(prepared, what=f"{port} prepared")
 
     def migrate(self, vm: str, target: str) -> None:
         """A whole live migration, and everything that follows from it."""

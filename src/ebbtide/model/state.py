@@ -170,15 +170,12 @@ class State(msgspec.Struct, frozen=True):
         """The computes that exchange a floating IP's address, and whether the outside shall find it there.
 
         On the port's own compute where that has the network, else where the router's NAT is. A place that the port is about to come to,
-        or has left, exchanges it too.
+        or has left, exchanges it too, and where that has no such network, so does what stands for it: what a VM sends as soon as it runs
+        there must not be taken for a connection of the router's.
         """
-        wired = self.wired(floating.external)
-        found = {
-            b.compute: b.phase is BindingPhase.ACTIVE
-            for b in self.bindings.get(floating.port, ())
-            if b.compute in wired
-        }
-        if True not in found.values() and self.active(floating.port) is not None:
+        wired, bound = self.wired(floating.external), self.bindings.get(floating.port, ())
+        found = {b.compute: b.phase is BindingPhase.ACTIVE for b in bound if b.compute in wired}
+        if len(found) < len(bound) and self.active(floating.port) is not None:
             found |= {n: False for n in self.servers(floating.router) if n in wired and n not in found}
         return found
 

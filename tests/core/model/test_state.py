@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.model.facts import Edit, Network
-from ebbtide.model.state import State, apply, facts, rebuild
-from tests.fakes.clouds import Story, compute, key_of, network, state
+from ebbtide.model.facts import Binding, BindingPhase, Compute, Designation, Edit, Floating, Network
+from ebbtide.model.state import NAT, State, apply, facts, rebuild
+from tests.fakes.clouds import (
+    ACTIVE,
+    LEAVING,
+    PENDING,
+    Story,
+    compute,
+    external,
+    key_of,
+    leg,
+    network,
+    port,
+    router,
+    state,
+)
 
 seeds = st.integers(0, 1 << 32)
 
@@ -74,3 +88,36 @@ def test_an_older_state_stays_what_it_was_while_a_newer_one_is_made() -> None:
     after = apply(before, [Edit(compute(1), None)], 2)
     assert 1 in before.computes
     assert 1 not in after.computes
+
+
+@pytest.mark.parametrize(
+    ("at", "hosts"),
+    [
+        ({3: ACTIVE}, {3: True}),
+        ({4: ACTIVE}, {1: False, 2: False}),
+        ({1: ACTIVE}, {1: True}),
+        ({3: ACTIVE, 1: PENDING}, {3: True, 1: False}),
+        ({1: ACTIVE, 3: LEAVING}, {1: True, 3: False}),
+        # On the way to a place without a wire, and from one: what a VM sends there is never taken for a connection of the router's.
+        ({3: ACTIVE, 4: PENDING}, {3: True, 1: False, 2: False}),
+        ({4: ACTIVE, 3: LEAVING}, {3: False, 1: False, 2: False}),
+        ({4: ACTIVE, 3: PENDING}, {3: False, 1: False, 2: False}),
+        ({3: ACTIVE, 4: LEAVING}, {3: True, 1: False, 2: False}),
+        ({1: ACTIVE, 4: PENDING}, {1: True, 2: False}),
+        ({4: ACTIVE, 5: LEAVING}, {1: False, 2: False}),
+        ({}, {}),
+    ],
+)
+def test_who_exchanges_a_floating_ip_while_its_vm_moves(at: dict[int, BindingPhase], hosts: dict[int, bool]) -> None:
+    """c1 serves the router's NAT and c2 stands by; c1, c2 and c3 have the network outside, c4 and c5 have not."""
+
+    def wired(number: int) -> Compute:
+        return compute(number, provider_mappings=(("physnet", "br-ex"),))
+
+    found = Floating("x9", "203.0.9.20", 1, "r1", "p1", "10.1.0.1")
+    cloud = state(
+        *(external(9), router(1, external="x9"), network(1), leg(1, 1), port(1, 1), found),
+        *(*(wired(n) for n in (1, 2, 3)), compute(4), compute(5), Designation(NAT, "r1", 1, 2)),
+        *(Binding("p1", number, phase) for number, phase in at.items()),
+    )
+    assert cloud.hosts(found) == hosts
