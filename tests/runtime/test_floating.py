@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -15,6 +15,7 @@ from ebbtide.model.facts import format_mac
 from tests.support.cloud import Cloud
 from tests.support.outside import (
     GATEWAY,
+    LAG,
     NEXT_HOP,
     PHYSICAL,
     Answers,
@@ -36,6 +37,11 @@ from tests.support.second_search import left_of
 pytestmark = pytest.mark.lab
 KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 SNAT, ONE, TWO = "203.0.113.10", "203.0.113.21", "203.0.113.22"
+
+
+@pytest.fixture
+def cloud(make_cloud: Callable[..., Cloud]) -> Cloud:
+    return make_cloud(lag=LAG)
 
 
 @pytest.fixture

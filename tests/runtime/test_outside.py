@@ -14,6 +14,7 @@ from tests.support import snapshots
 from tests.support.cloud import Cloud
 from tests.support.outside import (
     GATEWAY,
+    LAG,
     NEXT_HOP,
     PHYSICAL,
     Answers,
@@ -36,6 +37,11 @@ from tests.support.outside import (
 pytestmark = pytest.mark.lab
 KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 SNAT = "203.0.113.10"
+
+
+@pytest.fixture
+def cloud(make_cloud: Callable[..., Cloud]) -> Cloud:
+    return make_cloud(lag=LAG)
 
 
 def behind(cloud: Cloud, *computes: str, addresses: tuple[str, ...] = (SNAT,), external: str = "out") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from ebbtide.errors import Refused
@@ -9,14 +11,15 @@ from ebbtide.lab import packets, wait_until
 from ebbtide.model.facts import format_mac
 from tests.support import snapshots
 from tests.support.cloud import Cloud
-from tests.support.outside import GATEWAY, Answers, burst, hop, route, seen, settle
+from tests.support.outside import GATEWAY, LAG, Answers, burst, hop, route, seen, settle
 
 pytestmark = pytest.mark.lab
 
 
 @pytest.fixture
-def cloud(cloud: Cloud) -> Cloud:
+def cloud(make_cloud: Callable[..., Cloud]) -> Cloud:
     """a, b; networks blue (vm1 on a, vm2 on b) and red (vm3 on a, vm4 on b); router r1 in both."""
+    cloud = make_cloud(lag=LAG)
     cloud.add_computes("a", "b")
     for number, network in enumerate(("blue", "red"), 1):
         cloud.add_network(network, f"10.{number}.0.0/24")

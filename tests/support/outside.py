@@ -17,6 +17,8 @@ from tests.support.cloud import Cloud
 
 PHYSICAL, SUBNET, NEXT_HOP = "physnet1", "203.0.113.0/24", "203.0.113.1"
 PORT = 7777
+#: Cached flows follow within half a second on this datapath; tests need not wait for as long as one in earnest (seconds).
+LAG = 0.6
 #: The last byte of each gateway's address.
 GATEWAY = 254
 
