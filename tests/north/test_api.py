@@ -349,6 +349,7 @@ def test_status(site: Site) -> None:
 
 def test_metrics(site: Site) -> None:
     a = site.compute(tombstoned=True)
+    assert site.get(f"{API}/computes").status == 200
     before = site.get("/metrics")
     assert before.headers["content-type"].startswith("text/plain; version=0.0.4")
     text = before.raw.decode()
