@@ -38,6 +38,7 @@ from ebbtide.runtime.natmoves import NatMoves
 from ebbtide.runtime.outside import Outside
 from ebbtide.runtime.places import Places
 from ebbtide.runtime.pulse import Pulse
+from ebbtide.runtime.rows import Rows
 from ebbtide.runtime.standbys import Standbys
 from ebbtide.runtime.store import Store
 from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
@@ -105,6 +106,7 @@ class Cluster:
         self.designations = Designations(self)
         self.outside = Outside(self)
         self.natmoves = NatMoves(self)
+        self.rows = Rows(self)
         self.standbys = Standbys(self)
         self.connections = Connections(records)
         self._releasing: asyncio.TimerHandle | None = None

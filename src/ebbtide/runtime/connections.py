@@ -1,40 +1,35 @@
 """The standing record of connections: which external port each connection through a NAT has, as the computes tell when they open one.
 
-It is a log beside the store and not state: it is bounded, append-only, and may lose something (a packet-in that was dropped, a crash
-between two writes, the bound). So it is never the only truth: a move compares it with the counters of the switch, and what is missing
-counts as unknown. Entries are keyed by router, protocol, remote end point and external port: a port given out anew takes its old entry's
-place.
+It is a log beside the store and not state: it is bounded, and may lose something (a packet-in that was dropped, a crash between two
+writes, the bound). So it is never the only truth: a move compares it with the switch's counters, and what is missing counts as unknown.
+Entries are keyed by router, protocol, remote end point and external port: a port given out anew takes its old entry's place.
 
-One file: 40 bytes an entry, a checksum in each; read at the start up to the first entry that is not whole, and written anew when more than
-half of it is of the past. Times are seconds since the epoch, for they must mean the same after a restart.
+A router's entries stand in the order in which they came, each protocol's for itself and those that are closed for themselves: what is over
+stands in front, and nobody has to walk what is not. Whoever follows the record asks for what has changed (`Follower`).
 """
 
 from __future__ import annotations
 
-import os
-import struct
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
-from zlib import crc32
 
-import structlog
+from ebbtide.compile.features.nat import UDP, Translation
+from ebbtide.runtime.record_log import Line, RecordLog, What
 
-from ebbtide.compile.features.nat import TCP, Translation
-
-log = structlog.get_logger("connections")
-_ENTRY = struct.Struct("!BBHIIHIHIHIIHI")
-_OPENED, _CLOSED, _COUNTED = 1, 2, 3
-#: Entries kept, at most: the oldest go, and count as unknown then.
+#: Entries kept, at most: the oldest of the router that has the most go, and count as unknown then.
 MOST = 500_000
 #: Seconds that an entry outlives a FIN or RST: the other direction may still be open, and a move reads what speaks by itself.
 AFTER_CLOSE = 120
-#: Seconds after which nothing is said to be open any more: conntrack's own limits for a connection that is silent.
-TCP_LIFE, UDP_LIFE = 86_400, 180
+#: Seconds after which nothing is said to be open any more that was not seen again. TCP: conntrack's own limit for a silent connection.
+TCP_LIFE, UDP_LIFE = 86_400, 3_600
+#: Changes of a router that are remembered, at most twice as many, for whoever follows it.
+_REMEMBERED = 50_000
 
-_Key = tuple[int, int, int, int, int, int]  # router tag, protocol, remote address and port, external address and port
+_Key = tuple[int, int, int, int, int]  # protocol, remote address and port, external address and port
 
 
 class Entry(NamedTuple):
@@ -46,60 +41,69 @@ class Entry(NamedTuple):
     closed: int = 0
 
 
-class Connections:
-    """All routers' connections, as far as they were told. `path` None: in memory only."""
+class _OfRouter:
+    """One router's."""
 
-    def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.time, most: int = MOST) -> None:
-        self._path, self._now, self._most = path, clock, most
-        self._entries: dict[_Key, Entry] = {}
-        self._by_router: dict[int, dict[_Key, None]] = defaultdict(dict)
-        self._received: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-        self._unwritten = bytearray()
-        self._written = 0
-        self.lost = 0
-        if path is not None:
-            self._read(path)
-
-    def now(self) -> float:
-        """The clock of the record: seconds since the epoch."""
-        return self._now()
+    def __init__(self) -> None:
+        self.open: dict[int, dict[_Key, Entry]] = defaultdict(dict)
+        self.closed: dict[_Key, Entry] = {}
+        self.received: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        self.changes: list[Entry] = []
+        self.forgotten = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.closed) + sum(map(len, self.open.values()))
 
-    # --- told by switches ---
+    def changed(self, entry: Entry) -> None:
+        """An entry is new, or (its `closed` is set) is over."""
+        self.changes.append(entry)
+        if len(self.changes) > 2 * _REMEMBERED:
+            del self.changes[:_REMEMBERED]
+            self.forgotten += _REMEMBERED
 
-    def opened(self, tag: int, compute: int, known: Translation) -> None:
-        """A compute has opened (or taken over) a connection for the router with this tag."""
-        now = int(self._now())
-        self._put(tag, Entry(known, compute, now))
-        self._count(tag, compute, now)
-        self._note(_OPENED, tag, compute, known, now)
+    def find(self, key: _Key) -> Entry | None:
+        return self.open[key[0]].get(key) or self.closed.get(key)
 
-    def closed(self, tag: int, compute: int, known: Translation) -> None:
-        """A FIN or RST was seen."""
-        entry = self._entries.get(_key(tag, known))
-        if entry is not None and not entry.closed:
-            now = int(self._now())
-            self._put(tag, entry._replace(closed=now))
-            self._note(_CLOSED, tag, compute, known, now)
+    def put(self, entry: Entry) -> int:
+        """Returns how many entries there are more."""
+        key, before = _key(entry.translation), len(self)
+        gone = self.open[key[0]].pop(key, None)
+        self.closed.pop(key, None)
+        if gone is not None and (entry.closed or gone.translation != entry.translation):
+            self.changed(gone._replace(closed=entry.closed or entry.opened))
+        if entry.closed:
+            self.closed[key] = entry
+        else:
+            self.open[key[0]][key] = entry
+            if gone is None or gone.translation != entry.translation:
+                self.changed(entry)
+        return len(self) - before
 
-    def _put(self, tag: int, entry: Entry) -> None:
-        key = _key(tag, entry.translation)
-        self._entries.pop(key, None)
-        self._entries[key] = entry
-        self._by_router[tag][key] = None
-        if len(self._entries) > self._most:
-            self._drop(next(iter(self._entries)))
-            self.lost += 1
+    def expire(self, now: int) -> int:
+        """Drop what is over; returns how many."""
+        gone = _pop_older(self.closed, lambda e: now - e.closed > AFTER_CLOSE)
+        for proto, entries in self.open.items():
+            life = UDP_LIFE if proto == UDP else TCP_LIFE
+            over = _pop_older(entries, lambda e: now - e.opened > life)  # noqa: B023 (asked at once)
+            for entry in over:
+                self.changed(entry._replace(closed=now))
+            gone += over
+        return len(gone)
 
-    def _drop(self, key: _Key) -> None:
-        del self._entries[key]
-        self._by_router[key[0]].pop(key, None)
+    def drop(self, most: int, now: int) -> int:
+        """Drop some of the oldest, closed ones first; returns how many were open still."""
+        for key in list(self.closed)[:most]:
+            most -= 1
+            del self.closed[key]
+        entries = max(self.open.values(), key=len, default={})
+        dropped = list(entries)[:most]
+        for key in dropped:
+            self.changed(entries.pop(key)._replace(closed=now))
+        return len(dropped)
 
-    def _count(self, tag: int, compute: int, now: int) -> None:
+    def count(self, compute: int, now: int) -> None:
         """One more record received: second by second, for a comparison with the switch's counter."""
-        seconds = self._received[tag, compute]
+        seconds = self.received[compute]
         if seconds and seconds[-1][0] == now:
             seconds[-1] = (now, seconds[-1][1] + 1)
         else:
@@ -109,112 +113,174 @@ class Connections:
                 head = seconds[:2048]
                 seconds[:2048] = [(head[-1][0], sum(n for _, n in head))]
 
-    # --- asked by moves ---
+    def lines(self, tag: int) -> Iterator[Line]:
+        """All that is worth keeping in a file, as it is now, whatever comes while it is written."""
+        entries = [*self.closed.values(), *(e for entries in self.open.values() for e in entries.values())]
+        counts = {
+            compute: (sum(n for _, n in found), found[-1][0]) for compute, found in self.received.items() if found
+        }
+        return _as_lines(tag, entries, counts)
+
+
+def _as_lines(tag: int, entries: list[Entry], counts: dict[int, tuple[int, int]]) -> Iterator[Line]:
+    told = Counter(e.compute for e in entries)
+    for compute, (count, last) in counts.items():
+        # How many were received, of which some are over by now: or they would be taken for unknown after a restart.
+        if count > told[compute]:
+            yield Line(What.COUNTED, tag, compute, Translation(0, count - told[compute], 0, 0, 0, 0, 0), last)
+    for entry in entries:
+        yield Line(What.OPENED, tag, entry.compute, entry.translation, entry.opened)
+        if entry.closed:
+            yield Line(What.CLOSED, tag, entry.compute, entry.translation, entry.closed)
+
+
+def _pop_older(entries: dict[_Key, Entry], is_over: Callable[[Entry], bool]) -> list[Entry]:
+    """Take what is over from the front, where the oldest stand."""
+    gone = []
+    for key, entry in entries.items():
+        if not is_over(entry):
+            break
+        gone.append((key, entry))
+    for key, _ in gone:
+        del entries[key]
+    return [entry for _, entry in gone]
+
+
+class Connections:
+    """All routers' connections, as far as they were told. `path` None: in memory only."""
+
+    def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.time, most: int = MOST) -> None:
+        self._now, self._most = clock, most
+        self._routers: dict[int, _OfRouter] = defaultdict(_OfRouter)
+        self._count = 0
+        self.lost = 0
+        self._log = RecordLog(path)
+        for line in self._log.read():
+            self._take(line)
+
+    def now(self) -> float:
+        """The clock of the record: seconds since the epoch."""
+        return self._now()
+
+    def __len__(self) -> int:
+        return self._count
+
+    # --- told by switches ---
+
+    def opened(self, tag: int, compute: int, known: Translation) -> None:
+        """A compute has opened (or taken over) a connection for the router with this tag."""
+        self._tell(Line(What.OPENED, tag, compute, known, int(self._now())))
+
+    def closed(self, tag: int, compute: int, known: Translation) -> None:
+        """A FIN or RST was seen."""
+        self._tell(Line(What.CLOSED, tag, compute, known, int(self._now())))
+
+    def _tell(self, line: Line) -> None:
+        if self._take(line):
+            self._log.note(line)
+
+    def _take(self, line: Line) -> bool:
+        """Whether that was news."""
+        router = self._routers[line.tag]
+        if line.what is What.COUNTED:
+            router.received[line.compute].append((line.when, line.translation.src))
+            return True
+        if line.what is What.CLOSED:
+            entry = router.find(_key(line.translation))
+            if entry is None or entry.closed:
+                return False
+            self._count += router.put(entry._replace(closed=line.when))
+            return True
+        self._count += router.put(Entry(line.translation, line.compute, line.when))
+        if line.what is What.OPENED:
+            router.count(line.compute, line.when)
+        if self._count > self._most:
+            self._make_room(line.when)
+        return True
+
+    def _make_room(self, now: int) -> None:
+        largest = max(self._routers.values(), key=len)
+        self._count -= largest.expire(now)
+        if self._count > self._most:
+            before = len(largest)
+            self.lost += largest.drop(max(1, self._most // 1000), now)
+            self._count -= before - len(largest)
+
+    # --- asked by moves and those who follow ---
 
     def received(self, tag: int, compute: int, since: float) -> int:
         """Records received from a compute since then."""
-        return sum(n for second, n in self._received.get((tag, compute), ()) if second >= int(since))
+        router = self._routers.get(tag)
+        return sum(n for second, n in router.received.get(compute, ()) if second >= int(since)) if router else 0
 
     def of(self, tag: int) -> list[Entry]:
         """What may still be open of a router, the oldest first."""
-        now = int(self._now())
-        keys = list(self._by_router.get(tag, ()))
-        found = []
-        for key in keys:
-            entry = self._entries[key]
-            life = TCP_LIFE if entry.translation.proto == TCP else UDP_LIFE
-            over = entry.closed and now - entry.closed > AFTER_CLOSE
-            if over or (entry.translation.proto == TCP and now - entry.opened > life):
-                self._drop(key)
-            else:
-                found.append(entry)
+        router = self._routers.get(tag)
+        if router is None:
+            return []
+        self._count -= router.expire(int(self._now()))
+        found = [*router.closed.values(), *(e for entries in router.open.values() for e in entries.values())]
         return sorted(found, key=lambda entry: entry.opened)
+
+    def changes(self, tag: int, since: int) -> tuple[int, list[Entry] | None]:
+        """What has become of a router's entries since an earlier answer's number (the first of both): those that are new, and those that
+        are over, with `closed` set. None: more than is remembered; ask for all of them."""
+        router = self._routers[tag]
+        self._count -= router.expire(int(self._now()))
+        end = router.forgotten + len(router.changes)
+        return end, router.changes[since - router.forgotten :] if router.forgotten <= since <= end else None
+
+    def tags(self) -> list[int]:
+        """The routers of which something is recorded."""
+        return list(self._routers)
 
     def forget(self, tag: int) -> None:
         """A router is gone."""
-        for key in list(self._by_router.pop(tag, ())):
-            self._entries.pop(key, None)
-
-    # --- the file ---
-
-    def _note(self, kind: int, tag: int, compute: int, t: Translation, now: int) -> None:
-        body = _ENTRY.pack(kind, t.proto, 0, tag, t.src, t.sport, t.dst, t.dport, t.address, t.port, compute, now, 0, 0)
-        self._unwritten += body[:-4] + crc32(body[:-4]).to_bytes(4, "big")
+        self._count -= len(self._routers.pop(tag, ()))
 
     def flush(self) -> None:
-        """Write what has not been written. A disk that is full loses records, not the controller."""
-        if self._path is None or not self._unwritten:
-            self._unwritten.clear()
-            return
-        data, self._unwritten = bytes(self._unwritten), bytearray()
-        try:
-            if self._written > 2 * len(self._entries) + 20_000:
-                self._rewrite()
-            else:
-                with self._path.open("ab") as file:
-                    file.write(data)
-                self._written += len(data) // _ENTRY.size
-        except OSError as error:
-            log.error("record_not_written", path=str(self._path), reason=str(error))
+        """To the file, what has not been written."""
+        self._log.flush(self._count, self._lines)
 
-    def _rewrite(self) -> None:
-        assert self._path is not None
-        fresh = self._path.with_suffix(".new")
-        kept = bytearray()
-        for (tag, compute), seconds in self._received.items():
-            # How many were received, of which some are over by now: or they would be taken for unknown after a restart.
-            of_entries = sum(e.compute == compute for e in map(self._entries.get, self._by_router.get(tag, ())) if e)
-            more = sum(n for _, n in seconds) - of_entries
-            if more > 0:
-                self._unwritten = bytearray()
-                self._note(_COUNTED, tag, compute, Translation(0, more, 0, 0, 0, 0, 0), seconds[-1][0])
-                kept += self._unwritten
-        for key, entry in self._entries.items():
-            self._unwritten = bytearray()
-            self._note(_OPENED, key[0], entry.compute, entry.translation, entry.opened)
-            if entry.closed:
-                self._note(_CLOSED, key[0], entry.compute, entry.translation, entry.closed)
-            kept += self._unwritten
-        self._unwritten = bytearray()
-        fresh.write_bytes(kept)
-        os.replace(fresh, self._path)
-        self._written = len(kept) // _ENTRY.size
-
-    def _read(self, path: Path) -> None:
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return
-        whole = 0
-        for at in range(0, len(data) - _ENTRY.size + 1, _ENTRY.size):
-            raw = data[at : at + _ENTRY.size]
-            if crc32(raw[:-4]).to_bytes(4, "big") != raw[-4:]:
-                break
-            whole = at + _ENTRY.size
-            kind, proto, _, tag, src, sport, dst, dport, address, port, compute, when, _, _ = _ENTRY.unpack(raw)
-            known = Translation(proto, src, sport, dst, dport, address, port)
-            if kind == _OPENED:
-                self._put(tag, Entry(known, compute, when))
-                self._count(tag, compute, when)
-            elif kind == _COUNTED:
-                self._received[tag, compute].append((when, src))
-            elif (entry := self._entries.get(_key(tag, known))) is not None:
-                self._put(tag, entry._replace(closed=when))
-        if whole != len(data):
-            # The end of a write that was cut short; what would be appended behind it could not be read any more.
-            log.warning("record_cut", path=str(path), bytes=len(data) - whole)
-            os.truncate(path, whole)
-        self._written = whole // _ENTRY.size
+    def _lines(self) -> Iterator[Line]:
+        for router in self._routers.values():
+            self._count -= router.expire(int(self._now()))
+        return chain.from_iterable([router.lines(tag) for tag, router in self._routers.items()])
 
 
-def _key(tag: int, t: Translation) -> _Key:
-    return tag, t.proto, t.dst, t.dport, t.address, t.port
+class Follower:
+    """What of a router's record is open and of some age (seconds), as it comes and goes."""
+
+    def __init__(self, record: Connections, tag: int, age: float) -> None:
+        self._record, self._tag, self._age = record, tag, age
+        self._at = -1
+        self._young: dict[_Key, Entry] = {}
+
+    def look(self) -> tuple[bool, list[Entry], list[Entry]]:
+        """Whether this is all there is (the first time, or too much was missed); what is new, or all; and what is over."""
+        self._at, changes = self._record.changes(self._tag, self._at)
+        if whole := changes is None:
+            self._young = {_key(e.translation): e for e in self._record.of(self._tag) if not e.closed}
+        over = []
+        for entry in changes or ():
+            key = _key(entry.translation)
+            if not entry.closed:
+                self._young[key] = entry
+            elif self._young.pop(key, None) is None:
+                over.append(entry)
+        now = self._record.now()
+        ripe = _pop_older(self._young, lambda e: now - e.opened >= self._age)
+        return whole, ripe, over
+
+
+def _key(t: Translation) -> _Key:
+    return t.proto, t.dst, t.dport, t.address, t.port
 
 
 def newest(entries: Iterable[Translation]) -> list[Translation]:
     """Of connections that claim one external port towards one remote, the last: the port was given out anew since."""
-    found: dict[tuple[int, int, int, int, int], Translation] = {}
+    found: dict[_Key, Translation] = {}
     for t in entries:
-        found[t.proto, t.dst, t.dport, t.address, t.port] = t
+        found[_key(t)] = t
     # And of two translations of one connection, the last.
     return list({t[:5]: t for t in found.values()}.values())

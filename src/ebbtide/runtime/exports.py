@@ -55,6 +55,21 @@ def read_imported(rows: Iterable[InstalledFlow]) -> list[Translation]:
     return found
 
 
+def read_replied(rows: Iterable[InstalledFlow]) -> list[Translation]:
+    """Connections of which a compute exchanges what the remote sends before the VM does."""
+    found = []
+    for row in rows:
+        of = _tuple(row.match)
+        loads = {}
+        for action in decode_instructions(row.instructions).actions:
+            loads[getattr(action, "name", "")] = getattr(action, "value", 0)
+        src, sport = loads.get("ipv4_dst", 0), loads.get("tcp_dst", 0) or loads.get("udp_dst", 0)
+        if of is not None and src and sport:
+            proto, remote, dport, address, port = of
+            found.append(Translation(proto, src, sport, remote, dport, address, port))
+    return found
+
+
 def read_punt(packet: m.PacketIn) -> Translation | None:
     """The connection that a copied packet belongs to: its original tuple is in the metadata, its external address and port in itself."""
     fields = {field.name: field.value for field in packet.match}

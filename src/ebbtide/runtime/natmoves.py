@@ -16,9 +16,7 @@ import msgspec
 import structlog
 
 from ebbtide.compile import ledger
-from ebbtide.compile.features import nat
 from ebbtide.compile.features.nat import Translation
-from ebbtide.compile.flow import Flow
 from ebbtide.compile.fragment import Key
 from ebbtide.compile.ledger import Feature, Kind, T
 from ebbtide.decide import natmove
@@ -26,8 +24,6 @@ from ebbtide.errors import EbbtideError
 from ebbtide.model.addresses import ipv4
 from ebbtide.model.facts import Edit, Membership, Move, MovePhase, Router
 from ebbtide.model.state import NAT, State
-from ebbtide.openflow.flows import encode_flow
-from ebbtide.reconcile.delta import Work
 from ebbtide.runtime import exports
 from ebbtide.runtime.connections import newest
 from ebbtide.runtime.switch import SwitchLink
@@ -72,8 +68,6 @@ class NatMoves:
         self._cluster = cluster
         self._running: dict[str, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
-        #: What each move has put into its new compute: the translations, by router.
-        self._imported: dict[str, set[Translation]] = {}
         self._cleaning: set[tuple[str, int]] = set()
 
     async def run(self) -> None:
@@ -116,9 +110,6 @@ class NatMoves:
                 except Exception:
                     log.exception("move_fault", router=router, phase=str(move.phase))
                     await asyncio.sleep(1.0)
-            self._imported.pop(router, None)
-            for number in self._cluster.state.servers(router):
-                self._cluster.standbys.forget(router, number)
             log.info("move_over", router=router, seconds=round(self._cluster.now() - began, 2))
 
     async def _say(self, move: Move, reason: str) -> None:
@@ -153,8 +144,7 @@ class NatMoves:
             case P.IMPORT:
                 await self._import(move)
             case P.FLIP:
-                await self._import(move)
-                await self._import_replies(move)
+                await self._import(move, replies=True)
             case P.REPLY:
                 await self._known_enough(move)
             case P.UNCOUPLE_OUT:
@@ -313,27 +303,14 @@ class NatMoves:
         volatile = ledger.connections_cookie(tag)
         switch = self._switch(move.old)
         told = [e.translation for e in self._cluster.connections.of(tag) if e.compute != move.new]
-        rows = exports.read_imported(await switch.flows_of(T.NAT_NEW, volatile, ledger.UPPER_COOKIE_MASK))
+        rows = await self._cluster.rows.at(self._router(move), move.old)
         passed = exports.read_exported(await switch.flows_of(T.NAT_EXPORT, volatile, ledger.UPPER_COOKIE_MASK))
         own = {ipv4(a) for a in self._router(move).addresses}
         return newest(t for t in (*rows, *told, *passed) if t.address in own and t.port)
 
-    async def _import(self, move: Move) -> None:
-        """A row for each connection at the new compute; those that are there already are not sent again."""
-        router = self._router(move)
-        known = self._imported.setdefault(move.router, set())
-        fresh = [t for t in await self._translations(move) if t not in known]
-        await self._put(move.new, [nat.imported(router, t) for t in fresh])
-        known.update(fresh)
-
-    async def _import_replies(self, move: Move) -> None:
-        router = self._router(move)
-        await self._put(move.new, [nat.replied(router, t) for t in self._imported.get(move.router, ())])
-
-    async def _put(self, number: int, rows: list[Flow]) -> None:
-        work = Work(flows=[encode_flow(row) for row in rows])
-        if work.flows:
-            await self._switch(number).make(work)
+    async def _import(self, move: Move, *, replies: bool = False) -> None:
+        """A row for each connection at the new compute; with `replies`, also for what its remote may send first."""
+        await self._cluster.rows.put(self._router(move), move.new, await self._translations(move), replies=replies)
 
     async def unknown(self, move: Move) -> int:
         """Connections that the old compute has opened and of which nothing is known: opened less recorded, or less what has passed."""
@@ -344,7 +321,7 @@ class NatMoves:
         opened = sum(f.n_packets for f in (recording or flows))
         installed = time.time() - max((f.duration for f in (recording or flows)), default=0.0)
         told = self._cluster.connections.received(router.tag, move.old, installed - 1.0)
-        known = told if recording else len(self._imported.get(move.router, ()))
+        known = told if recording else len(await self._cluster.rows.at(router, move.new))
         return max(0, opened - known)
 
     async def _known_enough(self, move: Move) -> None:
@@ -378,10 +355,7 @@ class NatMoves:
 
     async def _arrive(self, move: Move) -> None:
         tag = self._router(move).tag
-        volatile = ledger.connections_cookie(tag)
-        rows = exports.read_imported(
-            await self._switch(move.new).flows_of(T.NAT_NEW, volatile, ledger.UPPER_COOKIE_MASK)
-        )
+        rows = await self._cluster.rows.at(self._router(move), move.new)
         used = {e.translation.port for e in self._cluster.connections.of(tag)} | {t.port for t in rows}
         unknown = await self.unknown(move)
 
@@ -404,11 +378,9 @@ class NatMoves:
         member = cluster.members.get(move.old)
         if member is None or not await cluster.wait_for(lambda: member.rid_through() >= revision, 5.0):
             return
-        volatile = ledger.connections_cookie(tag)
-        switch = self._switch(move.old)
-        if move.router in cluster.state.moves:
+        router = cluster.state.routers.get(move.router)
+        if router is None or move.router in cluster.state.moves:
             return
-        for table in (T.NAT_EXPORT, T.NAT_NEW, T.NAT_REPLY):
-            await switch.delete_flows(table, volatile, ledger.UPPER_COOKIE_MASK)
+        await cluster.rows.clear(router, move.old)
         if move.old not in cluster.state.servers(move.router):
-            await switch.forget_zone(ledger.router_zone(tag))
+            await self._switch(move.old).forget_zone(ledger.router_zone(tag))

@@ -1,0 +1,139 @@
+"""The rows of connections at computes: which are there, and what is sent is only what is not.
+
+One keeper for all who write them, a move and a standby alike. What is at a switch is read when its session is a new one, and remembered
+while it lasts; it is no State, and goes with the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ebbtide.compile import ledger
+from ebbtide.compile.features import nat
+from ebbtide.compile.features.nat import Translation
+from ebbtide.compile.flow import Flow
+from ebbtide.compile.ledger import T
+from ebbtide.errors import EbbtideError
+from ebbtide.model.facts import Router
+from ebbtide.openflow.flows import EncodedFlow, encode_flow
+from ebbtide.reconcile.delta import Break, Work
+from ebbtide.runtime import exports
+from ebbtide.runtime.switch import SwitchLink
+
+if TYPE_CHECKING:
+    from ebbtide.runtime.cluster import Cluster
+
+#: Rows put in or taken away at a stretch.
+BATCH = 2_000
+#: What identifies a row in its table: protocol, and both end points of the packets that it is for.
+_Of = tuple[int, int, int, int, int]
+
+
+class RowsWait(EbbtideError):
+    """A compute's rows cannot be written now: its switch is away, or is not compared yet."""
+
+
+class _At:
+    """One router's rows at one switch, by table."""
+
+    def __init__(self, switch: SwitchLink, out: Iterable[Translation], back: Iterable[Translation]) -> None:
+        self.switch = switch
+        self.out: dict[_Of, Translation] = {t[:5]: t for t in out}
+        self.back: dict[_Of, Translation] = {_reply(t): t for t in back}
+
+
+def _reply(t: Translation) -> _Of:
+    return t.proto, t.dst, t.dport, t.address, t.port
+
+
+class Rows:
+    """All routers' rows at all computes."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._known: dict[tuple[str, int], _At] = {}
+
+    async def at(self, router: Router, number: int) -> list[Translation]:
+        """The connections for which a compute has a row.
+
+        Raises:
+            RowsWait, SwitchLost: it is away.
+        """
+        return list((await self._at(router, number)).out.values())
+
+    async def put(self, router: Router, number: int, known: Iterable[Translation], *, replies: bool = True) -> int:
+        """A row for each of these connections, and, with `replies`, for what its remote sends first; returns how many were sent."""
+        at = await self._at(router, number)
+        wanted = list(known)
+        out = [t for t in wanted if at.out.get(t[:5]) != t]
+        back = [t for t in wanted if at.back.get(_reply(t)) != t] if replies else []
+        for of, table, make, fresh in ((_out, at.out, nat.imported, out), (_reply, at.back, nat.replied, back)):
+            for part in _parts(fresh):
+                await at.switch.make(Work(flows=_encoded(router, part, make)))
+                table.update((of(t), t) for t in part)
+                await asyncio.sleep(0)
+        return len(out) + len(back)
+
+    async def take(self, router: Router, number: int, known: Iterable[Translation]) -> None:
+        """No rows for these connections any more."""
+        at = await self._at(router, number)
+        gone = list(known)
+        for of, table, make in ((_out, at.out, nat.imported), (_reply, at.back, nat.replied)):
+            for part in _parts([t for t in gone if table.get(of(t)) == t]):
+                rows = [Break(row.key, row.cookie) for row in _encoded(router, part, make)]
+                await at.switch.take_away(rows, [])
+                for t in part:
+                    table.pop(of(t), None)
+                await asyncio.sleep(0)
+
+    async def clear(self, router: Router, number: int) -> None:
+        """Nothing of this router's connections stays in any table of a compute, learnt rows included."""
+        switch = self.switch(number)
+        self._known.pop((router.id, number), None)
+        for table in (T.NAT_EXPORT, T.NAT_NEW, T.NAT_REPLY):
+            await switch.delete_flows(table, ledger.connections_cookie(router.tag), ledger.UPPER_COOKIE_MASK)
+
+    async def _at(self, router: Router, number: int) -> _At:
+        switch = self.switch(number)
+        known = self._known.get((router.id, number))
+        if known is None or known.switch is not switch:
+            cookie = ledger.connections_cookie(router.tag)
+            out = exports.read_imported(await switch.flows_of(T.NAT_NEW, cookie, ledger.UPPER_COOKIE_MASK))
+            back = exports.read_replied(await switch.flows_of(T.NAT_REPLY, cookie, ledger.UPPER_COOKIE_MASK))
+            known = self._known[router.id, number] = _At(switch, out, back)
+        return known
+
+    def switch(self, number: int) -> SwitchLink:
+        """The session in which a compute's rows are written.
+
+        Raises:
+            RowsWait: it is away.
+        """
+        member = self._cluster.members.get(number)
+        if member is None or member.switch is None or not member.synced:
+            raise RowsWait(f"{member.name if member else number} is unreachable")
+        return member.switch
+
+    def keep(self, wanted: Callable[[str, int], bool]) -> None:
+        """Forget what is remembered of all but these routers and computes."""
+        for key in [key for key in self._known if not wanted(*key)]:
+            del self._known[key]
+
+
+def _out(t: Translation) -> _Of:
+    return t[:5]
+
+
+def _parts(known: list[Translation]) -> Iterable[list[Translation]]:
+    rest = iter(known)
+    while part := list(islice(rest, BATCH)):
+        yield part
+
+
+def _encoded(
+    router: Router, known: list[Translation], make: Callable[[Router, Translation], Flow]
+) -> list[EncodedFlow]:
+    return [encode_flow(make(router, t)) for t in known]
