@@ -58,9 +58,11 @@ class Routed:
         return self.state.computes[found.standby].name if found is not None and found.standby else ""
 
     def wait_served(self) -> None:
-        """Until a compute serves the router and its neighbours see it, and the next hop is known."""
+        """Until a compute serves the router, another stands by, its neighbours see it, and the next hop is known."""
         cloud, cluster = self.cloud, self.cloud.controller.app.cluster
         cloud.wait(lambda: bool(self.served_by()) and bool(self.state.neighbours), what="the router to be served")
+        able = {n for n in self.state.reach("r1") if n in self.state.wired("out")}
+        cloud.wait(lambda: len(able) < 2 or bool(self.stands_by()), what="a standby")
         cloud.wait_clean()
         cloud.wait(
             lambda: all(

@@ -33,7 +33,7 @@ from ebbtide.runtime import exports, probes, vswitch
 from ebbtide.runtime.connections import Connections
 from ebbtide.runtime.designations import Designations
 from ebbtide.runtime.link import LinkLost, OvsdbLink
-from ebbtide.runtime.member import Member
+from ebbtide.runtime.member import OPENING_EYES, Member
 from ebbtide.runtime.natmoves import NatMoves
 from ebbtide.runtime.outside import Outside
 from ebbtide.runtime.places import Places
@@ -412,6 +412,7 @@ class Cluster:
             member = self._owner(switch)
             self._owners[switch] = member
             member.attach_switch(switch)
+            asyncio.get_running_loop().call_later(OPENING_EYES + 0.01, self._look_again, member)
             self._notify("compute", name=member.name)
             await switch.lost.wait()
             log.info("openflow_session_lost", compute=member.name, reason=switch.reason)

@@ -52,6 +52,8 @@ HELD_FOR = 1.0
 NOT_MASTER = "is_slave"
 #: Seconds that a tunnel which BFD sees no more counts as up for the flows that are made.
 HOLD_DOWN = 1.0
+#: Seconds from a session's begin until what its rows say of BFD is believed: a vswitchd that has just started writes them within half.
+OPENING_EYES = 1.0
 #: Seconds between two tries of a step that fails again and again.
 RETRY_AT_MOST = 5.0
 #: Flows wait for new tunnel ports to be realised, so that they go together; but no longer than this (seconds).
@@ -83,6 +85,7 @@ class Member:
         self.heard_before = False
         #: Whom it has seen by BFD in this session, and since when it does not any more.
         self.seen_up: set[int] = set()
+        self._sees_from = 0.0
         self.down_at: dict[int, float] = {}
         self.rejected: dict[Key, str] = {}
         self.open: dict[int, float] = {}
@@ -220,8 +223,7 @@ class Member:
         if self.link is not None:
             self.link.close("replaced by a newer session")
         self.link, self.tables = link, tables
-        self.seen_up.clear()
-        self.down_at.clear()
+        self._see_anew()
         self._leaving = self.left = False
         self._foreign_flows = ""
         self._note_reachable()
@@ -239,6 +241,7 @@ class Member:
         if self.switch is not None:
             self.switch.close("replaced by a newer session")
         self.switch = switch
+        self._see_anew()
         self.synced = False
         self.rejected.clear()  # another switch may take what this one refused
         self._foreign_flows = ""
@@ -254,6 +257,12 @@ class Member:
             if self.phase in (Phase.READY, Phase.RECONCILED):
                 self.phase = Phase.CONNECTED
             self._wake.set()
+
+    def _see_anew(self) -> None:
+        """Its switch may be another process than before: it has seen nobody, and what its rows say of BFD may be the last one's words."""
+        self.seen_up.clear()
+        self.down_at.clear()
+        self._sees_from = self.cluster.now() + OPENING_EYES
 
     def sighting(self) -> Sighting:
         """Whom it sees by BFD, of those that it is to watch: one end is disarmed before the other, and that is no death."""
@@ -271,6 +280,8 @@ class Member:
             # Nobody looks there any more; who is watched anew is to be seen first.
             self.seen_up.discard(number)
             self.down_at.pop(number, None)
+        if self.switch is None or now < self._sees_from:
+            return view, max(0.0, self._sees_from - now)
         for number, interface in view.tunnels.items():
             if interface.up:
                 self.seen_up.add(number)

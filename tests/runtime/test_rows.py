@@ -1,0 +1,109 @@
+"""The rows of connections at a compute: what is there already is not sent again, in this session, the next, or by another controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ebbtide.compile.features.nat import TCP, UDP, Translation
+from ebbtide.compile.ledger import T
+from ebbtide.lab import wait_until
+from ebbtide.model.addresses import ipv4
+from ebbtide.runtime.standbys import OLD_ENOUGH
+from tests.support.cloud import Cloud
+from tests.support.routed import NEXT_HOP, SNAT, Routed
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def routed(make_cloud: Callable[..., Cloud]) -> Routed:
+    """a and b, both with a wire; one serves, one stands by."""
+    made = Routed(make_cloud(lag=0.6), "a", "b")
+    made.add_vm("vm1", "a", 1)
+    made.add_vm("vm2", "b", 2)
+    made.wait_served()
+    return made
+
+
+def connection(number: int, proto: int = TCP) -> Translation:
+    own, remote = ipv4(SNAT), ipv4(NEXT_HOP)
+    assert own is not None
+    assert remote is not None
+    return Translation(proto, 0x0A010001, 10_000 + number, remote, 80, own, 20_000 + number)
+
+
+KNOWN = [connection(1), connection(2), connection(3, UDP)]
+
+
+def ports_there(routed: Routed, name: str) -> tuple[set[int], set[int]]:
+    """The external ports of which a switch has rows, in each of both tables."""
+    found = []
+    for table, word in ((T.NAT_NEW, "nat(src="), (T.NAT_REPLY, "tp_dst=")):
+        lines = routed.cloud.lab.compute(name).ofctl("dump-flows", "br-int", f"table={int(table)}").splitlines()
+        found.append({n for n in range(20_000, 20_010) for line in lines if word in line and str(n) in line})
+    return found[0], found[1]
+
+
+def test_rows_are_known_and_what_is_there_is_not_sent_again(routed: Routed) -> None:
+    cloud, name = routed.cloud, routed.served_by()
+    router, number = routed.state.routers["r1"], routed.state.by_name[name]
+
+    rows = cloud.controller.app.cluster.rows
+
+    def put(*, replies: bool) -> int:
+        return cloud.call(rows.put(router, number, KNOWN, replies=replies))
+
+    assert put(replies=False) == 3
+    assert ports_there(routed, name) == ({20_001, 20_002, 20_003}, set())
+    assert put(replies=False) == 0
+    assert put(replies=True) == 3
+    assert ports_there(routed, name) == ({20_001, 20_002, 20_003},) * 2
+
+    rows.keep(lambda *_: False)
+    assert cloud.call(rows.at(router, number)) == KNOWN, "read from the switch"
+    assert put(replies=True) == 0
+    again = [connection(1)._replace(port=20_005)]
+    assert cloud.call(rows.put(router, number, again)) == 2, "given another port, and that is what holds"
+    cloud.call(rows.take(router, number, [connection(1), connection(2)]))
+    assert ports_there(routed, name) == ({20_003, 20_005},) * 2
+
+    cloud.lab.compute(name).restart_switch()
+    cloud.wait_ready("a", "b")
+    cloud.wait_clean()
+    assert cloud.call(rows.at(router, number)) == [], "its switch has begun anew, with no rows"
+    assert put(replies=True) == 6
+    cloud.call(rows.clear(router, number))
+    assert ports_there(routed, name) == (set(), set())
+    cloud.assert_clean()
+
+
+def test_a_standby_has_rows_for_what_is_open_and_of_some_age_and_loses_them_with_it(routed: Routed) -> None:
+    cloud, standby = routed.cloud, routed.stands_by()
+    tag, serving = routed.state.routers["r1"].tag, routed.state.by_name[routed.served_by()]
+    record = cloud.controller.app.cluster.connections
+
+    async def tell(word: str, *known: Translation) -> None:
+        for each in known:
+            getattr(record, word)(tag, serving, each)
+
+    began = record.now()
+    cloud.call(tell("opened", *KNOWN))
+    wait_until(lambda: ports_there(routed, standby) == ({20_001, 20_002, 20_003},) * 2, "rows at the standby")
+    assert record.now() - began >= OLD_ENOUGH - 1
+    cloud.call(tell("closed", connection(2)))
+    wait_until(lambda: ports_there(routed, standby) == ({20_001, 20_003},) * 2, "one row less")
+
+    # It has seen whoever serves before, and does not see it when it is back: that is no death.
+    cloud.lab.compute(standby).restart_switch()
+    wait_until(lambda: ports_there(routed, standby) == ({20_001, 20_003},) * 2, "rows at the standby once more")
+    assert (routed.state.by_name[routed.served_by()], routed.stands_by()) == (serving, standby)
+    cloud.restart_controller()
+    cloud.wait_ready("a", "b")
+    record = cloud.controller.app.cluster.connections
+    cloud.call(tell("closed", connection(1)))
+    wait_until(
+        lambda: ports_there(routed, standby) == ({20_003},) * 2, "a new controller to follow the old one's record"
+    )
+    cloud.assert_clean()
