@@ -1,8 +1,8 @@
 """Of our own gateway: how long it takes to empty one that has many connections, and what the standing record of connections costs.
 
-Processor time is that of the gateway's ovs-vswitchd and of the controller's process, from /proc; the record is switched on and off by
-turns, so that the machine is the same for both. Connections are real TCP sockets; to find the rate at which records get lost they are
-datagrams, each with ports of its own, because no pair of processes here opens sockets fast enough.
+Processor time is that of the gateway's ovs-vswitchd and of the controller's process, from /proc; without the record it is measured before
+and after, so that a machine that changes meanwhile is seen. Connections are real TCP sockets; to find the rate at which records get lost
+they are datagrams, each with ports of its own, because no pair of processes here opens sockets fast enough.
 """
 
 from __future__ import annotations
@@ -136,25 +136,28 @@ def _at_rest(system: OursGateways, name: str) -> float:
     return last
 
 
-def price(system: OursGateways, rate: float, turns: int, seconds: float) -> Price:
-    """New connections at a rate, each closed as soon as it is made, with and without the record by turns."""
+def price(system: OursGateways, rate: float, turns: int, seconds: float, fill: float) -> Price:
+    """New connections at a rate, each closed as soon as it is made: without the record, with it, and without it again.
+
+    With it, it is filled for `fill` seconds before anything is counted: an ended connection stays in it for some time, and its price must
+    not grow with those.
+    """
     found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     rates = []
     with Crowd(system.lab, "out", vm_name(1, 1), 1) as crowd:
-        for turn in range(2 * turns):
-            record = turn % 2 == 0
+        for record, count, before_it in ((False, turns, 2.0), (True, 2 * turns, fill), (False, turns, 2.0)):
             system.ours.ask("PATCH", f"/api/v1/routers/{router_name(1)}", {"record": record})
             system.settle()
-            crowd.churn(2.0, rate)
-            before, begun = _spent(system), time.monotonic()
-            made = crowd.churn(seconds, rate)
-            after, elapsed = _spent(system), time.monotonic() - begun
-            gateway, controller = ((now - then) / elapsed * 100 for then, now in zip(before, after, strict=True))
-            found[record].append((gateway, controller))
-            rates.append(made.made / made.seconds)
-            say(
-                f"nat: record {record}, {rates[-1]:.0f} new a second: gateway {gateway:.1f} %, controller {controller:.1f} %"
-            )
+            crowd.churn(before_it, rate)
+            for _ in range(count):
+                before, begun = _spent(system), time.monotonic()
+                made = crowd.churn(seconds, rate)
+                after, elapsed = _spent(system), time.monotonic() - begun
+                gateway, controller = ((now - then) / elapsed * 100 for then, now in zip(before, after, strict=True))
+                found[record].append((gateway, controller))
+                rates.append(made.made / made.seconds)
+                used = f"gateway {gateway:.1f} %, controller {controller:.1f} %"
+                say(f"nat: record {record}, {rates[-1]:.0f} new a second: {used}")
     system.ours.ask("PATCH", f"/api/v1/routers/{router_name(1)}", {"record": True})
     system.settle()
     on, off = (tuple(zip(*found[record], strict=True)) for record in (True, False))
@@ -197,8 +200,7 @@ def _opened_and_told(system: OursGateways) -> tuple[int, int]:
     opened = sum(int(row.partition("n_packets=")[2].partition(",")[0]) for row in rows if "CONTROLLER" in row.upper())
     numbers = {c["name"]: c["number"] for c in system.ours.ask("GET", "/api/v1/computes")["computes"]}
     with tempfile.TemporaryDirectory(prefix="ebbtide-bench-") as folder:
-        file, copy = system.ours.state_directory / "connections.log", Path(folder) / "connections.log"
-        if file.exists():
-            shutil.copyfile(file, copy)  # whoever reads it cuts off what is not whole
-        told = Connections(copy).received(router["tag"], numbers[owner], 0.0)
+        for file in system.ours.state_directory.glob("connections.*"):
+            shutil.copy(file, folder)  # whoever reads it cuts off what is not whole
+        told = Connections(Path(folder) / "connections.log").received(router["tag"], numbers[owner], 0.0)
     return opened, told

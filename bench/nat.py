@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import structlog
 
 from ebbtide.lab import Lab
+from ebbtide.runtime.connections import AFTER_CLOSE
 
 from . import gateway_price, gateway_trials, rows
 from .clusters import lab_named, missing_ovn
@@ -33,7 +34,7 @@ S = TypeVar("S", bound=Gateways)
 
 #: New connections a second that are tried one after the other until records get lost, and seconds of each: longer than the burst lasts
 #: that the record's meter lets through.
-_RATES, _RATE_SECONDS = (1000, 8000, 16_000, 20_000, 24_000, 32_000), 6.0
+_RATES, _RATE_SECONDS = (1000, 4000, 8000, 12_000, 16_000, 20_000, 24_000), 6.0
 _NEW_RATE = 1000.0
 
 
@@ -262,11 +263,11 @@ def _with_many(number: int, system: OursGateways) -> list[gateway_price.Emptied]
 
 
 def _price(options: Options) -> Iterator[Row]:
-    turns, seconds = (3, 6.0) if options.quick else (6, 10.0)
+    turns, seconds, fill = (2, 6.0, 20.0) if options.quick else (3, 10.0, AFTER_CLOSE + 10.0)
 
     def trial(system: OursGateways) -> list[gateway_price.Price]:
         gateway_trials.two_gateways(system)
-        return [gateway_price.price(system, _NEW_RATE, turns, seconds)]
+        return [gateway_price.price(system, _NEW_RATE, turns, seconds, fill)]
 
     name = f"nat: price of the standing record at {_NEW_RATE:.0f} new connections a second"
     results, reason = _tried("natprice", OursGateways, trial)
