@@ -12,7 +12,8 @@ from ebbtide.lab import wait_until
 from ebbtide.model.addresses import ipv4
 from ebbtide.runtime.standbys import OLD_ENOUGH
 from tests.support.cloud import Cloud
-from tests.support.routed import NEXT_HOP, SNAT, Routed
+from tests.support.outside import NEXT_HOP
+from tests.support.routed import SNAT, Routed
 
 pytestmark = pytest.mark.lab
 

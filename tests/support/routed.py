@@ -8,8 +8,8 @@ from ebbtide.lab import Vm
 from ebbtide.model.facts import Designation, Move, MovePhase
 from ebbtide.model.state import NAT, State
 from tests.support.cloud import Cloud
+from tests.support.outside import NEXT_HOP, Host
 
-NEXT_HOP = "203.0.113.1"
 SNAT = "203.0.113.10"
 
 
@@ -25,7 +25,7 @@ class Routed:
         cloud.add_network("blue", "10.1.0.0/24")
         service = cloud.service
         cloud.call(service.add_external("out", "physnet1", "203.0.113.0/24", NEXT_HOP))
-        cloud.lab.add_host("ext", f"{NEXT_HOP}/24")
+        self.host = Host(cloud, "ext")
         cloud.call(service.add_router("r1", outside="out", addresses=[SNAT]))
         cloud.call(service.attach("r1", "blue", "10.1.0.254"))
 

@@ -147,7 +147,8 @@ class Priority:
     KNOWN = 30
     KNOWN_INVALID = 31
     CLOSING = 32
-    EXPORT = 33
+    SEEN = 33
+    EXPORT = 34
     # table 47
     TRANSLATED = 10
     # tables 92 and 93
@@ -426,6 +427,7 @@ class Punt(IntEnum):
     EXPIRED = 4
     OPENED = 5
     CLOSED = 6
+    SEEN = 7
 
 
 def userdata(punt: Punt, owner: int) -> bytes:

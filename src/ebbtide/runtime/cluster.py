@@ -38,6 +38,8 @@ from ebbtide.runtime.natmoves import NatMoves
 from ebbtide.runtime.outside import Outside
 from ebbtide.runtime.places import Places
 from ebbtide.runtime.pulse import Pulse
+from ebbtide.runtime.record_log import What
+from ebbtide.runtime.renewals import Renewals
 from ebbtide.runtime.rows import Rows
 from ebbtide.runtime.standbys import Standbys
 from ebbtide.runtime.store import Store
@@ -81,6 +83,13 @@ class Settings(msgspec.Struct, frozen=True):
     openflow_tls: bool = False
 
 
+_RECORDED = {
+    ledger.Punt.OPENED: What.OPENED,
+    ledger.Punt.CLOSED: What.CLOSED,
+    ledger.Punt.SEEN: What.SEEN,
+}
+
+
 class Cluster:
     """All computes, as far as this controller leads."""
 
@@ -107,6 +116,7 @@ class Cluster:
         self.outside = Outside(self)
         self.natmoves = NatMoves(self)
         self.rows = Rows(self)
+        self.renewals = Renewals(self)
         self.standbys = Standbys(self)
         self.connections = Connections(records)
         self._releasing: asyncio.TimerHandle | None = None
@@ -633,11 +643,10 @@ class Cluster:
                 self.probes.arrived(probe[0], probe[1], probe[2])
                 self.places.tunnel_heard()
             return
-        if punt in (ledger.Punt.OPENED, ledger.Punt.CLOSED):
+        if punt in _RECORDED:
             known = exports.read_punt(packet)
             if known is not None:
-                told = self.connections.opened if punt is ledger.Punt.OPENED else self.connections.closed
-                told(owner, member.number, known)
+                self.connections.tell(_RECORDED[punt], owner, member.number, known)
             return
         port = self.state.by_lport.get(owner)
         if port is None or len(packet.data) < 12:

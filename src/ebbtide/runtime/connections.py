@@ -24,8 +24,9 @@ from ebbtide.runtime.record_log import Line, RecordLog, What
 MOST = 500_000
 #: Seconds that an entry outlives a FIN or RST: the other direction may still be open, and a move reads what speaks by itself.
 AFTER_CLOSE = 120
-#: Seconds after which nothing is said to be open any more that was not seen again. TCP: conntrack's own limit for a silent connection.
-TCP_LIFE, UDP_LIFE = 86_400, 3_600
+#: Seconds after which nothing is said to be open any more that was not seen again. TCP: conntrack's own limit for a silent connection; UDP,
+#: which conntrack forgets after a minute or less: three of the turns in which it is seen again (`renewals.py`).
+TCP_LIFE, UDP_LIFE = 86_400, 180
 #: Changes of a router that are remembered, at most twice as many, for whoever follows it.
 _REMEMBERED = 50_000
 
@@ -33,7 +34,7 @@ _Key = tuple[int, int, int, int, int]  # protocol, remote address and port, exte
 
 
 class Entry(NamedTuple):
-    """One connection: what it was translated into, by which compute, when; and when its end was seen (0: it was not)."""
+    """One connection: what it was translated into, by which compute, and when (or seen again when); and when its end was seen, if."""
 
     translation: Translation
     compute: int
@@ -169,13 +170,19 @@ class Connections:
 
     def opened(self, tag: int, compute: int, known: Translation) -> None:
         """A compute has opened (or taken over) a connection for the router with this tag."""
-        self._tell(Line(What.OPENED, tag, compute, known, int(self._now())))
+        self.tell(What.OPENED, tag, compute, known)
 
     def closed(self, tag: int, compute: int, known: Translation) -> None:
         """A FIN or RST was seen."""
-        self._tell(Line(What.CLOSED, tag, compute, known, int(self._now())))
+        self.tell(What.CLOSED, tag, compute, known)
 
-    def _tell(self, line: Line) -> None:
+    def seen(self, tag: int, compute: int, known: Translation) -> None:
+        """A connection that was opened before, is in use: as opened now, and counted as no new one."""
+        self.tell(What.SEEN, tag, compute, known)
+
+    def tell(self, what: What, tag: int, compute: int, known: Translation) -> None:
+        """Any of these."""
+        line = Line(what, tag, compute, known, int(self._now()))
         if self._take(line):
             self._log.note(line)
 

@@ -90,10 +90,10 @@ class Rows:
                 await asyncio.sleep(0)
 
     async def clear(self, router: Router, number: int) -> None:
-        """Nothing of this router's connections stays in any table of a compute, learnt rows included."""
+        """Nothing of this router's connections stays in any table of a compute: rows, learnt ones too, and what tells of UDP."""
         switch = self.switch(number)
         self._known.pop((router.id, number), None)
-        for table in (T.NAT_EXPORT, T.NAT_NEW, T.NAT_REPLY):
+        for table in (T.NAT_EXPORT, T.NAT_NEW, T.NAT_REPLY, T.NAPT_OUT):
             await switch.delete_flows(table, ledger.connections_cookie(router.tag), ledger.UPPER_COOKIE_MASK)
 
     async def _at(self, router: Router, number: int) -> _At:

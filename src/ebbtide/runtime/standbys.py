@@ -66,6 +66,7 @@ class Standbys:
                     continue
                 try:
                     await self._follow(router, found)
+                    await self._cluster.renewals.look(router, found.compute)
                 except EbbtideError as error:
                     log.info("rows_wait", router=router.id, reason=str(error))
                 except Exception:
@@ -78,6 +79,7 @@ class Standbys:
         state, record = self._cluster.state, self._cluster.connections
         for tag in set(record.tags()) - {r.tag for r in state.routers.values()}:
             record.forget(tag)
+        self._cluster.renewals.keep(state.routers)
         self._cluster.rows.keep(lambda router, number: number in state.servers(router))
         standing = {(d.object, d.standby) for d in state.designations.values() if d.object not in state.moves}
         self._following = {key: known for key, known in self._following.items() if key in standing}

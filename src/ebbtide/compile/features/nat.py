@@ -469,6 +469,25 @@ class Translation(NamedTuple):
     port: int
 
 
+def seen(router: Router, turn: int) -> Flow:
+    """Of each UDP connection that sends something, one packet is told: a datagram opens a connection and nothing ends it, so a record of
+    them is of those that were seen a short time ago. `turn`, 0 or 1 by turns: the mark of connections that have been told in the other
+    turn, or never. No part of State: who keeps the record takes turns.
+    """
+    zone = ledger.router_zone(router.tag)
+    told = Ct(zone=zone, commit=True, exec=(SetField("ct_mark", 1 - turn),))
+    note = ToController(max_len=64, userdata=ledger.userdata(Punt.SEEN, router.tag), meter_id=ledger.RECORD_METER)
+    known = match(
+        metadata=ledger.metadata_vrf(router.tag),
+        eth_type=0x0800,
+        ip_proto=UDP,
+        ct_state=ct_state(TRACKED | SNAT, INVALID),
+        ct_mark=turn,
+    )
+    cookie = ledger.connections_cookie(router.tag)
+    return Flow(T.NAPT_OUT, Priority.SEEN, known, actions=(note, told), goto=T.NAPT_FIB, cookie=cookie)
+
+
 def imported(router: Router, known: Translation) -> Flow:
     """A connection that was opened elsewhere: its next packet that conntrack does not know opens it here, with the same port."""
     nat = Nat(src=True, ip_min=known.address, port_min=known.port, port_max=known.port)

@@ -1,0 +1,60 @@
+"""The turns in which the record hears again of UDP connections that are in use: a datagram opens a connection, and nothing ends it.
+
+Once a minute the compute that serves a router gets another flow, which tells of the next packet of each connection and marks it, so that
+the others are not told (`nat.seen`). What is not seen in three turns is over for the record, as it is for conntrack after one. Only what a
+VM sends counts: an answer alone keeps nothing open (RFC 4787, REQ-6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import TYPE_CHECKING, NamedTuple
+
+from ebbtide.compile import ledger
+from ebbtide.compile.features import nat
+from ebbtide.compile.ledger import T
+from ebbtide.model.facts import Router
+from ebbtide.openflow.flows import encode_flow
+from ebbtide.reconcile.delta import Work
+from ebbtide.runtime.switch import SwitchLink
+
+if TYPE_CHECKING:
+    from ebbtide.runtime.cluster import Cluster
+
+#: Seconds of a turn.
+TURN = 60.0
+
+
+class _Turn(NamedTuple):
+    switch: SwitchLink
+    record: bool
+    turn: int
+    since: float
+
+
+class Renewals:
+    """All routers' turns."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._turns: dict[str, _Turn] = {}
+
+    async def look(self, router: Router, number: int) -> None:
+        """Begin the next turn of a router at the compute that serves it, if it is time.
+
+        Raises:
+            RowsWait, SwitchLost: it is away.
+        """
+        switch, now, was = self._cluster.rows.switch(number), self._cluster.now(), self._turns.get(router.id)
+        if was is not None and was.switch is switch and was.record == router.record and now - was.since < TURN:
+            return
+        turn = 1 - was.turn if was is not None else 0
+        cookie = ledger.connections_cookie(router.tag)
+        await switch.delete_flows(T.NAPT_OUT, cookie, ledger.UPPER_COOKIE_MASK)
+        if router.record:
+            await switch.make(Work(flows=[encode_flow(nat.seen(router, turn))]))
+        self._turns[router.id] = _Turn(switch, router.record, turn, now)
+
+    def keep(self, routers: Container[str]) -> None:
+        """Forget all but these routers."""
+        self._turns = {name: turn for name, turn in self._turns.items() if name in routers}
