@@ -159,6 +159,7 @@ class Priority:
     OPEN = 10
     OPEN_CAREFULLY = 11
     OPENED = 5
+    NOT_BY_ROW = 6
     RECORD = 10
 
 
@@ -222,7 +223,7 @@ VRF_REG = "reg3"
 SCRATCH_MAC = "xreg0"  # 48 bits of it
 ASKED_REG = "reg9"
 EXPORTED_REG, EXPORT_ADDRESS_REG, EXPORT_PORT_REG = "reg8", "reg0", "reg1"
-FROM_HERE, ASKED, ANSWERED = 0, 1, 2  # in ASKED_REG
+FROM_HERE, ASKED, ANSWERED, BY_ROW = 0, 1, 2, 3  # in ASKED_REG
 PART_REG = "reg0"  # which part of a large flood, across the cut
 
 # --- cookies ---

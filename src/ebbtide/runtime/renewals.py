@@ -29,6 +29,7 @@ class _Turn(NamedTuple):
     switch: SwitchLink
     record: bool
     turn: int
+    tells: bool
     since: float
 
 
@@ -40,20 +41,24 @@ class Renewals:
         self._turns: dict[str, _Turn] = {}
 
     async def look(self, router: Router, number: int) -> None:
-        """Begin the next turn of a router at the compute that serves it, if it is time.
+        """End the turn of a router at the compute that serves it, or begin the next, if it is time.
+
+        Between two turns cached flows of the datapath have to follow: with those of both it would mark to and fro, and tell of each packet.
 
         Raises:
             RowsWait, SwitchLost: it is away.
         """
         switch, now, was = self._cluster.rows.switch(number), self._cluster.now(), self._turns.get(router.id)
-        if was is not None and was.switch is switch and was.record == router.record and now - was.since < TURN:
-            return
-        turn = 1 - was.turn if was is not None else 0
-        cookie = ledger.connections_cookie(router.tag)
-        await switch.delete_flows(T.NAPT_OUT, cookie, ledger.UPPER_COOKIE_MASK)
-        if router.record:
+        if was is None or was.switch is not switch or was.record != router.record:
+            turn, is_over = was.turn if was is not None else 0, True
+        else:
+            turn, is_over = was.turn, was.tells and now - was.since >= TURN
+        if is_over:
+            await switch.delete_flows(T.NAPT_OUT, ledger.connections_cookie(router.tag), ledger.UPPER_COOKIE_MASK)
+            self._turns[router.id] = _Turn(switch, router.record, 1 - turn, False, self._cluster.now())
+        elif was is not None and not was.tells and router.record and now - was.since >= self._cluster.settings.lag:
             await switch.make(Work(flows=[encode_flow(nat.seen(router, turn))]))
-        self._turns[router.id] = _Turn(switch, router.record, turn, now)
+            self._turns[router.id] = was._replace(tells=True, since=self._cluster.now())
 
     def keep(self, routers: Container[str]) -> None:
         """Forget all but these routers."""

@@ -9,7 +9,7 @@ a datapath do when they lag behind its tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from operator import or_
 from typing import NamedTuple
@@ -19,7 +19,7 @@ import msgspec
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features.nat import Translation, imported, replied
-from ebbtide.compile.flow import Flow, Load
+from ebbtide.compile.flow import Action, Flow, Load, Resubmit, ToGroup
 from ebbtide.compile.ledger import Punt, T
 from ebbtide.model import moves
 from ebbtide.model.addresses import ipv4
@@ -137,7 +137,8 @@ class Site:
         with patch.object(moves, "_ORDER", [*order, *left_out]):
             found = [self._state(None), *(self._state(p) for p in order), self._state(None, over=True)]
             made = [{n: Table.of(s, n, view(s, n)) for n in SWITCHES} for s in found]
-        self._flags = {n: reduce(or_, (_flags(step[n]) for step in made)) for n in SWITCHES}
+        self._made = made
+        self._flags: dict[tuple[int, int], int] = {}
         lazy = dict(made[0])
         #: By step and switch: the numbers of its tables, before what is gone is taken away, and after.
         self.versions: list[dict[int, tuple[int, ...]]] = []
@@ -203,7 +204,7 @@ class Site:
         key = at, entries, start, packet
         if key not in self._passes:
             found: dict[tuple[Entries, tuple[Event, ...]], Outcome] = {}
-            look = start, self._examined(at, packet)
+            look = start, self._examined(at, start, packet)
             met = dict(at.seen).get(look)
             newest = at.versions.index(met) if met in at.versions else 0
             for age in range(newest, len(at.versions)):
@@ -225,10 +226,13 @@ class Site:
         further = self._pass(Switch(versions, way.seen), way.entries, event.table, event.packet)
         return [w._replace(events=way.events + w.events) for w in further]
 
-    def _examined(self, at: Switch, packet: Frozen) -> Frozen:
-        """What a datapath's flow for it matches on: two packets that differ in nothing that a table asks have one."""
-        flags = self._flags[self.tables[at.versions[0].table].number]
-        return tuple((k, v & flags if k == "tcp_flags" else v) for k, v in packet)
+    def _examined(self, at: Switch, start: int, packet: Frozen) -> Frozen:
+        """What a datapath's flow for it matches on: two packets that differ in nothing that a table asks have one. A cut ends the flow:
+        what later tables ask is asked of another."""
+        where = self.tables[at.versions[0].table].number, start
+        if where not in self._flags:
+            self._flags[where] = reduce(or_, (_flags(step[where[0]], start) for step in self._made))
+        return tuple((k, v & self._flags[where] if k == "tcp_flags" else v) for k, v in packet)
 
     def _stage(
         self, version: Version, entries: Entries, start: int, packet: Frozen
@@ -251,10 +255,24 @@ class Site:
         return ofport(int(vm[1:])) if vm else _wire(next(t for t in self.tables if t.number == gateway))
 
 
-def _flags(table: Table) -> int:
-    """The TCP flags that any of its flows asks for."""
-    asked = [m for flow in table.flows.values() for m in flow.match if m.name == "tcp_flags"]
+def _flags(table: Table, start: int) -> int:
+    """The TCP flags that any flow asks for that a packet may meet from a table on."""
+    met, todo = set[int](), [start]
+    while todo:
+        met.add(todo.pop())
+        for flow in (f for f in table.flows.values() if f.table in met):
+            ways = [flow.goto, *(a.table for a in _actions(table, flow.actions) if isinstance(a, Resubmit))]
+            todo += [way for way in ways if way is not None and way not in met]
+    asked = [m for flow in table.flows.values() if flow.table in met for m in flow.match if m.name == "tcp_flags"]
     return reduce(or_, (-1 if m.mask is None else m.mask for m in asked), 0)
+
+
+def _actions(table: Table, actions: Iterable[Action]) -> Iterator[Action]:
+    """These, and those of the groups that they lead to."""
+    for action in actions:
+        yield action
+        if isinstance(action, ToGroup):
+            yield from _actions(table, (a for bucket in table.groups[action.group_id].buckets for a in bucket.actions))
 
 
 def _wire(table: Table) -> int:

@@ -292,6 +292,15 @@ class _Gate:
             flows += self._open(stance.lease)
         opened = ct_state(TRACKED | SNAT)
         flows.append(self._flow(T.NAT_OPENED, Priority.OPENED, self._ours(ct_state=opened), Resubmit(T.NAPT_FIB)))
+        # A row's port may be taken, by one that conntrack has just let go of: who begins anew is opened like any other.
+        failed: dict[str, int | tuple[int, int]] = {
+            "ct_state": ct_state(TRACKED, SNAT),
+            ledger.ASKED_REG: ledger.BY_ROW,
+        }
+        anew = SetField(ledger.ASKED_REG, ledger.FROM_HERE), Resubmit(T.NAT_OPEN)
+        syn = self._ours(**failed, ip_proto=TCP, tcp_flags=(_SYN, _SYN | _ACK))
+        for begun in (syn, self._ours(**failed, ip_proto=UDP)):
+            flows.append(self._flow(T.NAT_OPENED, Priority.NOT_BY_ROW, begun, *anew))
         if self.router.record:
             recorded = ct_state(TRACKED | SNAT, INVALID)
             note = self._note(Punt.OPENED)
@@ -492,7 +501,8 @@ def imported(router: Router, known: Translation) -> Flow:
     """A connection that was opened elsewhere: its next packet that conntrack does not know opens it here, with the same port."""
     nat = Nat(src=True, ip_min=known.address, port_min=known.port, port_max=known.port)
     commit = Ct(zone=ledger.router_zone(router.tag), table=T.NAT_OPENED, commit=True, nat=nat)
-    return _row(router, T.NAT_NEW, known.proto, (known.src, known.sport), (known.dst, known.dport), commit)
+    by_row = SetField(ledger.ASKED_REG, ledger.BY_ROW)
+    return _row(router, T.NAT_NEW, known.proto, (known.src, known.sport), (known.dst, known.dport), by_row, commit)
 
 
 def replied(router: Router, known: Translation) -> Flow:
