@@ -98,8 +98,9 @@ class NatMoves:
 
     async def _drive(self, router: str) -> None:
         async with self._turns:
-            began = self._cluster.now()
+            began, last = self._cluster.now(), None
             while (move := self._move(router)) is not None:
+                last = move
                 try:
                     await self._phase(move)
                 except EbbtideError as error:
@@ -111,6 +112,8 @@ class NatMoves:
                     log.exception("move_fault", router=router, phase=str(move.phase))
                     await asyncio.sleep(1.0)
             log.info("move_over", router=router, seconds=round(self._cluster.now() - began, 2))
+        if last is not None and (last.turned or last.phase is not P.QUIET):
+            await self._forget_passed(last)
 
     async def _say(self, move: Move, reason: str) -> None:
         """Note what a move waits for, where an operator sees it."""
@@ -244,6 +247,9 @@ class NatMoves:
         """The new compute's tunnels carry frames, both ways and at full size, and its wire leads to the next hop."""
         cluster, began = self._cluster, self._cluster.now()
         found = cluster.state.designations.get((NAT, move.router))
+        if not move.turned:
+            # Left by a move that was called back while a controller ended.
+            await cluster.rows.forget_passed(self._router(move), move.old)
         if not move.turned and (found is None or found.standby != move.new):
             # Of an older time: nobody has sent here since.
             await self._switch(move.new).forget_zone(ledger.router_zone(self._router(move).tag))
@@ -384,3 +390,22 @@ class NatMoves:
         await cluster.rows.clear(router, move.old)
         if move.old not in cluster.state.servers(move.router):
             await self._switch(move.old).forget_zone(ledger.router_zone(tag))
+
+    async def _forget_passed(self, move: Move) -> None:
+        """What both ends have learnt in a move that was called back: in the next one it would tell of an older time.
+
+        Where that is not possible now, the next move begins with it.
+        """
+        cluster, revision = self._cluster, self._cluster.state.revision
+        ends = [cluster.members[n] for n in (move.old, move.new) if n in cluster.members]
+        await cluster.wait_for(lambda: all(m.rid_through() >= revision for m in ends), 5.0)
+        # Older flows of their caches go on learning for that long.
+        await asyncio.sleep(cluster.settings.lag)
+        router = cluster.state.routers.get(move.router)
+        if router is None or not cluster.store.leading.is_set() or move.router in cluster.state.moves:
+            return
+        for member in ends:
+            try:
+                await cluster.rows.forget_passed(router, member.number)
+            except EbbtideError as error:
+                log.info("passed_stays", router=move.router, compute=member.name, reason=str(error))

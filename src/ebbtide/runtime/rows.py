@@ -96,6 +96,11 @@ class Rows:
         for table in (T.NAT_EXPORT, T.NAT_NEW, T.NAT_REPLY, T.NAPT_OUT):
             await switch.delete_flows(table, ledger.connections_cookie(router.tag), ledger.UPPER_COOKIE_MASK)
 
+    async def forget_passed(self, router: Router, number: int) -> None:
+        """What a compute has learnt of the connections that passed it, in a move that is over, goes."""
+        cookie = ledger.connections_cookie(router.tag)
+        await self.switch(number).delete_flows(T.NAT_EXPORT, cookie, ledger.UPPER_COOKIE_MASK)
+
     async def _at(self, router: Router, number: int) -> _At:
         switch = self.switch(number)
         known = self._known.get((router.id, number))
