@@ -4,7 +4,7 @@ The lines of its "CSIT" list are among them: CSIT 1 (scale out) is Testing 1, CS
 CSIT 3 (designated for NAT or subnet routes) is Testing 4, CSIT 4 (recovery) is Testing 6; in the same words, but for "scale out" for
 "scaled out". So one test stands for both.
 
-NAT, subnet routes and VPN (Testing 4, 5, 7 and 8; CSIT 3) have no service to run on yet.
+Testing 4, 5, 7 and 8 (CSIT 3) are in `test_spec_nat.py`, for NAT. Subnet routes and VPN have no service to run on yet.
 """
 
 from __future__ import annotations

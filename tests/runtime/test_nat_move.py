@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
-from ebbtide.lab.flows import Load, Traffic
 from ebbtide.model.facts import MovePhase
 from tests.support.cloud import Cloud
-from tests.support.routed import SNAT, Routed
+from tests.support.routed import Routed, nothing_breaks
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.xdist_group("natmove")]
 
-#: Of each kind a few: what is looked for here is one that breaks, not how many can be carried.
-LOAD = Load(active=10, silent=6, udp=100, udp_slow=2, udp_slow_period=3.0, new=10, half_open=2, bulk=0, ping=20)
 #: Cached flows follow within half a second on this datapath; a move of tests need not wait for as long as one in earnest.
 LAG = 0.6
 
@@ -30,21 +26,6 @@ def routed(make_cloud: Callable[..., Cloud]) -> Routed:
     return made
 
 
-@contextmanager
-def nothing_breaks(routed: Routed, *vms: str, load: Load = LOAD) -> Iterator[Traffic]:
-    """Inside, VMs talk to the outside in all ways; nothing of it is lost, refused or seen under another address."""
-    with Traffic(routed.cloud.lab, outside="ext", vms=list(vms), load=load) as traffic:
-        traffic.wait_flowing(deadline=30)
-        traffic.reset()
-        yield traffic
-        traffic.speak()
-        report = traffic.report()
-    assert not report.failures(), f"{report.failures()}\n{report.table()}\n{report.told}"
-    assert not report.too_few(), report.too_few()
-    for kind in ("active", "silent", "udp", "new"):
-        assert report.addresses(kind) == {SNAT}, (kind, report.addresses(kind))
-
-
 def others(routed: Routed) -> list[str]:
     """The VMs that are not on the compute that serves."""
     return [f"vm{i}" for i, name in enumerate("abc", 1) if name != routed.served_by()]
@@ -52,7 +33,7 @@ def others(routed: Routed) -> list[str]:
 
 def test_the_designated_compute_is_scaled_in_and_nothing_breaks(routed: Routed) -> None:
     old, new = routed.served_by(), routed.stands_by()
-    with nothing_breaks(routed, "vm1", "vm2", "vm3"):
+    with nothing_breaks(routed.cloud.lab, "vm1", "vm2", "vm3"):
         routed.cloud.call(routed.cloud.service.start([old]))
         move = routed.move()
         assert move is not None
@@ -64,7 +45,7 @@ def test_the_designated_compute_is_scaled_in_and_nothing_breaks(routed: Routed) 
 def test_a_move_that_is_called_back_at_any_phase_breaks_nothing(routed: Routed) -> None:
     service, call = routed.cloud.service, routed.cloud.call
     old = routed.served_by()
-    with nothing_breaks(routed, "vm1", "vm2", "vm3"):
+    with nothing_breaks(routed.cloud.lab, "vm1", "vm2", "vm3"):
         for phase in (
             MovePhase.PREPARE,
             MovePhase.FREEZE,
@@ -85,7 +66,7 @@ def test_a_move_that_is_called_back_at_any_phase_breaks_nothing(routed: Routed) 
 
 def test_a_controller_that_ends_in_any_phase_is_followed_by_one_that_goes_on(routed: Routed) -> None:
     service = routed.cloud.service
-    with nothing_breaks(routed, "vm1", "vm2", "vm3"):
+    with nothing_breaks(routed.cloud.lab, "vm1", "vm2", "vm3"):
         old = routed.served_by()
         routed.cloud.call(service.start([old]))
         for phase in MovePhase:

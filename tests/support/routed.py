@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from ebbtide.lab import Vm
+from ebbtide.lab import Lab, Vm
+from ebbtide.lab.flows import Load, Traffic
 from ebbtide.model.facts import Designation, Move, MovePhase
 from ebbtide.model.state import NAT, State
 from tests.support.cloud import Cloud
 from tests.support.outside import NEXT_HOP, Host
 
 SNAT = "203.0.113.10"
+#: Of each kind a few: what is looked for is one that breaks, not how many can be carried.
+LOAD = Load(active=10, silent=6, udp=100, udp_slow=2, udp_slow_period=3.0, new=10, half_open=2, bulk=0, ping=20)
+
+
+@contextmanager
+def nothing_breaks(lab: Lab, *vms: str, load: Load = LOAD) -> Iterator[Traffic]:
+    """Inside, VMs talk to the outside in all ways; nothing of it is lost, refused or seen under another address."""
+    with Traffic(lab, outside="ext", vms=list(vms), load=load) as traffic:
+        traffic.wait_flowing(deadline=30)
+        traffic.reset()
+        yield traffic
+        traffic.speak()
+        report = traffic.report()
+    assert not report.failures(), f"{report.failures()}\n{report.table()}\n{report.told}"
+    assert not report.too_few(), report.too_few()
+    for kind in ("active", "silent", "udp", "new"):
+        assert report.addresses(kind) == {SNAT}, (kind, report.addresses(kind))
 
 
 class Routed:
