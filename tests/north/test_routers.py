@@ -25,8 +25,9 @@ from ebbtide.model.facts import (
     Neighbour,
     Router,
 )
-from ebbtide.model.observed import View
+from ebbtide.model.observed import Datapath, View
 from ebbtide.model.state import NAT
+from ebbtide.north import explain
 from ebbtide.openflow.flows import encode_flow
 from tests.north.site import Answer, Site
 
@@ -631,3 +632,19 @@ def test_writes_are_in_the_audit_log(site: Site, cloud: Cloud) -> None:
     assert site.ask("PATCH", cloud.route(), {"snat": False}).status == 200
     last = msgspec.json.decode((site.state_dir / "audit.log").read_text().splitlines()[-1])
     assert (last["method"], last["path"], last["status"]) == ("PATCH", cloud.route(), 200)
+
+
+def test_a_datapath_on_which_the_move_is_not_proven_is_told_where_its_nat_may_be(site: Site, served: Served) -> None:
+    state = site.state
+    router = state.routers[served.cloud.router]
+
+    def lines(**kinds: str) -> list[str]:
+        numbers = {"old": served.old.number, "standby": served.standby.number, "new": served.new.number}
+        carriers = {numbers[role]: Datapath(kind, "3.1.0") for role, kind in kinds.items()}
+        return [line for line in explain.router_story(state, router, (), (), carriers) if "not proven" in line]
+
+    assert lines(old="netdev", standby="netdev", new="system") == []
+    assert lines(old="netdev", standby="system") == [
+        f"{served.standby.name} runs kernel (system), Open vSwitch 3.1.0: a move of this NAT is not proven on the kernel datapath; "
+        "import, flip and reply rows keep their safe order."
+    ]

@@ -396,3 +396,23 @@ def test_a_path_that_is_narrow_somewhere_on_its_way_is_said(trio: Cloud) -> None
 def mtu_of(compute: Compute, interface: str) -> int:
     found = json.loads(compute.vsctl("--format=json", "--columns=mtu", "list", "interface", interface))["data"][0][0]
     return found if isinstance(found, int) else 0
+
+
+def test_what_carries_a_computes_packets_is_told_and_kept_while_it_is_silent(make_cloud: Callable[..., Cloud]) -> None:
+    cloud = make_cloud()
+    cloud.add_computes("x")
+    compute = cloud.lab.compute("x")
+
+    def told() -> dict[str, object]:
+        status = cloud.service.compute_status(fact(cloud, "x"))
+        return {k: status[k] for k in ("datapath", "ovs-version", "hw-offload", "dpdk", "nat-move-proven")}
+
+    version = compute.vsctl("get", "Open_vSwitch", ".", "ovs_version", wait=False).strip().strip('"')
+    usual = {"datapath": "netdev", "ovs-version": version, "hw-offload": False, "dpdk": False, "nat-move-proven": True}
+    cloud.wait(lambda: told() == usual, what="its datapath to be told")
+    compute.vsctl("set", "Open_vSwitch", ".", "other_config:hw-offload=true", wait=False)
+    offloaded = usual | {"hw-offload": True, "nat-move-proven": False}
+    cloud.wait(lambda: told() == offloaded, what="the offload to be told")
+    compute.kill_all()
+    cloud.wait(lambda: not cloud.service.compute_status(fact(cloud, "x"))["connected"], what="its silence to be noted")
+    assert told() == offloaded

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from functools import cache
 from pathlib import Path
 
 from ..errors import NotReady
@@ -85,6 +86,7 @@ class Compute:
             f"external_ids:system-id={self.system_id}",
             f"external_ids:hostname={self.name}",
             f"other_config:local_ip={self.tep}",
+            f"ovs_version={_version()}",  # as ovs-ctl does on a host
         ]
         bridges = [*_bridge(PHYSICAL_BRIDGE, "eth-data"), "--", "set", "Bridge", PHYSICAL_BRIDGE]
         bridges.append(f'other_config:hwaddr="{mac}"')
@@ -300,6 +302,12 @@ class Compute:
 
     def rss(self) -> int:
         return self.usage().rss_bytes
+
+
+@cache
+def _version() -> str:
+    """Of Open vSwitch: "ovs-vswitchd (Open vSwitch) 3.1.0"."""
+    return run(["ovs-vswitchd", "--version"]).split("\n", 1)[0].rpartition(" ")[2]
 
 
 def _bridge(name: str, card: str) -> list[str]:

@@ -40,19 +40,36 @@ class Interface(msgspec.Struct, frozen=True):
     watched: bool = False
 
 
+class Datapath(msgspec.Struct, frozen=True):
+    """What carries a compute's packets, as its OVSDB says.
+
+    `kind`: br-int's datapath_type, "netdev" (Open vSwitch's own, in userspace) or "system" (the kernel's); "" as long as nobody has seen
+    it. `version`: of Open vSwitch, as it says itself. `offload`: other_config:hw-offload; `dpdk`: dpdk_initialized.
+    """
+
+    kind: str = ""
+    version: str = ""
+    offload: bool = False
+    dpdk: bool = False
+
+
 class View(msgspec.Struct, frozen=True):
     """One compute as its OVSDB shows it.
 
     `ports`: iface-id -> interface; `tunnels`: far end's number -> interface of the tunnel made for it.
     `providers`: physical network -> our port to it. `live` tells whether the OVSDB session is up; a view outlives its session.
-    `userspace`: br-int's datapath is Open vSwitch's own, not the kernel's.
     """
 
     live: bool = False
     ports: Map[str, Interface] = Map()
     tunnels: Map[int, Interface] = Map()
-    userspace: bool = False
+    datapath: Datapath = Datapath()
     providers: Map[str, Interface] = Map()
+
+    @property
+    def userspace(self) -> bool:
+        """Whether br-int's datapath is Open vSwitch's own, not the kernel's."""
+        return self.datapath.kind == "netdev"
 
 
 class Observed(msgspec.Struct, frozen=True):

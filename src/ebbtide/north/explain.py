@@ -9,6 +9,7 @@ from typing import Any
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features import stances, tunnel
+from ebbtide.decide import datapaths
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.decide.scalein import carried
 from ebbtide.errors import NotFound
@@ -25,6 +26,7 @@ from ebbtide.model.facts import (
     Router,
     format_mac,
 )
+from ebbtide.model.observed import Datapath
 from ebbtide.model.state import NAT, State
 from ebbtide.north.shapes import name_of, next_hop_mac
 from ebbtide.runtime.service import Service
@@ -88,6 +90,9 @@ def compute_story(state: State, compute: Compute, status: Mapping[str, Any]) -> 
         lines.append(f"Both of its sessions are up; it has {told}.")
     else:
         lines.append("It is unreachable: its sessions are not both up. Nothing is taken from it for that.")
+    carried_by = Datapath(status["datapath"], status["ovs-version"], status["hw-offload"], status["dpdk"])
+    if carried_by.kind:
+        lines.append(f"Datapath: {datapaths.words(carried_by)}; a NAT's move is {status['nat-move']}.")
     lines.append(f"Tunnel end point: {compute.tep or 'none announced (other_config:local_ip), so it has no tunnels'}.")
     peers = sorted(name_of(state, n) for n in state.peers(number))
     lines.append(f"It shares a network or a gateway relation with {len(peers)} compute(s): {some(peers)}.")
@@ -163,11 +168,21 @@ def network_story(state: State, network: Network, opened: Mapping[tuple[int, int
     return lines
 
 
-def router_story(state: State, router: Router, reachable: Collection[int], electable: Sequence[str] = ()) -> list[str]:
-    """What one asks of a router at night: who serves, what moves, the next hop, ports, floating IPs, and where to look for its flows."""
+def router_story(
+    state: State,
+    router: Router,
+    reachable: Collection[int],
+    electable: Sequence[str] = (),
+    carriers: Mapping[int, Datapath] | None = None,
+) -> list[str]:
+    """What one asks of a router at night: who serves, what moves, the next hop, ports, floating IPs, and where to look for its flows.
+
+    `carriers`: the datapath of each compute that has ever been seen.
+    """
     return [
         *_served(state, router, reachable),
         *_moving(state, router),
+        *_unproven(state, router, carriers or {}),
         *_next_hop(state, router),
         *_leased(state, router),
         *_floating(state, router),
@@ -213,6 +228,18 @@ def _moving(state: State, router: Router) -> Iterator[str]:
         until = _instant(move.deadline)
         yield f"{move.unknown} connection(s) of {name_of(state, move.old)} are in no record; waited for {until}."
     yield _at_this_moment(state, router, move)
+
+
+def _unproven(state: State, router: Router, carriers: Mapping[int, Datapath]) -> Iterator[str]:
+    """Those with a part in its NAT, now or in the move, on whose datapath the move of it is not proven."""
+    found, move = state.designations.get((NAT, router.id)), state.moves.get(router.id)
+    ends = {found.compute, found.standby} if found is not None else set()
+    ends |= {move.old, move.new} if move is not None else set()
+    for number in sorted(ends - {0}):
+        datapath = carriers.get(number, Datapath())
+        proof = datapaths.move_proven(datapath)
+        if datapath.kind and not proof.proven:
+            yield f"{name_of(state, number)} runs {datapaths.words(datapath)}: a move of this NAT is {proof.words}."
 
 
 def _instant(seconds: int) -> str:
@@ -333,5 +360,6 @@ def story(service: Service, kind: str, text: str) -> list[str]:
         router = state.routers.get(text)
         if router is None:
             raise NotFound(f"there is no router {text[:80]}")
-        return router_story(state, router, cluster.reachable(), service.electable(router.id))
+        carriers = {n: m.view.datapath for n, m in cluster.members.items()}
+        return router_story(state, router, cluster.reachable(), service.electable(router.id), carriers)
     raise NotFound(f"{kind[:40]} is not explained: compute, port, network or router")

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from ebbtide.compile import ledger
-from ebbtide.decide import designation, lifecycle, routing, scalein
+from ebbtide.decide import datapaths, designation, lifecycle, routing, scalein
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, NotFound, Refused, StillWorking
@@ -36,6 +36,7 @@ from ebbtide.model.facts import (
     RouterPort,
     format_mac,
 )
+from ebbtide.model.observed import Datapath
 from ebbtide.model.state import State, apply, facts, rebuild
 from ebbtide.runtime import paths, records
 from ebbtide.runtime.auditor import Report, audit
@@ -476,6 +477,8 @@ class Service:
         """One compute for people and scripts."""
         member = self.cluster.members.get(compute.number)
         ports = self.state.ports_on.get(compute.number)
+        datapath = member.view.datapath if member else Datapath()
+        proof = datapaths.move_proven(datapath)
         return {
             "name": compute.name,
             "number": compute.number,
@@ -490,6 +493,12 @@ class Service:
             "gateway": compute.gateway,
             "held-start": compute.held_start,
             "connected": bool(member and member.connected),
+            "datapath": datapath.kind,
+            "ovs-version": datapath.version,
+            "hw-offload": datapath.offload,
+            "dpdk": datapath.dpdk,
+            "nat-move-proven": proof.proven,
+            "nat-move": proof.words,
             "ports": len(ports) if ports else 0,
             "peers": len(self.state.peers(compute.number)) if compute.number in self.state.computes else 0,
             "applied": member.applied() if member else 0,

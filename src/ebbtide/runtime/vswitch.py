@@ -18,7 +18,7 @@ from immutables import Map
 from ebbtide.compile.fragment import TunnelRow
 from ebbtide.decide.brake import Stamp
 from ebbtide.decide.lifecycle import Claim
-from ebbtide.model.observed import Interface, View
+from ebbtide.model.observed import Datapath, Interface, View
 from ebbtide.ovsdb.conditions import add, by_uuid, delete_from, eq, includes, insert_into
 from ebbtide.ovsdb.replica import Replica, RowChange, Watch
 from ebbtide.ovsdb.schema import DatabaseSchema
@@ -48,6 +48,7 @@ _WATCHES = {
         "other_config",
         "datapath_types",
         "ovs_version",
+        "dpdk_initialized",
         "cur_cfg",
         "next_cfg",
     ],
@@ -80,10 +81,18 @@ _WATCHES = {
     "Controller": ["target", "max_backoff", "inactivity_probe", "connection_mode", "is_connected", "status"],
 }
 
+_NEWER = frozenset({"dpdk_initialized"})
+
 
 def replica(schema: DatabaseSchema) -> Replica:
     """The part of a compute's database that we read."""
-    return Replica(schema, {table: Watch(tuple(columns)) for table, columns in _WATCHES.items()})
+    there = {table: schema.table(table).columns for table in _WATCHES}
+    watches = {
+        # Open vSwitch before 2.10 does not have every column.
+        table: Watch(tuple(c for c in columns if c in there[table] or c not in _NEWER))
+        for table, columns in _WATCHES.items()
+    }
+    return Replica(schema, watches)
 
 
 class Bridge(msgspec.Struct, frozen=True):
@@ -217,9 +226,19 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
             other = ports.get(seen.iface_id)
             if other is None or not other.ofport or (seen.ofport and seen.ofport < other.ofport):
                 ports[seen.iface_id] = seen
-    own = bridge(tables)
-    userspace = own is not None and own.row["datapath_type"] == "netdev"
-    return View(live=live, ports=Map(ports), tunnels=Map(tunnels), userspace=userspace, providers=Map(providers))
+    return View(live, Map(ports), Map(tunnels), datapath(tables), Map(providers))
+
+
+def datapath(tables: Replica) -> Datapath:
+    """What carries the compute's packets. br-int with an empty datapath_type is on "system" (ovs-vswitchd.conf.db(5))."""
+    own, found = bridge(tables), root(tables)
+    row = found[1] if found is not None else None
+    return Datapath(
+        kind=(own.row["datapath_type"] or "system") if own is not None else "",
+        version=(row["ovs_version"] or "") if row is not None else "",
+        offload=row is not None and row["other_config"].get("hw-offload") == "true",
+        dpdk=row is not None and bool(row.get("dpdk_initialized")),
+    )
 
 
 def _is_up(row: Mapping[str, Any]) -> bool:
@@ -236,13 +255,22 @@ def seen_by_bfd(tables: Replica) -> set[int]:
 
 
 def concerns_ports(changes: Iterable[RowChange]) -> bool:
-    """Whether the view may differ: ports and interfaces, but for what BFD says of them other than up and down."""
+    """Whether the view may differ: the datapath, ports and interfaces, but for what BFD says of them other than up and down."""
     return any(
         c.table == "Port"
+        or (c.table == "Open_vSwitch" and _carries(c.old) != _carries(c.new))
         or (c.table == "Interface" and _differs(c, "bfd_status"))
-        or (c.table == "Bridge" and (c.old is None or c.new is None or c.old["ports"] != c.new["ports"]))
+        or (
+            c.table == "Bridge"
+            and (c.old is None or c.new is None or any(c.old[k] != c.new[k] for k in ("ports", "datapath_type")))
+        )
         for c in changes
     )
+
+
+def _carries(row: Mapping[str, Any] | None) -> tuple[Any, ...]:
+    """What the row of the whole switch tells of the datapath."""
+    return (row["ovs_version"], row["other_config"].get("hw-offload"), row.get("dpdk_initialized")) if row else ()
 
 
 def _differs(change: RowChange, but: str) -> bool:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from ebbtide.compile import ledger
 from ebbtide.model.facts import Binding, Fact, Port
+from ebbtide.model.observed import Datapath
 from ebbtide.model.state import State
 from tests.fakes.clouds import ACTIVE, LEAVING, PENDING, compute, network, ofport, port, state, view
 from tests.fakes.flow_table import BROADCAST, Table, Walk, arp_request, unicast
@@ -112,7 +113,10 @@ def test_a_network_of_more_computes_than_a_bucket_list_holds_is_flooded_all_the_
     facts = [*(compute(n, teps=(f"10.0.{n >> 8}.{n & 255}",)) for n in computes), network(1)]
     facts += [port(n, 1) for n in computes]
     found = state(*facts, *(Binding(f"p{n}", n, ACTIVE) for n in computes))
-    views = {n: msgspec.structs.replace(view(found, n), userspace=userspace) for n in (1, 2, count)}
+    views = {
+        n: msgspec.structs.replace(view(found, n), datapath=Datapath("netdev" if userspace else "system"))
+        for n in (1, 2, count)
+    }
     held = {n: Table.of(found, n, shown) for n, shown in views.items()}
     walk = Walk(held).enter(1, ofport(1), {**unicast(port(1, 1).mac, BROADCAST), "eth_type": kind})
     assert walk.tunnels == count - 1
