@@ -95,7 +95,7 @@ class Designations:
                 self._due.set()
 
     async def _judge(self) -> None:
-        self.cut_off = self._is_cut_off()
+        self.cut_off = self.cut_off_now()
         standings = self.standings()
         if self.cut_off and not any(s.dead for s in standings.values()):
             log.error("elects_nobody", reason=self.cut_off)
@@ -139,7 +139,8 @@ class Designations:
             gone = now - since >= (leaves if compute.tombstoned else self._cluster.settings.unreachable_grace)
         return Standing(member.phase is Phase.READY, member.connected, member.reason, wired, dead, gone)
 
-    def _is_cut_off(self) -> str:
+    def cut_off_now(self) -> str:
+        """Why nothing may be concluded from who is reachable now, in words; "": it may."""
         members = [m for m in self._cluster.members.values() if m.compute and m.compute.membership is Membership.MEMBER]
         now = self._cluster.now()
         lost = [m for m in members if m.lost_at is not None and m.heard_before and now - m.lost_at < _TOGETHER]

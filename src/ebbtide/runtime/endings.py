@@ -39,7 +39,7 @@ class Endings:
             while True:
                 await self._cluster.store.leading.wait()
                 for operation in self._cluster.state.operations.values():
-                    if operation.state == "running":
+                    if operation.verb == "end" and operation.state == "running":
                         self.drive(operation.id)
                 await self._next_leadership(self._cluster.store.epoch)
         finally:

@@ -7,6 +7,7 @@ Longer than 400 lines: it is a list of verbs, each a few lines, and one looks fo
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,10 +17,11 @@ import msgspec
 import structlog
 
 from ebbtide.compile import ledger
-from ebbtide.decide import datapaths, designation, lifecycle, routing, scalein
+from ebbtide.decide import datapaths, designation, lifecycle, rebalancing, routing, scalein
+from ebbtide.decide.election import Plan
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
-from ebbtide.errors import BadInput, NotFound, Refused, StillWorking
+from ebbtide.errors import BadInput, NotFound, NotReady, Refused, StillWorking
 from ebbtide.model.facts import (
     Compute,
     Edit,
@@ -42,6 +44,7 @@ from ebbtide.runtime import paths, records
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
 from ebbtide.runtime.endings import Endings, old_operations
+from ebbtide.runtime.rebalances import Rebalances, said
 
 log = structlog.get_logger("service")
 #: Seconds that an end waits for who sends to ports that have just left the compute to have learnt that.
@@ -57,6 +60,7 @@ class Service:
         self.cluster = cluster
         self._new_id = new_id
         self.endings = Endings(cluster)
+        self.rebalances = Rebalances(cluster)
 
     @property
     def state(self) -> State:
@@ -65,7 +69,9 @@ class Service:
 
     async def run(self) -> None:
         """Go on with operations that were under way when the last controller ended, until this one ends."""
-        await self.endings.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.endings.run())
+            group.create_task(self.rebalances.run())
 
     # --- networks and ports ---
 
@@ -420,6 +426,51 @@ class Service:
                 f"scale-in end goes on as operation {left[0].id}: {left[0].reason}; the same call again waits for it",
                 left[0].id,
             )
+
+    # --- rebalance ---
+
+    def rebalance_plan(self) -> Plan:
+        """What a rebalance would move now, and what is gained. Touches nothing."""
+        return rebalancing.plan(self.state, self.cluster.designations.standings())
+
+    async def rebalance(self) -> tuple[Operation | None, Plan, bool]:
+        """Bring every compute within its bound by moves that break nothing, a few at a time (`decide/rebalancing.py`).
+
+        Gives its operation (None: all is balanced), what is to move yet, and whether it began now; one that is under way is "already so".
+
+        Raises:
+            NotReady: it is this controller that seems to be cut off.
+        """
+
+        def decide(state: State) -> tuple[list[Edit], tuple[Operation | None, Plan, list[Edit]]]:
+            standings, known = self.cluster.designations.standings(), rebalancing.running(state)
+            found = rebalancing.plan(state, standings)
+            if known is not None or not found.moves:
+                return [], (known, found, [])
+            cut_off = self.cluster.designations.cut_off_now()
+            if cut_off:
+                raise NotReady(f"nothing is rebalanced now: {cut_off}")
+            made = Operation(self._new_id(), rebalancing.VERB, (), "running", "begins", started=state.revision)
+            edits = rebalancing.step(state, standings, made)
+            # Its first step is of the same transaction: it is stored as that leaves it.
+            edits = [Edit(None, new) if old is made else Edit(old, new) for old, new in edits]
+            return [*edits, *old_operations(state)], (made, found, edits)
+
+        made, found, edits = await self.cluster.store.commit(decide)
+        if made is not None and edits:
+            log.info("rebalance_begun", operation=made.id, moves=len(found.moves), gain=list(found.gain))
+            said(self.state, edits)
+        return self.state.operations.get(made.id) if made is not None else None, found, bool(edits)
+
+    async def stop_rebalance(self) -> Operation | None:
+        """Begin no more moves of the rebalance under way; None: there is none. What moves goes on."""
+
+        def decide(state: State) -> tuple[list[Edit], Operation | None]:
+            known = rebalancing.running(state)
+            stopped = rebalancing.stop(state, self.cluster.designations.standings())
+            return [Edit(known, stopped)] if known is not None else [], stopped
+
+        return await self.cluster.store.commit(decide)
 
     # --- backup ---
 
