@@ -125,7 +125,7 @@ def explain(session: Session, kind: str, name: str) -> None:
 
 @click.group("operation", cls=NounGroup)
 def operation() -> None:
-    """Long work: scale-in ends, and what they wait for.
+    """Long work: scale-in ends and rebalances, and what they wait for.
 
     \b
     Examples:

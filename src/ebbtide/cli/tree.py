@@ -36,10 +36,17 @@ COMMANDS: dict[str, Entry] = {
     "scale-in": Entry(
         "Cluster", "scalein:scale_in", "Take computes out of the cluster, or back, without a packet lost."
     ),
+    "rebalance": Entry(
+        "Cluster",
+        "balance:rebalance",
+        "Move routers' NAT from computes above their bound to those that have room; no connection breaks.",
+    ),
     "status": Entry("Looking", "looking:status", "The controller: leading or not, at which revision, what is held up."),
     "audit": Entry("Looking", "looking:audit", "Compare all that is installed with what should be; look for residue."),
     "explain": Entry("Looking", "looking:explain", "Why a compute, port, network or router is as it is, in words."),
-    "operation": Entry("Looking", "looking:operation", "Long work: scale-in ends, and what they wait for."),
+    "operation": Entry(
+        "Looking", "looking:operation", "Long work: scale-in ends and rebalances, and what they wait for."
+    ),
     "events": Entry("Looking", "looking:events", "Follow changes as they happen."),
     "reconcile": Entry("Keeping", "keeping:reconcile", "Look at computes anew, or approve what the brake holds."),
     "backup": Entry("Keeping", "keeping:backup", "Write all that is stored to a file (- for standard output)."),

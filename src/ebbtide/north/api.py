@@ -186,7 +186,8 @@ def _scale_in(service: Service) -> list[Route]:
             if compute.tombstoned:
                 left = shapes.remains(state, compute)
                 computes.append({**service.compute_status(compute), "remains": left, "empty": not left})
-        return json_response({"computes": computes, "operations": shapes.operations(state), "revision": state.revision})
+        ends = [o for o in shapes.operations(state) if o["verb"] == "end"]
+        return json_response({"computes": computes, "operations": ends, "revision": state.revision})
 
     return [
         Route("/api/v1/scale-in/start", marking("start"), methods=["POST"]),

@@ -30,7 +30,7 @@ NAMES = {
     "ebbtide_floating_ips": "Floating IPs",
     "ebbtide_moves": "Moves of a router's NAT that are going on",
     "ebbtide_debts": "Cleanings that unreachable computes owe",
-    "ebbtide_operations_running": "Scale-in ends that are going on",
+    "ebbtide_operations_running": "Scale-in ends and rebalances that are going on",
     "ebbtide_sessions_refused": "Connected switches that were not admitted",
     "ebbtide_flows": "Flows held by a compute, as confirmed by barrier",
     "ebbtide_connected": "Whether both sessions of a compute are up",

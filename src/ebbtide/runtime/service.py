@@ -472,6 +472,16 @@ class Service:
 
         return await self.cluster.store.commit(decide)
 
+    async def wait_operation(self, operation_id: str, deadline: float) -> Operation | None:
+        """An operation when it is over, or as it stands after so many seconds."""
+
+        def over() -> bool:
+            found = self.state.operations.get(operation_id)
+            return found is None or found.state != "running"
+
+        await self.cluster.wait_for(over, deadline)
+        return self.state.operations.get(operation_id)
+
     # --- backup ---
 
     def backup(self) -> bytes:
