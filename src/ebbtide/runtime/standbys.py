@@ -9,8 +9,8 @@ another port.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import structlog
@@ -21,6 +21,7 @@ from ebbtide.model.addresses import ipv4
 from ebbtide.model.facts import Designation, Edit, Router
 from ebbtide.model.state import NAT, State
 from ebbtide.runtime.connections import Entry, Follower, newest
+from ebbtide.runtime.rows import RowsWait
 from ebbtide.runtime.switch import SwitchLink
 
 if TYPE_CHECKING:
@@ -62,17 +63,25 @@ class Standbys:
             self._forget()
             for router in list(self._cluster.state.routers.values()):
                 found = self._cluster.state.designations.get((NAT, router.id))
-                if found is None or not router.external or router.id in self._cluster.state.moves:
+                if found is None or not router.external:
                     continue
-                try:
-                    await self._follow(router, found)
-                    await self._cluster.renewals.look(router, found.compute)
-                except EbbtideError as error:
-                    log.info("rows_wait", router=router.id, reason=str(error))
-                except Exception:
-                    log.exception("rows_fault", router=router.id)
+                # Each for itself: who stands by may be away, and what the one that serves has open is to be heard of all the same.
+                await self._try(router, self._cluster.renewals.look(router, found.compute))
+                if router.id not in self._cluster.state.moves:
+                    await self._try(router, self._follow(router, found))
             if self._somebody_took_over():
                 await asyncio.sleep(EVERY / 10)
+
+    @staticmethod
+    async def _try(router: Router, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except RowsWait:
+            pass  # said elsewhere: a compute is unreachable
+        except EbbtideError as error:
+            log.info("rows_wait", router=router.id, reason=str(error))
+        except Exception:
+            log.exception("rows_fault", router=router.id)
 
     def _forget(self) -> None:
         """What is remembered of routers that are gone, and of computes that have no part in one any more."""
