@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from ebbtide.errors import Refused
-from ebbtide.lab import packets, wait_until
+from ebbtide.lab import Vm, packets, wait_until
 from ebbtide.model.facts import format_mac
+from ebbtide.north import explain
 from tests.support import snapshots
 from tests.support.cloud import Cloud
 from tests.support.outside import (
@@ -75,6 +76,46 @@ def test_all_kinds_of_traffic_leave_under_the_routers_address_from_everywhere(cl
             assert echo[26:30] == packets.ip_bytes(SNAT)
             assert packets.mac_text(echo[6:12]) == host.knows(SNAT)
             assert (vm.ping(NEXT_HOP, size=1450 - 28).lost, echo[22]) == (0, 63)
+    assert_well(cloud)
+
+
+def test_what_cannot_be_told_apart_behind_one_address_is_refused_and_counted(cloud: Cloud) -> None:
+    host = outside(cloud, "a", "b")
+    behind(cloud, "a", "b")
+    sctp, esp = (132, packets.sctp_init(5000, 7777)), (50, bytes(40))
+    vms = list(cloud.lab.vms())
+
+    def send(vm: Vm, proto: int, payload: bytes) -> None:
+        assert vm.reaches(NEXT_HOP)
+        words = vm.exec(["ip", "neigh", "show", "10.1.0.254"]).split()
+        frame = packets.ethernet(
+            words[words.index("lladdr") + 1], vm.mac, 0x0800, packets.ipv4(vm.ip, NEXT_HOP, proto, payload)
+        )
+        with vm.packets() as out:
+            out.send(frame)
+
+    def refused() -> tuple[int, int] | None:
+        return cloud.call(cloud.service.refused("r1"))
+
+    assert refused() == (0, 0)
+    with host.packets() as ear:
+        for vm in vms:
+            send(vm, *sctp)
+            send(vm, *esp)
+        # Counters of the datapath follow within half a second.
+        wait_until(lambda: refused() == (2, 2), "two packets of each to be counted")
+        assert not ear.waiting(lambda f: f[12:14] == b"\x08\x00" and f[23] in (132, 50)), (
+            "nothing of it is seen outside"
+        )
+    lines = cloud.call(explain.story(cloud.service, "router", "r1"))
+    assert any(line.startswith("Refused: 2 packet(s) of SCTP and 2 of other protocols") for line in lines), lines
+    # With an address of its own a VM may speak whatever it likes.
+    cloud.call(cloud.service.add_floating("out", "203.0.113.20", vms[0].name))
+    settle(cloud)
+    with host.packets() as ear:
+        send(vms[0], *sctp)
+        frame = ear.receive(lambda f: f[12:14] == b"\x08\x00" and f[23] == 132)
+    assert (frame[26:30], frame[34:]) == (packets.ip_bytes("203.0.113.20"), sctp[1])
     assert_well(cloud)
 
 

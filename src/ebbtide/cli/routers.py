@@ -184,8 +184,10 @@ def router_show(session: Session, name: str) -> None:
 
 
 def _router(found: dict[str, Any]) -> None:
-    places, leases, move = (found.get(k) for k in ("networks", "leases", "move"))
-    fields = {k: v for k, v in found.items() if k not in ("networks", "leases", "move")}
+    places, leases, move, refused = (found.get(k) for k in ("networks", "leases", "move", "refused"))
+    fields = {k: v for k, v in found.items() if k not in ("networks", "leases", "move", "refused")}
+    if refused and any(refused.values()):
+        fields["refused"] = f"{refused['sctp']} packets of SCTP, {refused['other']} of other protocols"
     render.facts(fields | {"since": found.get("since") or ""})
     if move:
         fields = {"moves": f"from {move['old']} to {move['new']}", "phase": move["phase"], "since": move["since"]}

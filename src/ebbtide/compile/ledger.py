@@ -142,6 +142,8 @@ class Priority:
     RELATION_IN = 11
     RELATION_EXPORTED = 12
     # tables 44, 46
+    REFUSED = 3
+    REFUSED_SCTP = 4
     UNKNOWN = 5
     ANSWERED = 6
     KNOWN = 30

@@ -81,6 +81,19 @@ def icmp_echo(identifier: int, sequence: int, payload: bytes = b"", reply: bool 
     return head[:2] + struct.pack("!H", checksum(head + payload)) + head[4:] + payload
 
 
+def sctp_init(source: int, destination: int, tag: int = 0x5EED) -> bytes:
+    """The INIT that opens an association from one port to another (RFC 9260, section 3.3.2). Its checksum does not cover addresses."""
+    chunk = struct.pack("!BBHIIHHI", 1, 0, 20, tag, 65536, 1, 1, 1)
+    head = struct.pack("!HHI", source, destination, 0)
+    # CRC32c, bit by bit, sent with its low byte first (RFC 9260, appendix A).
+    crc = 0xFFFFFFFF
+    for byte in head + struct.pack("!I", 0) + chunk:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return head + struct.pack("<I", crc ^ 0xFFFFFFFF) + chunk
+
+
 def udp(source: tuple[str, int], destination: tuple[str, int], payload: bytes) -> bytes:
     """An IPv4 packet with the datagram in it, checksum and all."""
     size = 8 + len(payload)

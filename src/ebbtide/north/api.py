@@ -226,7 +226,7 @@ def _looks(service: Service, config: Config) -> list[Route]:
 
     async def why(request: Request) -> Response:
         kind, text = request.path_params["kind"], request.path_params["id"]
-        lines = explain.story(service, kind, text)
+        lines = await explain.story(service, kind, text)
         return json_response({"kind": kind, "id": text, "lines": lines, "revision": service.state.revision})
 
     return [

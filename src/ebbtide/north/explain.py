@@ -30,6 +30,7 @@ from ebbtide.model.observed import Datapath
 from ebbtide.model.state import NAT, State
 from ebbtide.north.shapes import name_of, next_hop_mac
 from ebbtide.runtime.service import Service
+from ebbtide.runtime.untranslated import Refusals
 
 _SHOWN = 8
 #: Pairs of computes whose tunnels are looked at: all of a footprint of 100.
@@ -174,15 +175,17 @@ def router_story(
     reachable: Collection[int],
     electable: Sequence[str] = (),
     carriers: Mapping[int, Datapath] | None = None,
+    refused: Refusals | None = None,
 ) -> list[str]:
     """What one asks of a router at night: who serves, what moves, the next hop, ports, floating IPs, and where to look for its flows.
 
-    `carriers`: the datapath of each compute that has ever been seen.
+    `carriers`: the datapath of each compute that has ever been seen. `refused`: None: nobody who serves it could be asked.
     """
     return [
         *_served(state, router, reachable),
         *_moving(state, router),
         *_unproven(state, router, carriers or {}),
+        *_refused(refused),
         *_next_hop(state, router),
         *_leased(state, router),
         *_floating(state, router),
@@ -240,6 +243,14 @@ def _unproven(state: State, router: Router, carriers: Mapping[int, Datapath]) ->
         proof = datapaths.move_proven(datapath)
         if datapath.kind and not proof.proven:
             yield f"{name_of(state, number)} runs {datapaths.words(datapath)}: a move of this NAT is {proof.words}."
+
+
+def _refused(refused: Refusals | None) -> Iterator[str]:
+    if refused is not None and any(refused):
+        yield (
+            f"Refused: {refused.sctp} packet(s) of SCTP and {refused.other} of other protocols than TCP, UDP and ICMP, which a NAT "
+            "with one address for many VMs cannot tell apart. A VM that needs them gets a floating IP."
+        )
 
 
 def _instant(seconds: int) -> str:
@@ -330,7 +341,7 @@ def _filters(router: Router) -> Iterator[str]:
     yield f"Its connections, where it is served: ovs-appctl dpctl/dump-conntrack zone={ledger.router_zone(tag)}"
 
 
-def story(service: Service, kind: str, text: str) -> list[str]:
+async def story(service: Service, kind: str, text: str) -> list[str]:
     """The words for one thing.
 
     Raises:
@@ -361,5 +372,6 @@ def story(service: Service, kind: str, text: str) -> list[str]:
         if router is None:
             raise NotFound(f"there is no router {text[:80]}")
         carriers = {n: m.view.datapath for n, m in cluster.members.items()}
-        return router_story(state, router, cluster.reachable(), service.electable(router.id), carriers)
+        refused = await service.refused(router.id)
+        return router_story(state, router, cluster.reachable(), service.electable(router.id), carriers, refused)
     raise NotFound(f"{kind[:40]} is not explained: compute, port, network or router")

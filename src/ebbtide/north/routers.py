@@ -148,7 +148,9 @@ def _routers(service: Service) -> list[Route]:
 
     async def one(request: Request) -> Response:
         known = routing.router(service.state, request.path_params["id"])
-        return json_response(shapes.router(service.state, known))
+        refused = await service.refused(known.id)
+        shown = shapes.router(service.state, known)
+        return json_response({**shown, "refused": refused._asdict() if refused is not None else None})
 
     async def make(request: Request) -> Response:
         wish = await body.struct(request, NewRouter)

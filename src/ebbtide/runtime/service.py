@@ -40,11 +40,12 @@ from ebbtide.model.facts import (
 )
 from ebbtide.model.observed import Datapath
 from ebbtide.model.state import State, apply, facts, rebuild
-from ebbtide.runtime import paths, records
+from ebbtide.runtime import paths, records, untranslated
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
 from ebbtide.runtime.endings import Endings, old_operations
 from ebbtide.runtime.rebalances import Rebalances, said
+from ebbtide.runtime.untranslated import Refusals
 
 log = structlog.get_logger("service")
 #: Seconds that an end waits for who sends to ports that have just left the compute to have learnt that.
@@ -400,6 +401,11 @@ class Service:
     def electable(self, router: str) -> list[str]:
         """Why a router's NAT is where it is, in words."""
         return designation.electable(self.state, router, self.cluster.designations.standings())
+
+    async def refused(self, router: str) -> Refusals | None:
+        """What a router's NAT has refused to translate; None: nobody who serves it could be asked."""
+        known = self.state.routers.get(router)
+        return await untranslated.read(self.cluster, known) if known is not None else None
 
     def _forwards(self, ids: Sequence[str]) -> bool:
         """Whether one of these, empty otherwise, still forwards for a port that has just left it."""

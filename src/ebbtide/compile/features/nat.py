@@ -8,6 +8,8 @@ tables carry are:
 - A packet of a known connection ("+snat", "+dnat": an entry exists) is translated wherever it arrives; "established" is never asked.
 - A miss goes on to imported rows, then to whoever is asked, then to be opened; marks in the tunnel id bound that to two hops.
 - What a full range of ports leaves untranslated is dropped, never sent on.
+- What has neither ports nor an identifier to be told apart by (SCTP: not for this conntrack) is not opened, but dropped and counted: of
+  two VMs that speak it with one remote, the second would be refused and the first get the answers of both.
 
 An answer (ANSWERED) is never asked again, and passes the imported rows by.
 """
@@ -48,7 +50,7 @@ from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
 from ebbtide.model.addresses import ipv4
 from ebbtide.model.facts import External, Lease, Router
 
-ICMP, TCP, UDP = 1, 6, 17
+ICMP, TCP, UDP, SCTP = 1, 6, 17, 132
 #: The low bits of a VM's address choose one of so many slots, and the slot one of the external addresses.
 SLOTS = 16
 # Conntrack state bits (ovs-fields(7), ct_state).
@@ -210,7 +212,7 @@ class _Gate:
 
     def outbound(self) -> list[Flow]:
         """Table 46, after conntrack: known connections go out, others on to table 92."""
-        tracked = ct_state(TRACKED | SNAT)
+        tracked, unknown = ct_state(TRACKED | SNAT), ct_state(TRACKED, SNAT)
         flows = [
             self._flow(T.NAPT_OUT, Priority.KNOWN, self._ours(ct_state=tracked), goto=T.NAPT_FIB),
             self._flow(
@@ -219,7 +221,12 @@ class _Gate:
                 self._ours(ct_state=ct_state(TRACKED | INVALID | SNAT)),
                 goto=T.NAPT_FIB,
             ),
-            self._flow(T.NAPT_OUT, Priority.UNKNOWN, self._ours(ct_state=ct_state(TRACKED, SNAT)), goto=T.NAT_NEW),
+            *(
+                self._flow(T.NAPT_OUT, Priority.UNKNOWN, self._ours(ct_state=unknown, ip_proto=proto), goto=T.NAT_NEW)
+                for proto in (ICMP, TCP, UDP)
+            ),
+            self._flow(T.NAPT_OUT, Priority.REFUSED_SCTP, self._ours(ct_state=unknown, ip_proto=SCTP)),
+            self._flow(T.NAPT_OUT, Priority.REFUSED, self._ours(ct_state=unknown)),
         ]
         if self.router.record:
             closed = self._note(Punt.CLOSED)
