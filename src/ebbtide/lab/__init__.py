@@ -17,7 +17,7 @@
 can be done, `vm` for how a VM is wired, `migration` for its steps, `probes` for counting packets between VMs,
 `flows` for connections and other traffic between VMs and a host outside.
 
-Open vSwitch runs with its userspace datapath, so bridges must be made with `datapath_type=netdev`.
+Open vSwitch runs with its userspace datapath (`datapath_type=netdev`), or with that of the kernel where `Lab` is told so.
 Needs root, iproute2, util-linux, Open vSwitch and Linux 5.18 or newer (`locked` bridge ports).
 """
 

@@ -39,6 +39,7 @@ class Compute:
         self.index = record.index
         self.system_id = record.system_id
         self.physical_network = record.physical_network
+        self.datapath = record.datapath
         self.namespace = site.compute_namespace(record.name)
         self.directory = site.compute_directory(record.name)
         self.tep = site.tep(record.index)
@@ -88,11 +89,11 @@ class Compute:
             f"other_config:local_ip={self.tep}",
             f"ovs_version={_version()}",  # as ovs-ctl does on a host
         ]
-        bridges = [*_bridge(PHYSICAL_BRIDGE, "eth-data"), "--", "set", "Bridge", PHYSICAL_BRIDGE]
+        bridges = [*_bridge(PHYSICAL_BRIDGE, "eth-data", self.datapath), "--", "set", "Bridge", PHYSICAL_BRIDGE]
         bridges.append(f'other_config:hwaddr="{mac}"')
         if self.physical_network:
             settings.append(f"other_config:provider_mappings={self.physical_network}:{PROVIDER_BRIDGE}")
-            bridges += _bridge(PROVIDER_BRIDGE, "eth-ext")
+            bridges += _bridge(PROVIDER_BRIDGE, "eth-ext", self.datapath)
         self.vsctl("init", "--", "set", "Open_vSwitch", ".", *settings, *bridges, wait=False)
 
     def remove(self) -> None:
@@ -208,7 +209,8 @@ class Compute:
         # tap at that, makes the switch forget and read again all routes, and a revalidator that looks in
         # between turns tunnels off for some milliseconds. No kernel datapath does that, and a lab that
         # counts packets must not. Userspace datapath only, so that nobody asks for the kernel's.
-        self._daemon("switch", ["ovs-vswitchd", f"unix:{self.directory}/db.sock", *_OPTIONS])
+        options = _OPTIONS if self.datapath == "netdev" else ()
+        self._daemon("switch", ["ovs-vswitchd", f"unix:{self.directory}/db.sock", *options])
         namespace.ip_batch(
             self.namespace,
             [
@@ -216,7 +218,9 @@ class Compute:
                 f"link set {PHYSICAL_BRIDGE} up",
             ],
         )
-        wait_until(self._route_tunnels, f"the switch of {self.name} to see its tunnel address", every=0.01)
+        # The kernel's datapath sends tunnels by the kernel's routes, and asks nobody here.
+        if self.datapath == "netdev":
+            wait_until(self._route_tunnels, f"the switch of {self.name} to see its tunnel address", every=0.01)
 
     def _route_tunnels(self) -> bool:
         """Refused as long as the switch has not heard of the address of br-phy."""
@@ -310,9 +314,9 @@ def _version() -> str:
     return run(["ovs-vswitchd", "--version"]).split("\n", 1)[0].rpartition(" ")[2]
 
 
-def _bridge(name: str, card: str) -> list[str]:
+def _bridge(name: str, card: str, datapath: str) -> list[str]:
     return [
         *("--", "add-br", name),
-        *("--", "set", "Bridge", name, "datapath_type=netdev", "fail_mode=standalone"),
+        *("--", "set", "Bridge", name, f"datapath_type={datapath}", "fail_mode=standalone"),
         *("--", "add-port", name, card),
     ]

@@ -28,14 +28,22 @@ from .vm import Vm
 _IDENTITIES = uuid.UUID("6f1a3c52-65bb-4a55-9a0e-eb7eb7eb7eb7")
 
 _PASSES = 5
+DATAPATHS = ("netdev", "system")
 
 
 class Lab:
-    """A handle on a lab; `up` makes it. Used as a context manager, it is up inside and down after."""
+    """A handle on a lab; `up` makes it. Used as a context manager, it is up inside and down after.
 
-    def __init__(self, name: str, state_dir: str | Path) -> None:
+    `datapath`: of the computes that this handle adds: "netdev", Open vSwitch's own in userspace, or "system", the kernel's, which has to
+    have the module openvswitch. By default what EBBTIDE_LAB_DATAPATH says, else "netdev".
+    """
+
+    def __init__(self, name: str, state_dir: str | Path, datapath: str = "") -> None:
         self.site = Site(name, Path(state_dir))
         self.name = name
+        self.datapath = datapath or os.environ.get("EBBTIDE_LAB_DATAPATH", "netdev")
+        if self.datapath not in DATAPATHS:
+            raise BadInput(f"datapath {self.datapath!r}: a lab knows {' and '.join(DATAPATHS)}")
 
     @classmethod
     def found_in(cls, state_dir: str | Path) -> Lab:
@@ -149,7 +157,7 @@ class Lab:
 
     def _numbered(self, name: str, physical_network: str, system_id: str | None) -> Compute:
         identity = system_id or str(uuid.uuid5(_IDENTITIES, f"{self.name}/{name}"))
-        return Compute(self.site, self.site.number_compute(name, identity, physical_network))
+        return Compute(self.site, self.site.number_compute(name, identity, physical_network, self.datapath))
 
     def compute(self, name: str) -> Compute:
         record = self.site.read().computes.get(name)

@@ -37,6 +37,7 @@ class ComputeRecord(msgspec.Struct, frozen=True):
     index: int
     system_id: str
     physical_network: str = ""  # of the provider bridge; empty: it has none
+    datapath: str = "netdev"  # of its bridges: Open vSwitch's own in userspace, or "system", the kernel's
 
 
 class VmRecord(msgspec.Struct, frozen=True):
@@ -131,7 +132,7 @@ class Site:
             replacement.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
             os.replace(replacement, self._record)
 
-    def number_compute(self, name: str, system_id: str, physical_network: str) -> ComputeRecord:
+    def number_compute(self, name: str, system_id: str, physical_network: str, datapath: str) -> ComputeRecord:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", name):
             raise BadInput(f"compute name {name!r} is not a host name")
         with self.change() as record:
@@ -139,7 +140,7 @@ class Site:
                 raise BadInput(f"lab {self.name} already has a compute {name}")
             if record.next_compute >= _MOST_COMPUTES:
                 raise BadInput(f"lab {self.name} has had {_MOST_COMPUTES} computes, which is all it has addresses for")
-            made = ComputeRecord(name, record.next_compute, system_id, physical_network)
+            made = ComputeRecord(name, record.next_compute, system_id, physical_network, datapath)
             record.next_compute += 1
             record.computes[name] = made
         return made
