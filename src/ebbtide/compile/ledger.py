@@ -208,7 +208,7 @@ REGISTERS: dict[str, str] = {
     "reg6": "destination logical port tag",
     "reg7": "network tag",
     "reg8": "NAT: bit 0, entered while export was on",
-    "reg9": "NAT: 0 from compute or wire, 1 asked, 2 answered",
+    "reg9": "NAT: 0 from compute or wire, 1 asked, 2 answered, 3 opened by a row",
     "reg10": "input port, low 16 bits",
     "reg11": "conntrack zone of the source port",
     "reg12": "conntrack zone of the destination port",
