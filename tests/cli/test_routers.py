@@ -314,8 +314,8 @@ def test_the_page_can_be_typed_from_its_top_to_its_end(run: Run, real: Running) 
         for block in blocks(ROOT / "docs" / "routers.md")
         if block.tag == "console"
     ]
-    make, change, look = [part for part in typed if part]
-    for given in (*make, *look, *change):
+    make, change, look, sessions = [part for part in typed if part]
+    for given in (*make, *look, *sessions, *change):
         result = run(*given)
         assert (result.exit_code, result.stderr) == (0, ""), (given, result.stdout)
     assert json.loads(run("routers", "--json").stdout)["routers"] == []

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -59,6 +60,11 @@ def some(values: Sequence[object], most: int = _MOST) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 compute`, `2 computes`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def instant(seconds: int) -> str:
+    """A time in seconds since the epoch, for people; "" for 0."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if seconds else ""
 
 
 def as_json(value: object) -> None:

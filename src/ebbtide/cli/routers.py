@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -191,7 +190,11 @@ def _router(found: dict[str, Any]) -> None:
     render.facts(fields | {"since": found.get("since") or ""})
     if move:
         fields = {"moves": f"from {move['old']} to {move['new']}", "phase": move["phase"], "since": move["since"]}
-        fields |= {"waits for": move["reason"], "unknown": move["unknown"], "deadline": _instant(move["deadline"])}
+        fields |= {
+            "waits for": move["reason"],
+            "unknown": move["unknown"],
+            "deadline": render.instant(move["deadline"]),
+        }
         click.echo()
         render.facts(fields)
     if places:
@@ -202,10 +205,6 @@ def _router(found: dict[str, Any]) -> None:
         click.echo()
         rows = [(f"{x['first']}-{x['last']}", x["compute"], _use(x), x["since"]) for x in leases]
         render.table(("ports", "compute", "use", "since"), rows)
-
-
-def _instant(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if seconds else ""
 
 
 def _use(found: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ebbtide.cli import render, verdicts
-from ebbtide.cli.session import Session, client_verb, known_computes
+from ebbtide.cli.session import Session, client_verb, given, known_computes
 from ebbtide.cli.tree import NounGroup
 from ebbtide.errors import StillWorking
 
@@ -40,37 +40,47 @@ def scale_in() -> None:
     """
 
 
-def _call(session: Session, verb: str, ids: tuple[str, ...], seconds: float | None) -> None:
-    body: dict[str, Any] = {"computes": list(ids)}
+def _call(session: Session, verb: str, ids: tuple[str, ...], seconds: float | None, **more: float) -> None:
+    body: dict[str, Any] = {"computes": list(ids), **more}
     if seconds is not None:
         body["wait"] = seconds
     patience = (_SERVERS_WAIT if seconds is None else seconds) + _SPARE_SECONDS
     with render.working(f"scale-in {verb}"):
         found = session.client.call("POST", f"/scale-in/{verb}", body, timeout=patience)
-    given: list[dict[str, Any]] = found.get("verdicts") or []
+    answered: list[dict[str, Any]] = found.get("verdicts") or []
     if session.json:
         render.as_json(found)
     else:
-        verdicts.show(given)
+        verdicts.show(answered)
         for operation in found.get("operations") or []:
             render.line(f"{operation['state']}: {operation['reason']}")
-    code = verdicts.exit_code(given)
+    code = verdicts.exit_code(answered)
     if code or not found.get("done", True):
         sys.exit(code or StillWorking.exit_code)
 
 
 @scale_in.command("start")
 @_IDS
+@click.option(
+    "--deadline",
+    type=float,
+    metavar="SECONDS",
+    help="How long moves wait for connections that are in no record, before these are cut (as configured: nat_patience).",
+)
 @client_verb
-def start(session: Session, ids: tuple[str, ...]) -> None:
+def start(session: Session, ids: tuple[str, ...], deadline: float | None) -> None:
     """Mark computes as tombstoned: no new service comes to them, and what they serve moves.
+
+    --deadline counts from now and holds for all moves from these computes, those under way too: the same call with another one changes
+    it. For one router: `ebbtide nat deadline`.
 
     \b
     Examples:
       ebbtide scale-in start c4
+      ebbtide scale-in start c4 c5 --deadline 600
       ebbtide scale-in start c4 c5 c6 --json
     """
-    _call(session, "start", ids, None)
+    _call(session, "start", ids, None, **given(deadline=deadline))
 
 
 @scale_in.command("end")
@@ -118,6 +128,14 @@ def status(session: Session) -> None:
         return
     rows = [(c["name"], "empty" if c["empty"] else "not empty", render.some(c["remains"])) for c in found["computes"]]
     render.table(("compute", "state", "what remains"), rows, "no compute is tombstoned")
+    if found.get("moves"):
+        click.echo()
+        heads = ("router", "from", "to", "phase", "unknown", "deadline")
+        moving = [
+            (m["router"], m["old"], m["new"], m["phase"], m["unknown"], render.instant(m["deadline"]))
+            for m in found["moves"]
+        ]
+        render.table(heads, moving)
     running = [o for o in found["operations"] if o["state"] == "running"]
     if running:
         cells = [(o["id"], o["computes"], o["reason"]) for o in running]

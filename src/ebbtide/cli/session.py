@@ -105,8 +105,10 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in options.items() if v not in (None, ())}
 
 
-def known(path: str, key: str, name: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Completion by what the controller knows; silent when it does not answer."""
+def known(
+    path: str, key: str, name: str, only: str = ""
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Completion by what the controller knows, of those rows that have something under `only`; silent when it does not answer."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
@@ -117,7 +119,7 @@ def known(path: str, key: str, name: str) -> Callable[[click.Context, click.Para
             found = ctx.ensure_object(Session).client.get(path, timeout=_COMPLETION_SECONDS)
         except EbbtideError:
             return []
-        names = [str(row.get(name, "")) for row in found.get(key, [])]
+        names = [str(row.get(name, "")) for row in found.get(key, []) if not only or row.get(only)]
         return [CompletionItem(text) for text in names if text.startswith(incomplete)]
 
     return complete
@@ -128,5 +130,6 @@ known_networks = known("/networks", "networks", "id")
 known_ports = known("/ports", "ports", "id")
 known_externals = known("/externals", "externals", "id")
 known_routers = known("/routers", "routers", "id")
+known_moving = known("/routers", "routers", "id", "move")
 known_floating_ips = known("/floating-ips", "floating-ips", "address")
 known_operations = known("/operations", "operations", "id")

@@ -29,6 +29,7 @@ COMMANDS: dict[str, Entry] = {
     "port": Entry("Cluster", "networks:port", "Logical ports: the MAC and addresses of a VM's interface."),
     "external": Entry("Cluster", "outside:external", "Networks outside of the overlay, each with its next hop."),
     "router": Entry("Cluster", "routers:router", "Routers between networks, and to a network outside."),
+    "nat": Entry("Cluster", "nat:nat", "Connections through a router's NAT, and what a move of it waits for."),
     "floating-ip": Entry(
         "Cluster", "outside:floating_ip", "Floating IPs: an address outside that stands for a port's."
     ),
@@ -73,7 +74,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 
 # These don't stand in the way of a short form of another.
-RARE = ("completion", "demo", "restore")
+RARE = ("completion", "demo", "nat", "restore")
 
 SPELLINGS = {"ls": "list", "rm": "delete", "del": "delete"}
 

@@ -7,13 +7,13 @@ that dies leaves nothing that another could not go on with.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Set
 from typing import NamedTuple
 
 import msgspec
 
 from ebbtide.decide import parts
-from ebbtide.errors import Refused
+from ebbtide.errors import NotFound, Refused
 from ebbtide.model.facts import Edit, Lease, Move, MovePhase
 from ebbtide.model.moves import forth, reached
 from ebbtide.model.state import NAT, State
@@ -99,6 +99,38 @@ def call_back(state: State, move: Move) -> list[Edit]:
         if made is not None:
             edits.append(Edit(None, made))
     return edits
+
+
+def set_deadline(state: State, router: str, deadline: int) -> list[Edit]:
+    """Wait for what is unknown of a router's connections until then (seconds since the epoch), and cut it after.
+
+    Raises:
+        NotFound: there is no such router.
+        Refused: it does not move, or has come past the phase that waits.
+    """
+    if router not in state.routers:
+        raise NotFound(f"there is no router {router}")
+    move = state.moves.get(router)
+    if move is None:
+        raise Refused(f"the NAT of router {router} does not move: a deadline is that of a move")
+    if reached(move, P.UNCOUPLE_OUT):
+        raise Refused(f"the move of router {router} waits for no connection any more (phase {move.phase})")
+    return [Edit(move, msgspec.structs.replace(move, deadline=deadline))] if move.deadline != deadline else []
+
+
+def dated(state: State, edits: Iterable[Edit], leaving: Set[int], deadline: int) -> list[Edit]:
+    """These edits, with that deadline for all moves from computes that are to leave: for those that begin, and for those under way."""
+    found: list[Edit] = []
+    for old, new in edits:
+        if isinstance(new, Move) and new.old in leaving:
+            found.append(Edit(old, msgspec.structs.replace(new, deadline=deadline)))
+        else:
+            found.append(Edit(old, new))
+    changed = {fact.router for edit in found for fact in edit if isinstance(fact, Move)}
+    for router, move in state.moves.items():
+        if move.old in leaving and router not in changed and not reached(move, P.UNCOUPLE_OUT):
+            found += set_deadline(state, router, deadline)
+    return found
 
 
 def arrive(state: State, move: Move, used: Collection[int] | None) -> list[Edit]:

@@ -8,7 +8,6 @@ Parse, ask the service, answer. Errors are raised and rendered elsewhere (`answe
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -30,7 +29,8 @@ from ebbtide.runtime.service import Service
 APPLIED_WAIT = 30.0
 #: Seconds that a scale-in end may be asked to wait.
 MAX_WAIT = 3600.0
-Handler = Callable[[Request], Awaitable[Response]]
+#: Seconds that a move may be told to wait for connections: a week, seven times what conntrack keeps a silent one.
+MAX_DEADLINE = 604_800.0
 
 
 class Waiting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,9 +40,17 @@ class Waiting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Computes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Compute ids of start and recover."""
+    """Compute ids of recover."""
 
     computes: list[str] = []
+    wait: bool = False
+
+
+class Starting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Compute ids of start. `deadline`: seconds from now until which moves wait for unknown connections (null: as configured)."""
+
+    computes: list[str] = []
+    deadline: float | None = None
     wait: bool = False
 
 
@@ -103,6 +111,16 @@ def find(service: Service, text: str, *, removed: bool = True) -> Compute:
     return compute
 
 
+def check_deadline(seconds: float, name: str) -> None:
+    """Whether a move may be told to wait for so many seconds.
+
+    Raises:
+        BadInput: it may not.
+    """
+    if not (math.isfinite(seconds) and 0 <= seconds <= MAX_DEADLINE):
+        raise BadInput(f"{name} = {seconds}: 0 to {MAX_DEADLINE:.0f} seconds", name)
+
+
 def routes(service: Service, config: Config) -> list[Route]:
     """The routes of this room."""
     return [*_computes(service), *_scale_in(service), *_looks(service, config)]
@@ -151,15 +169,19 @@ def _computes(service: Service) -> list[Route]:
 
 
 def _scale_in(service: Service) -> list[Route]:
-    def marking(verb: str) -> Handler:
-        async def mark(request: Request) -> Response:
-            wish = await body.struct(request, Computes)
-            ids = body.check_ids(request, wish.computes, "computes")
-            decision = await (service.start(ids) if verb == "start" else service.recover(ids))
-            shown = {"verdicts": [verdict(v) for v in decision.verdicts]}
-            return await answer(request, service, shown, wait=wish.wait)
+    async def start(request: Request) -> Response:
+        wish = await body.struct(request, Starting)
+        ids = body.check_ids(request, wish.computes, "computes")
+        if wish.deadline is not None:
+            check_deadline(wish.deadline, "deadline")
+        decision = await service.start(ids, wish.deadline)
+        return await answer(request, service, {"verdicts": [verdict(v) for v in decision.verdicts]}, wait=wish.wait)
 
-        return mark
+    async def recover(request: Request) -> Response:
+        wish = await body.struct(request, Computes)
+        ids = body.check_ids(request, wish.computes, "computes")
+        decision = await service.recover(ids)
+        return await answer(request, service, {"verdicts": [verdict(v) for v in decision.verdicts]}, wait=wish.wait)
 
     async def end(request: Request) -> Response:
         wish = await body.struct(request, Ending)
@@ -184,14 +206,20 @@ def _scale_in(service: Service) -> list[Route]:
         computes = []
         for compute in state.members():
             if compute.tombstoned:
-                left = shapes.remains(state, compute)
+                left = [*shapes.remains(state, compute), *service.serves(compute.number)]
                 computes.append({**service.compute_status(compute), "remains": left, "empty": not left})
         ends = [o for o in shapes.operations(state) if o["verb"] == "end"]
-        return json_response({"computes": computes, "operations": ends, "revision": state.revision})
+        leaving = {c.number for c in state.members() if c.tombstoned}
+        moves = [
+            {"router": router, **shapes.moving(state, move)}
+            for router, move in sorted(state.moves.items())
+            if leaving & {move.old, move.new}
+        ]
+        return json_response({"computes": computes, "moves": moves, "operations": ends, "revision": state.revision})
 
     return [
-        Route("/api/v1/scale-in/start", marking("start"), methods=["POST"]),
-        Route("/api/v1/scale-in/recover", marking("recover"), methods=["POST"]),
+        Route("/api/v1/scale-in/start", start, methods=["POST"]),
+        Route("/api/v1/scale-in/recover", recover, methods=["POST"]),
         Route("/api/v1/scale-in/end", end, methods=["POST"]),
         Route("/api/v1/scale-in/status", status),
     ]

@@ -26,6 +26,7 @@ from ebbtide.model.facts import (
     Router,
     format_mac,
 )
+from ebbtide.model.moves import reached
 from ebbtide.model.observed import Datapath
 from ebbtide.model.state import NAT, State
 from ebbtide.north.shapes import name_of, next_hop_mac
@@ -227,9 +228,13 @@ def _moving(state: State, router: Router) -> Iterator[str]:
         f"({_MOVES[move.phase]}); decided at revision {move.began}."
     )
     yield f"The move waits for: {move.reason or 'the computes concerned to have applied this phase'}."
-    if move.unknown:
+    if move.unknown and reached(move, MovePhase.UNCOUPLE_OUT):
+        yield f"Up to {move.unknown} connection(s) of {name_of(state, move.old)} were in no record and are cut now; its deadline is over."
+    elif move.unknown:
         until = _instant(move.deadline)
         yield f"{move.unknown} connection(s) of {name_of(state, move.old)} are in no record; waited for {until}."
+    elif move.deadline:
+        yield f"If connections of {name_of(state, move.old)} are in no record, they are waited for {_instant(move.deadline)}."
     yield _at_this_moment(state, router, move)
 
 

@@ -6,7 +6,9 @@ The rows are read by where their fields stand, since a gateway may hold 50,000 o
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
+from ebbtide.compile import ledger
 from ebbtide.compile.features.nat import TCP, UDP, Translation
 from ebbtide.compile.flow import Ct
 from ebbtide.openflow import messages as m
@@ -86,3 +88,34 @@ def read_punt(packet: m.PacketIn) -> Translation | None:
     return Translation(
         *(proto, src, sport, dst, dport), int.from_bytes(data[26:30], "big"), int.from_bytes(data[at : at + 2], "big")
     )
+
+
+class Opened(NamedTuple):
+    """Connections that a switch has opened for a router in the last `seconds`, since its flows are there.
+
+    `recording`: each TCP and UDP connection is told to the controller. If not, `other` are those of all protocols.
+    """
+
+    tcp: int = 0
+    udp: int = 0
+    other: int = 0
+    recording: bool = False
+    seconds: float = 0.0
+
+    @property
+    def known_of(self) -> int:
+        """Those that would be known if nothing were lost: TCP and UDP, where they are recorded; else all, since none is."""
+        return self.tcp + self.udp if self.recording else self.other
+
+
+def read_opened(rows: Iterable[InstalledFlow]) -> Opened:
+    """What the flows behind the opening of a connection have counted."""
+    found = list(rows)
+    recording = [row for row in found if row.priority == ledger.Priority.RECORD]
+    counts = {TCP: 0, UDP: 0}
+    for row in recording:
+        fields = {field.name: field.value for field in decode_match(row.match)}
+        counts[fields["ip_proto"]] += row.n_packets
+    other = sum(row.n_packets for row in found if row.priority != ledger.Priority.RECORD)
+    seconds = max((row.duration for row in (recording or found)), default=0.0)
+    return Opened(counts[TCP], counts[UDP], other, bool(recording), seconds)

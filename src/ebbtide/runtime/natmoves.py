@@ -24,7 +24,7 @@ from ebbtide.errors import EbbtideError
 from ebbtide.model.addresses import ipv4
 from ebbtide.model.facts import Edit, Membership, Move, MovePhase, Router
 from ebbtide.model.state import NAT, State
-from ebbtide.runtime import exports
+from ebbtide.runtime import exports, sessions
 from ebbtide.runtime.connections import newest
 from ebbtide.runtime.switch import SwitchLink
 
@@ -320,42 +320,46 @@ class NatMoves:
 
     async def unknown(self, move: Move) -> int:
         """Connections that the old compute has opened and of which nothing is known: opened less recorded, or less what has passed."""
-        router = self._router(move)
-        cookie = ledger.cookie(Kind.ROUTER, Feature.NAT, router.tag)
-        flows = await self._switch(move.old).flows_of(T.NAT_OPENED, cookie, ledger.UPPER_COOKIE_MASK)
-        recording = [f for f in flows if f.priority == ledger.Priority.RECORD]
-        opened = sum(f.n_packets for f in (recording or flows))
-        installed = time.time() - max((f.duration for f in (recording or flows)), default=0.0)
-        told = self._cluster.connections.received(router.tag, move.old, installed - 1.0)
-        known = told if recording else len(await self._cluster.rows.at(router, move.new))
-        return max(0, opened - known)
+        router, switch = self._router(move), self._switch(move.old)
+        seen = await sessions.opened(switch, router)
+        if seen.recording:
+            known = sessions.received(self._cluster, router, move.old, seen)
+        else:
+            known = len(await self._cluster.rows.at(router, move.new))
+        return max(0, seen.known_of - known)
 
     async def _known_enough(self, move: Move) -> None:
-        """Go on when nothing is unknown; else when the deadline is over. Meanwhile both are coupled and nobody loses anything."""
-        unknown = await self.unknown(move)
-        if not unknown:
-            return
-        deadline = move.deadline or int(time.time() + self._cluster.settings.nat_patience)
-        while time.time() < deadline:
-            await self._note_unknown(move, unknown, deadline)
-            await asyncio.sleep(0.5)
-            self._check(move)
-            # What speaks is exported as long as export is on; here it is off, so only a connection's end helps, and the record.
-            unknown = await self.unknown(move)
-            if not unknown:
-                return
-        log.warning("connections_cut", router=move.router, unknown=unknown, old=move.old)
+        """Go on when nothing is unknown; else when the deadline is over. Meanwhile both are coupled and nobody loses anything.
 
-    async def _note_unknown(self, move: Move, unknown: int, deadline: int) -> None:
-        def decide(state: State) -> tuple[list[Edit], None]:
+        The deadline may be changed while it is waited for (`natmove.set_deadline`).
+        """
+        patience = int(time.time() + self._cluster.settings.nat_patience)
+        # What speaks is exported as long as export is on; here it is off, so only a connection's end helps, and the record.
+        while unknown := await self.unknown(move):
+            self._check(move)
+            deadline = await self._note_unknown(move, unknown, patience)
+            if time.time() >= deadline:
+                log.warning("connections_cut", router=move.router, unknown=unknown, old=move.old)
+                return
+            await self._cluster.wait_for(partial(self._is_redated, move.router, deadline), 0.5)
+
+    def _is_redated(self, router: str, deadline: int) -> bool:
+        move = self._move(router)
+        return move is None or move.deadline != deadline
+
+    async def _note_unknown(self, move: Move, unknown: int, patience: int) -> int:
+        """Show what is waited for; returns until when, in seconds since the epoch: `patience`, if the operator has not said."""
+
+        def decide(state: State) -> tuple[list[Edit], int]:
             now = state.moves.get(move.router)
-            if now is None or now.phase != move.phase:
-                return [], None
+            if now is None or (now.phase, now.since) != (move.phase, move.since):
+                return [], patience  # called back, or taken on by another
+            deadline = now.deadline or patience
             reason = f"up to {unknown} connections are in no record; waited for until the deadline"
             new = msgspec.structs.replace(now, unknown=unknown, deadline=deadline, reason=reason)
-            return ([] if new == now else [Edit(now, new)]), None
+            return ([] if new == now else [Edit(now, new)]), deadline
 
-        await self._cluster.store.commit(decide)
+        return await self._cluster.store.commit(decide)
 
     # --- the end ---
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ import msgspec
 import structlog
 
 from ebbtide.compile import ledger
-from ebbtide.decide import datapaths, designation, lifecycle, rebalancing, routing, scalein
+from ebbtide.decide import datapaths, designation, lifecycle, natmove, rebalancing, routing, scalein
 from ebbtide.decide.election import Plan
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
@@ -29,6 +30,7 @@ from ebbtide.model.facts import (
     Fact,
     Floating,
     Membership,
+    Move,
     Network,
     Operation,
     Port,
@@ -40,9 +42,10 @@ from ebbtide.model.facts import (
 )
 from ebbtide.model.observed import Datapath
 from ebbtide.model.state import State, apply, facts, rebuild
-from ebbtide.runtime import paths, records, untranslated
+from ebbtide.runtime import paths, records, sessions, untranslated
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
+from ebbtide.runtime.connections import Entry
 from ebbtide.runtime.endings import Endings, old_operations
 from ebbtide.runtime.rebalances import Rebalances, said
 from ebbtide.runtime.untranslated import Refusals
@@ -319,17 +322,20 @@ class Service:
 
     # --- scale-in ---
 
-    async def start(self, ids: Sequence[str]) -> Decision:
-        """scalein-computes-start."""
+    async def start(self, ids: Sequence[str], deadline: float | None = None) -> Decision:
+        """scalein-computes-start. `deadline`: seconds from now until which moves wait for connections that are unknown (default: as
+        configured); those under way from these computes get it as well."""
+        until = _instant(deadline) if deadline is not None else 0
 
         def decide(state: State) -> tuple[list[Edit], Decision]:
             decision = scalein.start(state, ids).checked("scalein-computes-start")
+            leaving = {v.number for v in decision.verdicts} if until else set()
             if not decision.edits:
-                return [], decision
+                return natmove.dated(state, [], leaving, until), decision
             # One election over the final set: nothing moves to a compute that is about to go as well.
             marked = apply(state, decision.edits, state.revision + 1)
             moves = designation.judge(marked, self.cluster.designations.standings())
-            return [*decision.edits, *moves], decision
+            return [*decision.edits, *natmove.dated(state, moves, leaving, until)], decision
 
         decision = await self.cluster.store.commit(decide)
         self._say("scale_in_started", decision)
@@ -378,7 +384,7 @@ class Service:
 
         def decide(state: State) -> tuple[list[Edit], tuple[Decision, str]]:
             reachable, moving = self.cluster.owing_nothing(), self.cluster.places.moving()
-            decision = scalein.end(state, ids, reachable, moving, self._serves).checked("scalein-computes-end")
+            decision = scalein.end(state, ids, reachable, moving, self.serves).checked("scalein-computes-end")
             if not decision.edits:
                 return [], (decision, "")
             numbers = tuple(v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED)
@@ -395,7 +401,8 @@ class Service:
                 self.endings.drive(operation.id)
         return decision, [o.id for o in mine]
 
-    def _serves(self, number: int) -> list[str]:
+    def serves(self, number: int) -> list[str]:
+        """What a compute still serves, and another could, or what is on its way; in words, each service."""
         return designation.holds(self.state, number, self.cluster.designations.standings())
 
     def electable(self, router: str) -> list[str]:
@@ -432,6 +439,41 @@ class Service:
                 f"scale-in end goes on as operation {left[0].id}: {left[0].reason}; the same call again waits for it",
                 left[0].id,
             )
+
+    # --- connections through a NAT ---
+
+    async def sessions(
+        self, name: str, limit: int = 0, after: sessions.Place | None = None
+    ) -> tuple[Router, list[sessions.Part], list[Entry], list[Entry]]:
+        """A router's connections: what each compute that has a part in its NAT has opened, all that are recorded and may be open, and a
+        page of those.
+
+        Raises:
+            NotFound: there is no such router.
+            Refused: it leads nowhere, so nobody serves its NAT.
+        """
+        router = routing.router(self.state, name)
+        if not router.external:
+            raise Refused(f"router {name} has no external network: it translates no connections")
+        parts = await sessions.parts(self.cluster, router)
+        entries = self.cluster.connections.of(router.tag)
+        return router, parts, entries, sessions.page(entries, limit, after) if limit else []
+
+    async def set_deadline(self, name: str, seconds: float) -> Move:
+        """Let a router's move wait for connections that are unknown for so many seconds from now, and cut them after.
+
+        Raises:
+            NotFound, Refused: see `natmove.set_deadline`.
+        """
+        until = _instant(seconds)
+
+        def decide(state: State) -> tuple[list[Edit], Move]:
+            edits = natmove.set_deadline(state, name, until)
+            return edits, msgspec.structs.replace(state.moves[name], deadline=until)
+
+        made = await self.cluster.store.commit(decide)
+        log.info("deadline_set", router=name, seconds=seconds)
+        return made
 
     # --- rebalance ---
 
@@ -574,6 +616,11 @@ class Service:
                 self.endings.name(d.removed) for d in self.state.debts.values() if d.compute == compute.number
             ),
         }
+
+
+def _instant(seconds: float) -> int:
+    """So many seconds from now, since the epoch."""
+    return int(time.time() + seconds)
 
 
 def parse_backup(data: bytes) -> list[Fact]:

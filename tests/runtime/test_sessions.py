@@ -1,0 +1,127 @@
+"""What an operator is told of a router's connections, from real switches, and how long a move waits for those that nobody knows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ebbtide.lab.flows import Load, Traffic
+from ebbtide.model.facts import MovePhase
+from tests.support.cloud import Cloud
+from tests.support.outside import NEXT_HOP
+from tests.support.routed import SNAT, Routed
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(200), pytest.mark.xdist_group("natmove")]
+
+TALKS, SILENT = 5, 4
+#: Connections that stay: those that talk, and those that say nothing.
+LOAD = Load(active=TALKS, silent=SILENT, udp=0, udp_slow=0, new=0, half_open=0, bulk=0, ping=0)
+
+
+@pytest.fixture
+def routed(make_cloud: Callable[..., Cloud]) -> Routed:
+    """a and b with a wire, a VM on each; a move waits for five minutes, if nobody says how long."""
+    made = Routed(make_cloud(web=True, lag=0.6, nat_patience=300.0), "a", "b")
+    for index, name in enumerate("ab", 1):
+        made.add_vm(f"vm{index}", name, index)
+    made.wait_served()
+    return made
+
+
+@contextmanager
+def talking(routed: Routed) -> Iterator[Traffic]:
+    """Inside, both VMs have their connections."""
+    with Traffic(routed.cloud.lab, outside="ext", vms=["vm1", "vm2"], load=LOAD) as made:
+        made.wait_flowing(deadline=30)
+        yield made
+
+
+def sessions(routed: Routed, query: str = "") -> dict[str, Any]:
+    status, found = routed.cloud.http("GET", f"/api/v1/nat/sessions/r1{query}")
+    assert status == 200, found
+    return dict(found)
+
+
+def told(routed: Routed) -> str:
+    return "\n".join(routed.cloud.http("GET", "/api/v1/explain/router/r1")[1]["lines"])
+
+
+def unrecorded(routed: Routed) -> str:
+    """No record is kept of what is opened from now on; gives the compute that serves."""
+    routed.cloud.call(routed.cloud.service.set_router("r1", record=False))
+    routed.cloud.wait_clean()
+    return routed.served_by()
+
+
+def wait_unknown(routed: Routed) -> None:
+    """Until the move waits for connections that nobody knows."""
+
+    def waits() -> bool:
+        move = routed.move()
+        return move is not None and move.phase is MovePhase.REPLY and move.unknown > 0
+
+    routed.cloud.wait(waits, 60.0, "the move to wait")
+
+
+def test_connections_are_shown_as_the_switch_and_the_record_have_them(routed: Routed) -> None:
+    every = 2 * (TALKS + SILENT)
+    with talking(routed):
+        routed.cloud.wait(lambda: sum(1 for _ in _entries(routed)) >= every, what="all to be recorded")
+        for vm in ("vm1", "vm2"):
+            assert routed.cloud.lab.vm(vm).reaches(NEXT_HOP)
+        found = sessions(routed, "?limit=100")
+    serves, stands_by = found["computes"] if found["computes"][0]["part"] == "serves" else found["computes"][::-1]
+    assert (serves["compute"], stands_by["compute"]) == (routed.served_by(), routed.stands_by())
+    assert serves["opened"]["tcp"] >= every
+    assert serves["opened"]["other"] == 2, "two VMs have pinged"
+    assert serves["received"] == serves["opened"]["tcp"] + serves["opened"]["udp"]
+    assert (serves["unknown"], stands_by["opened"]["tcp"]) == (0, 0)
+    assert found["open"] + found["closed"] == len(found["connections"])
+    assert {c["external"].partition(":")[0] for c in found["connections"]} == {SNAT}
+    assert {c["compute"] for c in found["connections"]} == {routed.served_by()}
+    assert {c["source"].partition(":")[0] for c in found["connections"]} == {"10.1.0.1", "10.1.0.2"}
+
+
+def _entries(routed: Routed) -> Iterator[object]:
+    yield from routed.cloud.controller.app.cluster.connections.of(routed.state.routers["r1"].tag)
+
+
+def test_what_nobody_knows_is_shown_waited_for_and_cut_when_the_operator_says_so(routed: Routed) -> None:
+    old = unrecorded(routed)
+    with talking(routed) as traffic:
+        status, _ = routed.cloud.http("POST", "/api/v1/scale-in/start", {"computes": [old], "deadline": 600})
+        assert status == 200
+        wait_unknown(routed)
+        move = routed.move()
+        assert move is not None
+        assert 590 < move.deadline - time.time() <= 600
+        assert f"connection(s) of {old} are in no record; waited for until 2" in told(routed)
+        parts = {c["part"]: c for c in sessions(routed)["computes"]}
+        assert parts["moves from here"]["unknown"] >= 2 * (TALKS + SILENT)
+        remains = routed.cloud.http("GET", "/api/v1/scale-in/status")[1]["computes"][0]["remains"]
+        assert any("up to" in text and "in no record" in text for text in remains), remains
+        assert traffic.speak() == 2 * SILENT, "until then, who says something is heard"
+        status, answer = routed.cloud.http("POST", "/api/v1/nat/deadline/r1", {"seconds": 0})
+        assert (status, answer["changed"]) == (200, True)
+        routed.wait_moved()
+        assert routed.served_by() not in ("", old)
+        assert sum(vm.active.broken for vm in traffic.report().vms.values()) == 0, (
+            "who talks is carried, record or none"
+        )
+    routed.cloud.assert_clean()
+
+
+def test_a_deadline_of_a_scale_in_that_is_over_ends_the_wait_by_itself(routed: Routed) -> None:
+    old = unrecorded(routed)
+    with talking(routed):
+        routed.cloud.call(routed.cloud.service.start([old]))
+        wait_unknown(routed)
+        began = time.time()
+        routed.cloud.call(routed.cloud.service.start([old], deadline=2))
+        routed.wait_moved(30.0)
+        assert time.time() - began >= 1.0
+        assert routed.served_by() not in ("", old)
