@@ -64,6 +64,40 @@ PAGE = COUNTS | {
     "next": "1799999970-17-174351471-40000-3325256926-65535-3405803881-33280",
 }
 NOBODY = COUNTS | {"record": False, "open": 0, "closed": 0, "unknown": 0, "recorded": [], "computes": []}
+PLAN: dict[str, Any] = {
+    "verdicts": [
+        {"id": "c1", "name": "host-1", "answer": "accepted", "message": "tombstoned", "remains": ["port vm1"]}
+    ],
+    "routers": [
+        {
+            "router": "tenant-a-router",
+            "old": "host-1",
+            "new": "host-2",
+            "how": "moves",
+            "why": ["leaves host-1: tombstoned", "goes to host-2, its standby"],
+            "recorded": 50_120,
+            "unknown": 2,
+            "reason": "",
+            "nat-move-proven": False,
+            "nat-move": "not proven on the kernel datapath; import, flip and reply rows keep their safe order",
+        },
+        {
+            "router": "r2",
+            "old": "host-1",
+            "new": "",
+            "how": "stays",
+            "why": ["stays on host-1 (tombstoned): nobody else may serve it: host-2 has no provider network physnet2"],
+            "recorded": 0,
+            "unknown": 0,
+            "reason": "host-1 is unreachable",
+            "nat-move-proven": True,
+            "nat-move": "proven on the userspace datapath",
+        },
+    ],
+    "expected-seconds": 8.3,
+    "patience-seconds": 300.0,
+    "revision": 41,
+}
 STATUS = {
     "computes": [
         {"name": "host-1", "empty": False, "remains": ["router r2 moves from host-1 to host-3, uncouple-out"]}
@@ -82,14 +116,18 @@ def test_how_it_is_shown(run: Run, scripted: Scripted, golden: Callable[[str, st
         ("GET", "/nat/sessions/r1", NOBODY, ("nat", "sessions", "r1")),
         ("POST", "/nat/deadline/r2", set_to, ("nat", "deadline", "r2", "600")),
         ("GET", "/scale-in/status", STATUS, ("scale-in", "status")),
+        ("POST", "/scale-in/plan", PLAN, ("scale-in", "start", "--plan", "c1")),
     ):
         scripted.says(method, path, answer)
         shown = run(*given)
         assert (shown.exit_code, shown.stderr) == (0, "")
-        assert max(map(len, shown.stdout.splitlines())) <= COLUMNS, shown.stdout
+        # Tables fit; a sentence of a plan is as long as it is.
+        tables = [text for text in shown.stdout.splitlines() if method == "GET" or ": " not in text]
+        assert max(map(len, tables)) <= COLUMNS, shown.stdout
         assert json.loads(run(*given, "--json").stdout) == answer
         pages.append(f"$ ebbtide {' '.join(given)}\n{shown.stdout}")
-    assert scripted.asked[-3].body == {"seconds": 600.0}
+    assert scripted.asked[-5].body == {"seconds": 600.0}
+    assert scripted.asked[-1].body == {"computes": ["c1"]}
     golden("cli/nat.txt", "\n".join(pages))
 
 
@@ -115,6 +153,7 @@ def test_a_scale_in_is_told_how_long_its_moves_may_wait(run: Run, scripted: Scri
         ("nat", "deadline", "r1"),
         ("nat", "deadline", "r1", "soon"),
         ("nat", "deadline", "r1", "--", "-1"),
+        ("scale-in", "start", "c1", "--plan", "--deadline", "5"),
     ],
 )
 def test_what_is_not_asked_at_all(run: Run, scripted: Scripted, given: tuple[str, ...]) -> None:

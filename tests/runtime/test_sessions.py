@@ -125,3 +125,30 @@ def test_a_deadline_of_a_scale_in_that_is_over_ends_the_wait_by_itself(routed: R
         routed.wait_moved(30.0)
         assert time.time() - began >= 1.0
         assert routed.served_by() not in ("", old)
+
+
+def test_the_plan_of_a_scale_in_says_what_then_happens_and_how_long_it_takes(routed: Routed) -> None:
+    old = routed.served_by()
+    with talking(routed) as traffic:
+        routed.cloud.wait(lambda: sum(1 for _ in _entries(routed)) >= 2 * (TALKS + SILENT), what="all to be recorded")
+        revision = routed.state.revision
+        status, told = routed.cloud.http("POST", "/api/v1/scale-in/plan", {"computes": [old]})
+        assert status == 200
+        assert routed.state.revision == revision, "a plan touches nothing"
+        (router,) = told["routers"]
+        assert (router["old"], router["new"], router["how"]) == (old, routed.stands_by(), "moves")
+        assert router["recorded"] >= 2 * (TALKS + SILENT)
+        assert (router["unknown"], router["reason"], router["nat-move-proven"]) == (0, "", True)
+        began = time.monotonic()
+        routed.cloud.call(routed.cloud.service.start([old]))
+        routed.cloud.wait(lambda: not routed.state.moves, 60.0, "the move to be over")
+        took = time.monotonic() - began
+        print(f"expected {told['expected-seconds']} s, took {took:.1f} s")
+        assert told["expected-seconds"] * 0.5 < took < told["expected-seconds"] * 2 + 5.0
+        assert routed.served_by() == router["new"]
+        assert traffic.speak() == 2 * SILENT
+        assert not traffic.report().failures()
+    status, both = routed.cloud.http("POST", "/api/v1/scale-in/plan", {"computes": ["a", "b"]})
+    assert [(r["new"], r["how"]) for r in both["routers"]] == [("", "stays")]
+    assert both["expected-seconds"] == 0.0
+    assert routed.cloud.http("POST", "/api/v1/scale-in/plan", {"computes": ["nobody"]})[0] == 400

@@ -10,7 +10,7 @@ import click
 from ebbtide.cli import render, verdicts
 from ebbtide.cli.session import Session, client_verb, given, known_computes
 from ebbtide.cli.tree import NounGroup
-from ebbtide.errors import StillWorking
+from ebbtide.errors import BadInput, StillWorking
 
 _IDS = click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=known_computes)
 _WAIT = click.option(
@@ -61,6 +61,7 @@ def _call(session: Session, verb: str, ids: tuple[str, ...], seconds: float | No
 
 @scale_in.command("start")
 @_IDS
+@click.option("--plan", is_flag=True, help="Say what would become of which router, and touch nothing.")
 @click.option(
     "--deadline",
     type=float,
@@ -68,7 +69,7 @@ def _call(session: Session, verb: str, ids: tuple[str, ...], seconds: float | No
     help="How long moves wait for connections that are in no record, before these are cut (as configured: nat_patience).",
 )
 @client_verb
-def start(session: Session, ids: tuple[str, ...], deadline: float | None) -> None:
+def start(session: Session, ids: tuple[str, ...], plan: bool, deadline: float | None) -> None:
     """Mark computes as tombstoned: no new service comes to them, and what they serve moves.
 
     --deadline counts from now and holds for all moves from these computes, those under way too: the same call with another one changes
@@ -76,11 +77,44 @@ def start(session: Session, ids: tuple[str, ...], deadline: float | None) -> Non
 
     \b
     Examples:
+      ebbtide scale-in start --plan c4 c5
       ebbtide scale-in start c4
       ebbtide scale-in start c4 c5 --deadline 600
       ebbtide scale-in start c4 c5 c6 --json
     """
-    _call(session, "start", ids, None, **given(deadline=deadline))
+    if plan and deadline is not None:
+        raise BadInput("--plan and --deadline are two things: a plan waits for nothing")
+    if not plan:
+        _call(session, "start", ids, None, **given(deadline=deadline))
+        return
+    with render.working("scale-in start --plan"):
+        found = session.client.call("POST", "/scale-in/plan", {"computes": list(ids)}, timeout=_SERVERS_WAIT)
+    render.as_json(found) if session.json else _show_plan(found)
+
+
+def _show_plan(found: dict[str, Any]) -> None:
+    verdicts.show(found["verdicts"])
+    click.echo()
+    routers = found["routers"]
+    heads = ("router", "from", "to", "how", "recorded", "unknown", "remarks")
+    rows = [(*(r[k] for k in ("router", "old", "new", "how", "recorded", "unknown")), r["reason"]) for r in routers]
+    render.table(heads, rows, "no router's NAT is there")
+    for r in routers:
+        render.line(f"{r['router']}: {'; '.join(r['why'])}")
+    unproven: dict[str, list[str]] = {}
+    for r in routers:
+        if not r["nat-move-proven"] and r["how"] == "moves":
+            unproven.setdefault(r["nat-move"], []).append(r["router"])
+    for words, names in unproven.items():
+        render.line(f"{render.some(names)}: a move is {words}")
+    stays = [r["router"] for r in routers if r["how"] == "stays"]
+    if stays:
+        render.line(f"{render.some(stays)}: nobody else may have it, so its NAT stays, and goes with scale-in end")
+    if found["expected-seconds"]:
+        render.line(
+            f"expected: about {found['expected-seconds']:g} s and the time for rows of connections; unknown ones are waited for, at most "
+            f"{found['patience-seconds']:g} s if no --deadline is given"
+        )
 
 
 @scale_in.command("end")

@@ -7,6 +7,7 @@ The order in which computes leave does not matter: one judgement looks at all se
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from enum import StrEnum
 
 import msgspec
 
@@ -168,6 +169,42 @@ def call_back(state: State, recovered: Set[int]) -> list[Edit]:
         if move.old in recovered and not (move.turned and reached(move, MovePhase.FREEZE)):
             edits += natmove.call_back(state, move)
     return edits
+
+
+class Going(StrEnum):
+    """What becomes of a router's NAT when its compute is to leave."""
+
+    MOVES = "moves"  # and no connection breaks
+    UNDER_WAY = "under way"  # its move has begun before
+    TAKEN_OVER = "taken over"  # at once: its compute is lost
+    STAYS = "stays"  # nobody else may have it; it ends with its compute
+
+
+class Departure(msgspec.Struct, frozen=True):
+    """A router's NAT whose compute is to leave: where it goes (0: nowhere), how, and why there, in words."""
+
+    router: str
+    old: int
+    new: int
+    how: Going
+    why: tuple[str, ...]
+
+
+def departures(state: State, standings: Mapping[int, Standing], leaving: Set[int]) -> list[Departure]:
+    """What `judge` does for these computes, which are tombstoned in this State, and what it cannot do; a line each router."""
+    wanted = services(state, standings)
+    chosen = election.elect(wanted, candidates(state, standings)) if wanted else {}
+    names, found = {n: c.name for n, c in state.computes.items()}, []
+    for asked in wanted:
+        move, choice = state.moves.get(asked.object), chosen[asked.key]
+        if move is not None and leaving & {move.old, move.new}:
+            words = (natmove.words(move, names),)
+            found.append(Departure(asked.object, move.old, move.new, Going.UNDER_WAY, words))
+        elif move is None and asked.current in leaving:
+            new = choice.compute if choice.compute != asked.current else 0
+            how = Going.TAKEN_OVER if _is_lost(state, asked.current, standings) else Going.MOVES
+            found.append(Departure(asked.object, asked.current, new, how if new else Going.STAYS, choice.why))
+    return sorted(found, key=lambda d: d.router)
 
 
 def holds(state: State, number: int, standings: Mapping[int, Standing]) -> list[str]:

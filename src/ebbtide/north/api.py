@@ -17,13 +17,15 @@ from starlette.routing import Route
 
 from ebbtide import __version__
 from ebbtide.config import Config
+from ebbtide.decide.designation import Going
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.errors import BadInput, NotFound, StillWorking
 from ebbtide.model.facts import Compute, Membership
 from ebbtide.model.observed import Phase
+from ebbtide.model.state import State
 from ebbtide.north import auth, body, explain, shapes
 from ebbtide.north.answers import json_response, verdict
-from ebbtide.runtime.service import Service
+from ebbtide.runtime.service import Leaving, Service
 
 #: Seconds that a write with ?wait=applied waits for.
 APPLIED_WAIT = 30.0
@@ -177,6 +179,19 @@ def _scale_in(service: Service) -> list[Route]:
         decision = await service.start(ids, wish.deadline)
         return await answer(request, service, {"verdicts": [verdict(v) for v in decision.verdicts]}, wait=wish.wait)
 
+    async def plan(request: Request) -> Response:
+        wish = await body.struct(request, Computes)
+        ids = body.check_ids(request, wish.computes, "computes")
+        decision, found = await service.plan_start(ids)
+        moving = sum(x.departure.how is Going.MOVES for x in found)
+        told = {
+            "verdicts": [verdict(v) for v in decision.verdicts],
+            "routers": [_leaving(service.state, x) for x in found],
+            "expected-seconds": round(service.expected_seconds(moving), 1),
+            "patience-seconds": service.cluster.settings.nat_patience,
+        }
+        return json_response({**told, "revision": service.state.revision})
+
     async def recover(request: Request) -> Response:
         wish = await body.struct(request, Computes)
         ids = body.check_ids(request, wish.computes, "computes")
@@ -219,10 +234,28 @@ def _scale_in(service: Service) -> list[Route]:
 
     return [
         Route("/api/v1/scale-in/start", start, methods=["POST"]),
+        Route("/api/v1/scale-in/plan", plan, methods=["POST"]),
         Route("/api/v1/scale-in/recover", recover, methods=["POST"]),
         Route("/api/v1/scale-in/end", end, methods=["POST"]),
         Route("/api/v1/scale-in/status", status),
     ]
+
+
+def _leaving(state: State, found: Leaving) -> dict[str, Any]:
+    """What a scale-in would do with a router."""
+    departure = found.departure
+    return {
+        "router": departure.router,
+        "old": shapes.name_of(state, departure.old),
+        "new": shapes.name_of(state, departure.new) if departure.new else "",
+        "how": str(departure.how),
+        "why": list(departure.why),
+        "recorded": found.recorded,
+        "unknown": found.part.unknown,
+        "reason": found.part.reason,
+        "nat-move-proven": found.proof.proven,
+        "nat-move": found.proof.words,
+    }
 
 
 def _looks(service: Service, config: Config) -> list[Route]:

@@ -57,6 +57,15 @@ _STILL = {
 }
 
 
+def expected_seconds(moves: int, lag: float) -> float:
+    """What so many moves that begin together take, if everybody follows and nothing is unknown: what each waits for cached flows, by
+    the rounds in which they are driven. Rows of connections come on top."""
+    settled = sum(bool(need.settled) for need in natmove.NEEDS.values())
+    # The last phase reads twice, a rest apart; it settles by that.
+    one = settled * lag + lag / 2 + _REST + _ROUND_TRIP
+    return one * -(-moves // AT_ONCE)
+
+
 class _Lost(EbbtideError):
     """Somebody who is needed has gone away; the phase is taken again when they are back."""
 

@@ -12,13 +12,14 @@ import ipaddress
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
 from ebbtide.compile import ledger
 from ebbtide.decide import datapaths, designation, lifecycle, natmove, rebalancing, routing, scalein
+from ebbtide.decide.designation import Departure
 from ebbtide.decide.election import Plan
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
@@ -42,7 +43,7 @@ from ebbtide.model.facts import (
 )
 from ebbtide.model.observed import Datapath
 from ebbtide.model.state import State, apply, facts, rebuild
-from ebbtide.runtime import paths, records, sessions, untranslated
+from ebbtide.runtime import natmoves, paths, records, sessions, untranslated
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
 from ebbtide.runtime.connections import Entry
@@ -55,6 +56,18 @@ log = structlog.get_logger("service")
 FORWARD_PATIENCE = 5.0
 #: Seconds that a network which asks for the VNI of one just deleted waits for the computes to let go of it.
 RELEASE_PATIENCE = 5.0
+#: Routers whose switches are read at the same time, for a plan.
+_READ_AT_ONCE = 8
+
+
+class Leaving(NamedTuple):
+    """A router's NAT that a scale-in would move: connections that are on record and open, what its compute says of itself, and whether
+    its move is proven on the datapaths of both ends."""
+
+    departure: Departure
+    recorded: int
+    part: sessions.Part
+    proof: datapaths.Proof
 
 
 class Service:
@@ -341,6 +354,29 @@ class Service:
         self._say("scale_in_started", decision)
         await self._marked(decision)
         return decision
+
+    async def plan_start(self, ids: Sequence[str]) -> tuple[Decision, list[Leaving]]:
+        """What `start` would do for routers; touches nothing, and refuses what `start` refuses."""
+        cluster, state = self.cluster, self.state
+        decision = scalein.start(state, ids).checked("scalein-computes-start")
+        marked = apply(state, decision.edits, state.revision + 1)
+        numbers = {v.number for v in decision.verdicts}
+        found = designation.departures(marked, cluster.designations.standings(), numbers)
+        turns = asyncio.Semaphore(_READ_AT_ONCE)
+
+        async def looked_at(departure: Departure) -> Leaving:
+            router = state.routers[departure.router]
+            async with turns:
+                part = await sessions.part(cluster, router, departure.old)
+            entries = cluster.connections.of(router.tag)
+            ends = [cluster.members[n].view.datapath for n in (departure.old, departure.new) if n in cluster.members]
+            return Leaving(departure, sum(not e.closed for e in entries), part, datapaths.move_proven(*ends))
+
+        return decision, list(await asyncio.gather(*map(looked_at, found)))
+
+    def expected_seconds(self, moves: int) -> float:
+        """What so many moves take that begin together, as far as that can be said before."""
+        return natmoves.expected_seconds(moves, self.cluster.settings.lag)
 
     async def recover(self, ids: Sequence[str]) -> Decision:
         """scalein-computes-recover."""

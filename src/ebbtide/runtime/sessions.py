@@ -67,10 +67,11 @@ def received(cluster: Cluster, router: Router, number: int, seen: Opened) -> int
 async def parts(cluster: Cluster, router: Router) -> list[Part]:
     """Every compute that has a part in a router's NAT, as it says itself; one that cannot be read is there with the reason."""
     numbers = sorted(cluster.state.servers(router.id))
-    return list(await asyncio.gather(*(_part(cluster, router, number) for number in numbers)))
+    return list(await asyncio.gather(*(part(cluster, router, number) for number in numbers)))
 
 
-async def _part(cluster: Cluster, router: Router, number: int) -> Part:
+async def part(cluster: Cluster, router: Router, number: int) -> Part:
+    """One of them."""
     try:
         async with asyncio.timeout(_PATIENCE):
             seen = await opened(cluster.rows.switch(number), router)
