@@ -56,6 +56,7 @@ COUNTS: dict[str, Any] = {
             "rows": 0,
         },
     ],
+    "refused": {"sctp": 3, "other": 1},
     "now": NOW,
     "revision": 41,
 }
@@ -63,7 +64,15 @@ PAGE = COUNTS | {
     "connections": [CONNECTION, CONNECTION | {"protocol": "udp", "opened": NOW - 30, "closed": NOW - 5}],
     "next": "1799999970-17-174351471-40000-3325256926-65535-3405803881-33280",
 }
-NOBODY = COUNTS | {"record": False, "open": 0, "closed": 0, "unknown": 0, "recorded": [], "computes": []}
+NOBODY = COUNTS | {
+    "refused": None,
+    "record": False,
+    "open": 0,
+    "closed": 0,
+    "unknown": 0,
+    "recorded": [],
+    "computes": [],
+}
 PLAN: dict[str, Any] = {
     "verdicts": [
         {"id": "c1", "name": "host-1", "answer": "accepted", "message": "tombstoned", "remains": ["port vm1"]}

@@ -55,6 +55,7 @@ def test_connections_are_counted_by_protocol_and_by_who_opened_them(site: Site, 
         (two, "stands by", False, None),
     ]
     assert {c["reason"] for c in found["computes"]} == {f"{one} is unreachable", f"{two} is unreachable"}
+    assert found["refused"] is None, "nobody could be asked"
     assert "connections" not in found
 
 

@@ -33,7 +33,7 @@ def sessions(session: Session, name: str, limit: int | None, after: str | None) 
 
     "opened" is what a compute's switch has counted since its flows are there, "received" what it told of that, "unknown" at most
     so many of which no record has come: some may be over. A move carries what is recorded or speaks; the rest it waits for.
-    "other" is ICMP and whatever else is neither TCP nor UDP: that is never recorded, and not carried.
+    "other" is ICMP, which is never recorded. SCTP and other protocols are refused, and counted as packets.
 
     \b
     Examples:
@@ -57,6 +57,11 @@ def _show(found: dict[str, Any]) -> None:
     click.echo()
     columns = ("compute", "part", "tcp opened", "udp", "other", "received", "unknown", "rows", "remarks")
     render.table(columns, [_part(part) for part in found["computes"]], "nobody serves its NAT")
+    refused = found["refused"]
+    if refused and any(refused.values()):
+        render.line(
+            f"refused, and never carried: {refused['sctp']} packets of SCTP, {refused['other']} of other protocols"
+        )
     if found["recorded"]:
         click.echo()
         rows = [(r["compute"], r["protocol"], r["open"], r["closed"]) for r in found["recorded"]]

@@ -40,7 +40,9 @@ def routes(service: Service) -> list[Route]:
         limit, after = _limit(request), _after(request)
         router, parts, entries, listed = await service.sessions(request.path_params["id"], limit, after)
         state = service.state
+        refused = await service.refused(router.id)
         found = summary(state, router, parts, entries)
+        found["refused"] = refused._asdict() if refused is not None else None
         if limit:
             found["connections"] = [_connection(state, e) for e in listed]
             found["next"] = _token(listed[-1]) if len(listed) == limit else ""
