@@ -31,15 +31,17 @@ def _tuple(match: bytes) -> tuple[int, int, int, int, int] | None:
     return proto, src, sport, dst, dport
 
 
+def _loads(row: InstalledFlow) -> dict[str, int]:
+    """What a row's actions put into which fields."""
+    actions = decode_instructions(row.instructions).actions
+    return {getattr(action, "name", ""): getattr(action, "value", 0) for action in actions}
+
+
 def read_exported(rows: Iterable[InstalledFlow]) -> list[Translation]:
     """Connections that have passed while a move exported. A row without address or port is of a packet that was not marked."""
     found = []
     for row in rows:
-        of = _tuple(row.match)
-        loads = {}
-        for action in decode_instructions(row.instructions).actions:
-            name, value = getattr(action, "name", ""), getattr(action, "value", 0)
-            loads[name] = value
+        of, loads = _tuple(row.match), _loads(row)
         address, port = loads.get("reg0", 0), loads.get("reg1", 0) & 0xFFFF
         if of is not None and address and port:
             found.append(Translation(*of, address, port))
@@ -61,10 +63,7 @@ def read_replied(rows: Iterable[InstalledFlow]) -> list[Translation]:
     """Connections of which a compute exchanges what the remote sends before the VM does."""
     found = []
     for row in rows:
-        of = _tuple(row.match)
-        loads = {}
-        for action in decode_instructions(row.instructions).actions:
-            loads[getattr(action, "name", "")] = getattr(action, "value", 0)
+        of, loads = _tuple(row.match), _loads(row)
         src, sport = loads.get("ipv4_dst", 0), loads.get("tcp_dst", 0) or loads.get("udp_dst", 0)
         if of is not None and src and sport:
             proto, remote, dport, address, port = of
