@@ -116,9 +116,10 @@ def _exit(state: State, key: Key, view: View) -> Fragment | None:
     ways = []
     for number in stances.exits(state, found.id):
         if number == key.compute:
-            ways.append((0, True))
+            ways.append(nat.Way(0, True, True))
         elif number in view.tunnels and view.tunnels[number].ofport:
-            ways.append((view.tunnels[number].ofport, view.tunnels[number].up))
+            tunnel = view.tunnels[number]
+            ways.append(nat.Way(tunnel.ofport, tunnel.up, tunnel.seen or tunnel.up))
     return nat.exit_by(found, ways)
 
 

@@ -26,7 +26,7 @@ class Interface(msgspec.Struct, frozen=True):
     """A port of br-int. `ofport` 0: the switch has not realised it (or failed to: `error`).
 
     `fresh`: the switch has not looked at it yet, which it will within milliseconds if it runs at all. `watched`: a tunnel with BFD
-    armed; `up`: its far end is seen.
+    armed; `up`: its far end is seen; `seen`: it has been seen since the tunnel is watched.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Interface(msgspec.Struct, frozen=True):
     fresh: bool = False
     up: bool = False
     watched: bool = False
+    seen: bool = False
 
 
 class Datapath(msgspec.Struct, frozen=True):

@@ -215,6 +215,7 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
             fresh=row["ofport"] is None and not row["error"],
             up=_is_up(row),
             watched=row["bfd"].get("enable") == "true",
+            seen=_was_up(row),
         )
         if PROVIDER in ids:
             providers[ids[PROVIDER]] = seen
@@ -244,6 +245,11 @@ def datapath(tables: Replica) -> Datapath:
 def _is_up(row: Mapping[str, Any]) -> bool:
     """Whether BFD is armed there and sees the far end."""
     return bool(row["bfd"].get("enable") == "true" and row["bfd_status"].get("state") == "up")
+
+
+def _was_up(row: Mapping[str, Any]) -> bool:
+    """Whether BFD has come up there since it was armed: the switch counts the changes (ovs-vswitchd.conf.db(5), flap_count)."""
+    return _is_up(row) or bool(row["bfd"].get("enable") == "true" and row["bfd_status"].get("flap_count", "0") != "0")
 
 
 def seen_by_bfd(tables: Replica) -> set[int]:

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebbtide.compile import ledger
-from ebbtide.compile.flow import Load
+from ebbtide.compile.features import nat
+from ebbtide.compile.flow import Load, Output
 from ebbtide.compile.ledger import MacOf, Punt
 from ebbtide.decide import parts
 from ebbtide.model.addresses import ipv4
@@ -281,6 +282,26 @@ def test_the_next_compute_of_a_gateway_group_takes_over_when_the_first_is_dead()
     assert from_wire(held, G, answer(walk.sent[0][2], eth_dst=ROUTER_MAC)).taps == [(B, "p3")]
     held[B].dead = {clouds.FIRST_TUNNEL + G, clouds.FIRST_TUNNEL + A}
     assert from_vm(held, P3, to(P3, REMOTE)).vnis == [ledger.gateway_vni(1)]  # silence is no proof of death
+
+
+@pytest.mark.parametrize(
+    ("ways", "by"),
+    [
+        ([(5, True, True), (6, True, True)], [5, 6, 5]),
+        ([(5, False, False), (6, True, True)], [5]),  # the one that stands by has only been quicker
+        ([(5, False, True), (6, True, True)], [6, 6]),
+        ([(5, False, True), (6, False, True)], [5]),  # silence is no proof of death
+        ([(5, True, True), (6, False, False)], [5, 5]),
+        ([(5, False, False), (0, True, True)], [5]),
+        ([(5, True, True), (0, True, True)], [5, 0]),
+        ([(5, False, True), (0, True, True)], [0]),
+    ],
+)
+def test_nobody_stands_in_for_who_has_not_been_seen_yet(ways: list[tuple[int, bool, bool]], by: list[int]) -> None:
+    (group,) = nat.exit_by(router(1, external="x9"), [nat.Way(*way) for way in ways]).groups
+    ports = [[a.port for a in bucket.actions if isinstance(a, Output)] for bucket in group.buckets]
+    assert [(found or [0])[0] for found in ports] == by
+    assert group.buckets[-1].watch_group == ledger.ALIVE_GROUP
 
 
 def test_a_standby_that_is_careful_opens_tcp_by_a_syn_alone() -> None:

@@ -440,25 +440,34 @@ class _Gate:
         return flows
 
 
-def exit_by(router: Router, ways: Sequence[tuple[int, bool]]) -> Fragment:
+class Way(NamedTuple):
+    """A tunnel to a compute that may serve: its OpenFlow port (0: this compute itself), whether BFD is up there, and has ever been."""
+
+    port: int
+    up: bool
+    seen: bool
+
+
+def exit_by(router: Router, ways: Sequence[Way]) -> Fragment:
     """One compute's: where what leaves the router goes: the first of these ways that is alive.
 
-    `ways`: OpenFlow port of a tunnel (0: into the NAT of this compute), and whether BFD has come up there: a port that is watched before
-    is dead until then.
+    A port that is watched before BFD has come up there is dead until then; and before the first one has been seen at all, nobody stands
+    in for it: the others' tunnels may only have been quicker.
     """
     cookie = ledger.cookie(Kind.ROUTER, Feature.NAT, router.tag)
     matched = match(metadata=ledger.metadata_vrf(router.tag), eth_type=0x0800)
-    if ways and not ways[0][0]:
+    if ways and not ways[0].port:
         return Fragment((Flow(T.PRE_SNAT, Priority.TO_GATEWAY, matched, actions=_INTO_NAT, cookie=cookie),))
     group = ledger.gateway_group(router.tag)
     vni = SetField("tun_id", ledger.gateway_vni(router.tag))
-    watched = [port for port, up in ways if port and up]
+    trusted = ways if ways and ways[0].seen else ways[:1]
+    watched = [way.port for way in trusted if way.port and way.up]
     buckets = [Bucket((vni, Output(port)), watch_port=port) for port in watched]
     # The last bucket is always alive: a group with none that is would drop everything, and silence is no proof of death.
-    if watched and any(not port for port, _ in ways):
+    if any(not way.port for way in trusted):
         buckets.append(Bucket(_INTO_NAT, watch_group=ledger.ALIVE_GROUP))
     else:
-        last = (watched or [port for port, _ in ways if port])[:1]
+        last = (watched or [way.port for way in trusted if way.port])[:1]
         buckets += [Bucket((vni, Output(port)), watch_group=ledger.ALIVE_GROUP) for port in last]
     return Fragment(
         (Flow(T.PRE_SNAT, Priority.TO_GATEWAY, matched, actions=(ToGroup(group),), cookie=cookie),),
