@@ -33,6 +33,7 @@ from ebbtide.model.state import NAT, State
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
     from ebbtide.runtime.member import Member
+    from ebbtide.runtime.switch import SwitchLink
 
 log = structlog.get_logger("designations")
 #: Seconds after something has changed until it is looked at: computes come and go together.
@@ -41,6 +42,8 @@ _SOON, _AGAIN = 0.05, 1.0
 LEAVING, NOT_YET_HEARD = 5.0, 30.0
 #: So many computes that fell silent within so many seconds are no accident of theirs.
 _TOGETHER, _FEW = 30.0, 3
+#: Seconds after which one that has died is tried again, if it has no peers whose tunnels could show that it lives.
+_DOUBT = 30.0
 _CONCERNS = (Router, RouterPort, Designation, Move, External)
 
 
@@ -50,19 +53,28 @@ class Designations:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._due = asyncio.Event()
-        self._seen: dict[int, Standing] = {}
+        #: Who has died, by the session of its switch at that time, and when: what it may be given again waits for a sign of life.
+        self._died: dict[int, tuple[SwitchLink | None, float]] = {}
         self.cut_off = ""
 
     def changed(self, edits: Iterable[Edit], before: State, after: State) -> None:
         """State has changed: is it of interest to an election?"""
         for old, new in edits:
             fact: Fact | None = new if new is not None else old
+            if isinstance(fact, Designation | Move):
+                self._forget_unwatched()
             if isinstance(fact, _CONCERNS) or (isinstance(fact, Compute) and _differs(old, new)):
                 self._due.set()
             elif isinstance(fact, Binding):
                 port = after.ports.get(fact.port) or before.ports.get(fact.port)
                 if port is not None and after.routers_of.get(port.network):
                     self._due.set()
+
+    def _forget_unwatched(self) -> None:
+        """Who is no end of a relation any more is watched by nobody: when it is one again, it is to be seen before it can be lost."""
+        for number, member in self._cluster.members.items():
+            if member.down_at:
+                member.forget_sights(self._cluster.state.relation_peers(number))
 
     def look(self) -> None:
         """A compute has come to another phase, or its sessions have."""
@@ -77,9 +89,9 @@ class Designations:
                     await self._due.wait()
             except TimeoutError:
                 # Silence is no event: who has been silent for long enough is found by looking.
-                if all(m.connected for m in self._cluster.members.values()):
+                if not self._died and all(m.connected for m in self._cluster.members.values()):
                     continue
-            await asyncio.sleep(_SOON)
+            await self._gather()
             self._due.clear()
             if not self._cluster.store.leading.is_set() or not self._cluster.state.routers:
                 continue
@@ -94,10 +106,26 @@ class Designations:
                 await asyncio.sleep(1.0)
                 self._due.set()
 
+    async def _gather(self) -> None:
+        """Wait a little for what comes together; but not once somebody who serves or stands by has died."""
+        end = asyncio.get_running_loop().time() + _SOON
+        while not self._has_died():
+            self._due.clear()
+            try:
+                async with asyncio.timeout_at(end):
+                    await self._due.wait()
+            except TimeoutError:
+                return
+
+    def _has_died(self) -> bool:
+        serves, members = self._cluster.state.serves, self._cluster.members.values()
+        if not any(serves.get(number) for m in members if m.connected for number in m.down_at):
+            return False
+        return any(standing.dead and serves.get(number) for number, standing in self.standings().items())
+
     async def _judge(self) -> None:
         self.cut_off = self.cut_off_now()
-        standings = self.standings()
-        if self.cut_off and not any(s.dead for s in standings.values()):
+        if self.cut_off and not self._has_died():
             log.error("elects_nobody", reason=self.cut_off)
             asyncio.get_running_loop().call_later(_TOGETHER / 3, self._due.set)
             return
@@ -130,7 +158,7 @@ class Designations:
         wired = frozenset(p for p, interface in member.view.providers.items() if interface.ofport)
         served = [d for d in (state.designations.get((NAT, r)) for r in state.serves.get(compute.number, ())) if d]
         standbys = {d.standby for d in served if d.compute == compute.number and d.standby}
-        dead = designation.is_dead(compute.number, standbys, sightings)
+        dead = self._is_dead(member, standbys, sightings)
         gone = not member.connected and not designation.is_seen(compute.number, sightings)
         if gone:
             # Silence begins with this leadership: a controller that has just started has heard nobody yet.
@@ -138,6 +166,25 @@ class Designations:
             leaves = LEAVING if member.heard_before else NOT_YET_HEARD
             gone = now - since >= (leaves if compute.tombstoned else self._cluster.settings.unreachable_grace)
         return Standing(member.phase is Phase.READY, member.connected, member.reason, wired, dead, gone)
+
+    def _is_dead(self, member: Member, standbys: set[int], sightings: list[Sighting]) -> bool:
+        """Whether nobody sees it any more. With its parts it loses those who watch it, and is dead nevertheless until it has shown life."""
+        number, cluster = member.number, self._cluster
+        if designation.is_dead(number, standbys, sightings):
+            if number not in self._died:
+                self._died[number] = member.switch, cluster.now()
+                for peer in cluster.state.peers(number):
+                    cluster.probes.watch_again(peer, number)
+            return True
+        if number in self._died:
+            switch, at = self._died[number]
+            peers = cluster.state.peers(number)
+            anew = member.switch is not None and member.switch is not switch
+            open_again = any(cluster.probes.is_open(peer, number) for peer in peers)
+            forgotten = not peers and cluster.now() - at > _DOUBT
+            if anew or open_again or forgotten or designation.is_seen(number, sightings):
+                del self._died[number]
+        return number in self._died
 
     def cut_off_now(self) -> str:
         """Why nothing may be concluded from who is reachable now, in words; "": it may."""

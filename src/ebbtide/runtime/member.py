@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -268,6 +268,12 @@ class Member:
         """Whom it sees by BFD, of those that it is to watch: one end is disarmed before the other, and that is no death."""
         wanted = self.seen_up & set(self.view.tunnels) & self.cluster.state.relation_peers(self.number)
         return Sighting(self.number, frozenset(wanted), frozenset(n for n in wanted if n in self.down_at))
+
+    def forget_sights(self, keep: Container[int]) -> None:
+        """Whoever else it has seen by BFD is to be seen anew."""
+        for number in [n for n in self.seen_up if n not in keep]:
+            self.seen_up.discard(number)
+            self.down_at.pop(number, None)
 
     def look_around(self, view: View) -> tuple[View, float]:
         """What BFD says in a view, noted; a tunnel that has just gone down counts as up a moment longer, and for how long (seconds).

@@ -68,6 +68,12 @@ class Probes:
         self._full[source, target] = self._widest(source, target)
         self._cluster.probing.set()
 
+    def watch_again(self, one: int, other: int) -> None:
+        """Whatever has been found out of the tunnel between the two, if there is one, is to be found out once more, both ways."""
+        for way in ((one, other), (other, one)):
+            if way in self._tries:
+                self.watch(*way)
+
     def want(self, source: int, target: int) -> bool:
         """Whether the tunnel is open, both ways, for what the two share by now; if not, it is probed soon."""
         late = self._cluster.now() + SLOW
