@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ebbtide.lab import wait_until
 from ebbtide.lab.flows import Load, Traffic
 from ebbtide.model.facts import MovePhase
 from tests.support.cloud import Cloud
@@ -73,6 +74,13 @@ def test_connections_are_shown_as_the_switch_and_the_record_have_them(routed: Ro
         routed.cloud.wait(lambda: sum(1 for _ in _entries(routed)) >= every, what="all to be recorded")
         for vm in ("vm1", "vm2"):
             assert routed.cloud.lab.vm(vm).reaches(NEXT_HOP)
+
+        def counted() -> bool:
+            """A datapath's counters follow within a second: the record is ahead of them."""
+            seen = counted_by(routed, routed.served_by())["opened"]
+            return bool(seen["other"] == 2 and seen["tcp"] >= every)
+
+        wait_until(counted, "the switch to have counted all")
         found = sessions(routed, "?limit=100")
     serves, stands_by = found["computes"] if found["computes"][0]["part"] == "serves" else found["computes"][::-1]
     assert (serves["compute"], stands_by["compute"]) == (routed.served_by(), routed.stands_by())
@@ -85,6 +93,11 @@ def test_connections_are_shown_as_the_switch_and_the_record_have_them(routed: Ro
     assert {c["external"].partition(":")[0] for c in found["connections"]} == {SNAT}
     assert {c["compute"] for c in found["connections"]} == {routed.served_by()}
     assert {c["source"].partition(":")[0] for c in found["connections"]} == {"10.1.0.1", "10.1.0.2"}
+
+
+def counted_by(routed: Routed, name: str) -> dict[str, Any]:
+    """What one compute says of itself."""
+    return next(dict(c) for c in sessions(routed)["computes"] if c["compute"] == name)
 
 
 def _entries(routed: Routed) -> Iterator[object]:

@@ -2,7 +2,7 @@
 
 A switch's own list of connections can be read by no protocol that a controller speaks. What can: how many connections it has opened since
 its flows are there, by TCP, UDP and all else, and the record (`connections.py`). Their difference is what is unknown, at most: some of it
-may be over by now.
+may be over by now. The counters follow the datapath within a second or so: for a moment the record may be ahead of them.
 """
 
 from __future__ import annotations
