@@ -101,6 +101,49 @@ def test_received_records_are_counted_by_second(record: Connections, clock: Cloc
     assert record.received(TAG, B, 0) == record.received(OTHER, A, 0) == 0
 
 
+def _opened_for(record: Connections, clock: Clock, seconds: int) -> None:
+    for second in range(seconds):
+        record.opened(TAG, A, connection(second % 100))
+        clock.now += 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_came_before_a_switch_began_to_count_anew_hides_nothing_that_is_unknown(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    """A day of records, then the counter begins at zero: who asks for those since then is not told of those before."""
+    monkeypatch.setattr(record_log, "_PAST", 10)
+    record = Connections(tmp_path / "connections.log", clock)
+    _opened_for(record, clock, 20_000)
+    since = clock.now
+    _opened_for(record, clock, 2_000)
+    if restarted:
+        for _ in range(4):
+            record.flush()
+        record = Connections(tmp_path / "connections.log", clock)
+    assert len(record) == 100
+    assert 2_000 <= record.received(TAG, A, since) <= 3_000
+    assert record.received(TAG, A, 0) == 22_000
+    assert len(record._routers[TAG].received[A]) <= 512
+
+
+def test_what_was_only_seen_is_no_record_of_an_opening_after_a_restart_either(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_log, "_PAST", -10)
+    record = Connections(tmp_path / "connections.log", clock)
+    record.opened(TAG, A, connection(1, proto=UDP))
+    clock.now += 60
+    record.seen(TAG, B, connection(1, proto=UDP))
+    record.seen(TAG, B, connection(2, proto=UDP))
+    for _ in range(4):
+        record.flush()
+    for back in (record, Connections(tmp_path / "connections.log", clock)):
+        assert [back.received(TAG, compute, 0) for compute in (A, B)] == [1, 0]
+        assert back.received(TAG, A, clock.now - 10) == 0
+        assert [e.compute for e in back.of(TAG)] == [B, B]
+
+
 def test_a_router_that_is_gone_is_forgotten(record: Connections) -> None:
     record.opened(TAG, A, connection(1))
     assert record.tags() == [TAG]
@@ -165,13 +208,15 @@ def test_following_comes_to_what_the_record_says(seed: int) -> None:
 def _something(random: Random, record: Connections, clock: Clock) -> None:
     known = connection(random.randrange(20), port=20_000 + random.randrange(20), proto=random.choice((TCP, UDP)))
     tag = random.choice((TAG, TAG, OTHER))
-    match random.randrange(8):
+    match random.randrange(9):
         case 0 | 1 | 2 | 3:
             record.opened(tag, random.choice((A, B)), known)
         case 4 | 5:
             for entry in record.of(tag)[:2]:
                 record.closed(tag, entry.compute, entry.translation)
         case 6:
+            record.seen(tag, random.choice((A, B)), known)
+        case 7:
             clock.now += random.choice((1, 2, 60, UDP_LIFE / 2))
         case _:
             clock.now += random.choice((0, 1))

@@ -11,7 +11,7 @@ stands in front, and nobody has to walk what is not. Whoever follows the record 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -29,6 +29,8 @@ AFTER_CLOSE = 120
 TCP_LIFE, UDP_LIFE = 86_400, 180
 #: Changes of a router that are remembered, at most twice as many, for whoever follows it.
 _REMEMBERED = 50_000
+#: Times for which received records are counted, of a router and a compute, before the older ones are joined; and lines of a file for them.
+_SECONDS, _COUNTS = 512, 96
 
 _Key = tuple[int, int, int, int, int]  # protocol, remote address and port, external address and port
 
@@ -109,30 +111,43 @@ class _OfRouter:
             seconds[-1] = (now, seconds[-1][1] + 1)
         else:
             seconds.append((now, 1))
-            if len(seconds) > 4096:
-                # The oldest half as one: whoever asks about a time in it gets more than there was, at most that much.
-                head = seconds[:2048]
-                seconds[:2048] = [(head[-1][0], sum(n for _, n in head))]
+            if len(seconds) > _SECONDS:
+                seconds[:] = _coarser(seconds, 16)
 
     def lines(self, tag: int) -> Iterator[Line]:
         """All that is worth keeping in a file, as it is now, whatever comes while it is written."""
         entries = [*self.closed.values(), *(e for entries in self.open.values() for e in entries.values())]
-        counts = {
-            compute: (sum(n for _, n in found), found[-1][0]) for compute, found in self.received.items() if found
-        }
-        return _as_lines(tag, entries, counts)
+        return _as_lines(tag, entries, {compute: list(found) for compute, found in self.received.items()})
 
 
-def _as_lines(tag: int, entries: list[Entry], counts: dict[int, tuple[int, int]]) -> Iterator[Line]:
-    told = Counter(e.compute for e in entries)
-    for compute, (count, last) in counts.items():
-        # How many were received, of which some are over by now: or they would be taken for unknown after a restart.
-        if count > told[compute]:
-            yield Line(What.COUNTED, tag, compute, Translation(0, count - told[compute], 0, 0, 0, 0, 0), last)
+def _as_lines(tag: int, entries: list[Entry], counts: dict[int, list[tuple[int, int]]]) -> Iterator[Line]:
+    for compute, found in counts.items():
+        # How many were received, and when: or those that are over by now would be taken for unknown after a restart, and those from
+        # before the switch began to count anew for what it has opened since.
+        for when, count in _coarser(found, 4):
+            yield Line(What.COUNTED, tag, compute, Translation(0, count, 0, 0, 0, 0, 0), when)
     for entry in entries:
-        yield Line(What.OPENED, tag, entry.compute, entry.translation, entry.opened)
+        # Not as opened: it is counted already, or never was, and by whom and when it was opened is not always whom and when it tells.
+        yield Line(What.SEEN, tag, entry.compute, entry.translation, entry.opened)
         if entry.closed:
             yield Line(What.CLOSED, tag, entry.compute, entry.translation, entry.closed)
+
+
+def _coarser(seconds: list[tuple[int, int]], parts: int) -> list[tuple[int, int]]:
+    """Counts, by second, as fewer: the longer ago, the more seconds are one; of each doubling of the age are so many `parts`, a power of 2.
+
+    Whoever asks about a time in a part gets more than there was, at most what came in that part.
+    """
+    found, last = list[tuple[int, int]](), (-1, -1)
+    for second, count in seconds:
+        age = max(0, seconds[-1][0] - second)
+        shift = max(0, age.bit_length() - parts.bit_length())
+        cell = shift, age >> shift
+        if cell == last:
+            count += found.pop()[1]
+        found.append((second, count))
+        last = cell
+    return found
 
 
 def _pop_older(entries: dict[_Key, Entry], is_over: Callable[[Entry], bool]) -> list[Entry]:
@@ -247,7 +262,10 @@ class Connections:
 
     def flush(self) -> None:
         """To the file, what has not been written."""
-        self._log.flush(self._count, self._lines)
+        counts = sum(
+            min(len(found), _COUNTS) for router in self._routers.values() for found in router.received.values()
+        )
+        self._log.flush(self._count + counts, self._lines)
 
     def _lines(self) -> Iterator[Line]:
         for router in self._routers.values():

@@ -126,7 +126,8 @@ class RecordLog:
     def flush(self, entries: int, anew: Callable[[], Iterator[Line]]) -> None:
         """Write what has not been written. A disk that is full loses records, not the controller.
 
-        `entries`: how many there are; `anew`: all that is worth keeping, as lines, asked for when too many of the file are of the past.
+        `entries`: how many there are, and counts; `anew`: all that is worth keeping, as lines, asked for when too many of the file are of
+        the past.
         """
         if self._path is None:
             return
