@@ -8,6 +8,7 @@ import pytest
 
 from ebbtide.compile.features.nat import TCP, UDP, Translation
 from ebbtide.compile.ledger import T
+from ebbtide.decide import natmove
 from ebbtide.lab import wait_until
 from ebbtide.model.addresses import ipv4
 from ebbtide.runtime.standbys import OLD_ENOUGH
@@ -107,4 +108,33 @@ def test_a_standby_has_rows_for_what_is_open_and_of_some_age_and_loses_them_with
     wait_until(
         lambda: ports_there(routed, standby) == ({20_003},) * 2, "a new controller to follow the old one's record"
     )
+    cloud.assert_clean()
+
+
+def moved(routed: Routed) -> None:
+    """The NAT is moved to the compute that stands by, and who has served stands by now."""
+    cloud, old, new = routed.cloud, routed.served_by(), routed.stands_by()
+    numbers = routed.state.by_name
+    cloud.call(
+        cloud.controller.app.cluster.store.commit(
+            lambda state: (natmove.begin(state, "r1", numbers[old], numbers[new]), None)
+        )
+    )
+    routed.wait_moved()
+    cloud.wait(lambda: (routed.served_by(), routed.stands_by()) == (new, old), what="the old one to stand by")
+
+
+def test_who_has_served_and_stands_by_has_rows_for_what_it_has_opened_itself(routed: Routed) -> None:
+    """Its connections are gone with its part; those that have been silent since are in nobody's conntrack."""
+    cloud, old = routed.cloud, routed.served_by()
+    tag, serving = routed.state.routers["r1"].tag, routed.state.by_name[old]
+    record = cloud.controller.app.cluster.connections
+
+    async def tell() -> None:
+        for each in KNOWN[:2]:
+            record.opened(tag, serving, each)
+
+    cloud.call(tell())
+    moved(routed)
+    wait_until(lambda: ports_there(routed, old) == ({20_001, 20_002},) * 2, "rows at the new standby")
     cloud.assert_clean()

@@ -130,7 +130,7 @@ class Standbys:
 
     async def _fill(self, router: Router, number: int) -> None:
         """Every row that is missing at a compute, of connections that are young or half closed too."""
-        entries = _elsewhere(router, number, self._cluster.connections.of(router.tag))
+        entries = _carried(router, self._cluster.connections.of(router.tag))
         await self._cluster.rows.put(router, number, newest(entries))
 
     async def _keep_up(self, router: Router, number: int) -> None:
@@ -142,14 +142,15 @@ class Standbys:
             follower = Follower(self._cluster.connections, router.tag, OLD_ENOUGH)
             known = _Following(switch, router.addresses, follower)
         whole, ripe, over = known.follower.look()
-        wanted = newest(_elsewhere(router, number, ripe))
+        wanted = newest(_carried(router, ripe))
         gone = set(await rows.at(router, number)).difference(wanted) if whole else {e.translation for e in over}
         await rows.take(router, number, gone)
         await rows.put(router, number, wanted)
         self._following[key] = known
 
 
-def _elsewhere(router: Router, number: int, entries: Iterable[Entry]) -> Iterable[Translation]:
-    """What was opened under one of a router's addresses by another compute than this."""
+def _carried(router: Router, entries: Iterable[Entry]) -> Iterable[Translation]:
+    """What was opened under one of a router's addresses, whoever opened it: one that served before may have lost its connections since,
+    with its part or its switch, and where it has not, a row is never asked."""
     own = {ipv4(a) for a in router.addresses}
-    return (e.translation for e in entries if e.compute != number and e.translation.address in own)
+    return (e.translation for e in entries if e.translation.address in own)
