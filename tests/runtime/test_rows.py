@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -137,4 +138,25 @@ def test_who_has_served_and_stands_by_has_rows_for_what_it_has_opened_itself(rou
     cloud.call(tell())
     moved(routed)
     wait_until(lambda: ports_there(routed, old) == ({20_001, 20_002},) * 2, "rows at the new standby")
+
+    # A move's end clears the old compute some time later than it has become the standby.
+    cluster = cloud.controller.app.cluster
+    cloud.call(cluster.rows.clear(routed.state.routers["r1"], serving))
+    assert ports_there(routed, old) == (set(), set())
+    wait_until(lambda: ports_there(routed, old) == ({20_001, 20_002},) * 2, "rows once more")
+    cloud.assert_clean()
+
+
+def test_rows_that_two_read_at_the_same_time_are_remembered_once(routed: Routed) -> None:
+    """An operator looks at a router's connections while its rows are written for the first time in a session."""
+    cloud, name = routed.cloud, routed.served_by()
+    router, number = routed.state.routers["r1"], routed.state.by_name[name]
+    rows = cloud.controller.app.cluster.rows
+
+    async def both() -> None:
+        rows.keep(lambda *_: False)
+        await asyncio.gather(rows.put(router, number, KNOWN), *(rows.at(router, number) for _ in range(20)))
+        assert await rows.at(router, number) == KNOWN
+
+    cloud.call(both())
     cloud.assert_clean()

@@ -36,7 +36,7 @@ class RowsWait(EbbtideError):
     """A compute's rows cannot be written now: its switch is away, or is not compared yet."""
 
 
-class _At:
+class Reading:
     """One router's rows at one switch, by table."""
 
     def __init__(self, switch: SwitchLink, out: Iterable[Translation], back: Iterable[Translation]) -> None:
@@ -54,7 +54,8 @@ class Rows:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._known: dict[tuple[str, int], _At] = {}
+        self._known: dict[tuple[str, int], Reading] = {}
+        self._turns: dict[tuple[str, int], asyncio.Lock] = {}
 
     async def at(self, router: Router, number: int) -> list[Translation]:
         """The connections for which a compute has a row.
@@ -62,54 +63,73 @@ class Rows:
         Raises:
             RowsWait, SwitchLost: it is away.
         """
-        return list((await self._at(router, number)).out.values())
+        return list((await self.reading(router, number)).out.values())
 
     async def put(self, router: Router, number: int, known: Iterable[Translation], *, replies: bool = True) -> int:
         """A row for each of these connections, and, with `replies`, for what its remote sends first; returns how many were sent."""
-        at = await self._at(router, number)
+        at = await self.reading(router, number)
         wanted = list(known)
         out = [t for t in wanted if at.out.get(t[:5]) != t]
         back = [t for t in wanted if at.back.get(_reply(t)) != t] if replies else []
         for of, table, make, fresh in ((_out, at.out, nat.imported, out), (_reply, at.back, nat.replied, back)):
             for part in _parts(fresh):
-                await at.switch.make(Work(flows=_encoded(router, part, make)))
-                table.update((of(t), t) for t in part)
+                async with self._turn(router, number):
+                    self._check(router, number, at)
+                    await at.switch.make(Work(flows=_encoded(router, part, make)))
+                    table.update((of(t), t) for t in part)
                 await asyncio.sleep(0)
         return len(out) + len(back)
 
     async def take(self, router: Router, number: int, known: Iterable[Translation]) -> None:
         """No rows for these connections any more."""
-        at = await self._at(router, number)
+        at = await self.reading(router, number)
         gone = list(known)
         for of, table, make in ((_out, at.out, nat.imported), (_reply, at.back, nat.replied)):
             for part in _parts([t for t in gone if table.get(of(t)) == t]):
-                rows = [Break(row.key, row.cookie) for row in _encoded(router, part, make)]
-                await at.switch.take_away(rows, [])
-                for t in part:
-                    table.pop(of(t), None)
+                async with self._turn(router, number):
+                    self._check(router, number, at)
+                    rows = [Break(row.key, row.cookie) for row in _encoded(router, part, make)]
+                    await at.switch.take_away(rows, [])
+                    for t in part:
+                        table.pop(of(t), None)
                 await asyncio.sleep(0)
 
     async def clear(self, router: Router, number: int) -> None:
         """Nothing of this router's connections stays in any table of a compute: rows, learnt ones too, and what tells of UDP."""
         switch = self.switch(number)
-        self._known.pop((router.id, number), None)
-        for table in (T.NAT_EXPORT, T.NAT_NEW, T.NAT_REPLY, T.NAPT_OUT):
-            await switch.delete_flows(table, ledger.connections_cookie(router.tag), ledger.UPPER_COOKIE_MASK)
+        async with self._turn(router, number):
+            self._known.pop((router.id, number), None)
+            for table in (T.NAT_EXPORT, T.NAT_NEW, T.NAT_REPLY, T.NAPT_OUT):
+                await switch.delete_flows(table, ledger.connections_cookie(router.tag), ledger.UPPER_COOKIE_MASK)
 
     async def forget_passed(self, router: Router, number: int) -> None:
         """What a compute has learnt of the connections that passed it, in a move that is over, goes."""
         cookie = ledger.connections_cookie(router.tag)
         await self.switch(number).delete_flows(T.NAT_EXPORT, cookie, ledger.UPPER_COOKIE_MASK)
 
-    async def _at(self, router: Router, number: int) -> _At:
-        switch = self.switch(number)
-        known = self._known.get((router.id, number))
-        if known is None or known.switch is not switch:
-            cookie = ledger.connections_cookie(router.tag)
-            out = exports.read_imported(await switch.flows_of(T.NAT_NEW, cookie, ledger.UPPER_COOKIE_MASK))
-            back = exports.read_replied(await switch.flows_of(T.NAT_REPLY, cookie, ledger.UPPER_COOKIE_MASK))
-            known = self._known[router.id, number] = _At(switch, out, back)
-        return known
+    async def reading(self, router: Router, number: int) -> Reading:
+        """What is known of a compute's rows: another one when they were read anew, since its session is a new one or they were cleared.
+
+        Raises:
+            RowsWait, SwitchLost: it is away.
+        """
+        async with self._turn(router, number):
+            switch = self.switch(number)
+            known = self._known.get((router.id, number))
+            if known is None or known.switch is not switch:
+                cookie = ledger.connections_cookie(router.tag)
+                out = exports.read_imported(await switch.flows_of(T.NAT_NEW, cookie, ledger.UPPER_COOKIE_MASK))
+                back = exports.read_replied(await switch.flows_of(T.NAT_REPLY, cookie, ledger.UPPER_COOKIE_MASK))
+                known = self._known[router.id, number] = Reading(switch, out, back)
+            return known
+
+    def _turn(self, router: Router, number: int) -> asyncio.Lock:
+        """One at a time reads, writes or clears a router's rows at a compute: or one would remember what another has just changed."""
+        return self._turns.setdefault((router.id, number), asyncio.Lock())
+
+    def _check(self, router: Router, number: int, at: Reading) -> None:
+        if self._known.get((router.id, number)) is not at:
+            raise RowsWait(f"the rows of router {router.id} at compute {number} have been cleared meanwhile")
 
     def switch(self, number: int) -> SwitchLink:
         """The session in which a compute's rows are written.
@@ -126,6 +146,8 @@ class Rows:
         """Forget what is remembered of all but these routers and computes."""
         for key in [key for key in self._known if not wanted(*key)]:
             del self._known[key]
+        for key in [key for key, turn in self._turns.items() if not wanted(*key) and not turn.locked()]:
+            del self._turns[key]
 
 
 def _out(t: Translation) -> _Of:

@@ -21,8 +21,7 @@ from ebbtide.model.addresses import ipv4
 from ebbtide.model.facts import Designation, Edit, Router
 from ebbtide.model.state import NAT, State
 from ebbtide.runtime.connections import Entry, Follower, newest
-from ebbtide.runtime.rows import RowsWait
-from ebbtide.runtime.switch import SwitchLink
+from ebbtide.runtime.rows import Reading, RowsWait
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -35,9 +34,9 @@ GRACE = 3.0
 
 
 class _Following(NamedTuple):
-    """How far a standby has come with the record; it begins anew with a new session, and with other addresses."""
+    """How far a standby has come with the record; it begins anew when its rows are read anew, and with other addresses."""
 
-    switch: SwitchLink
+    rows: Reading
     addresses: tuple[str, ...]
     follower: Follower
 
@@ -137,10 +136,10 @@ class Standbys:
         """Bring the rows at a compute to what the record says of connections that are open and of some age."""
         rows, key = self._cluster.rows, (router.id, number)
         # Known to be followed only when all is done: whatever goes wrong in between, the next look is a whole one.
-        known, switch = self._following.pop(key, None), rows.switch(number)
-        if known is None or known[:2] != (switch, router.addresses):
+        known, reading = self._following.pop(key, None), await rows.reading(router, number)
+        if known is None or known[:2] != (reading, router.addresses):
             follower = Follower(self._cluster.connections, router.tag, OLD_ENOUGH)
-            known = _Following(switch, router.addresses, follower)
+            known = _Following(reading, router.addresses, follower)
         whole, ripe, over = known.follower.look()
         wanted = newest(_carried(router, ripe))
         gone = set(await rows.at(router, number)).difference(wanted) if whole else {e.translation for e in over}
