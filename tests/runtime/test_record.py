@@ -10,8 +10,10 @@ from itertools import pairwise
 
 import pytest
 
+from ebbtide.compile import ledger
 from ebbtide.compile.features.nat import TCP, UDP, Translation
 from ebbtide.compile.ledger import T
+from ebbtide.decide import natmove
 from ebbtide.lab import wait_until
 from ebbtide.model.addresses import ipv4
 from ebbtide.runtime import connections, renewals
@@ -134,4 +136,27 @@ def test_a_connection_that_had_a_row_is_opened_anew_from_the_same_port(routed: R
         wait_until(spoken, "the same port to be spoken from three times", every=0.1)
     assert seen[0] == ("ext", SNAT, 20_001), "by its row"
     assert {address for _, address, _ in seen} == {SNAT}
+    cloud.assert_clean()
+
+
+def test_who_has_served_keeps_no_connection_when_it_stands_by_again(routed: Routed) -> None:
+    """It would hold them for a day, and have its own port for a tuple that is used again meanwhile, when it takes over."""
+    cloud, vm, host = routed.cloud, routed.cloud.lab.vm("vm2"), routed.host
+    old, new, numbers = routed.served_by(), routed.stands_by(), routed.state.by_name
+    zone = ledger.router_zone(routed.state.routers["r1"].tag)
+
+    def known(name: str) -> bool:
+        return SNAT in cloud.lab.compute(name).appctl("dpctl/dump-conntrack", f"zone={zone}")
+
+    with Answers() as answers:
+        answers.serve(host)
+        with speaking(vm, NEXT_HOP) as talks:
+            before = asked(talks)
+            assert known(old)
+            begin = cloud.controller.app.cluster.store.commit
+            cloud.call(begin(lambda state: (natmove.begin(state, "r1", numbers[old], numbers[new]), None)))
+            cloud.wait(lambda: (routed.served_by(), routed.stands_by()) == (new, old), what="the old one to stand by")
+            wait_until(lambda: not known(old), "the old one to forget")
+            assert asked(talks) == before
+            assert known(new)
     cloud.assert_clean()

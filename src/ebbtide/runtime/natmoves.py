@@ -389,7 +389,8 @@ class NatMoves:
             await self._clean(move, tag)
 
     async def _clean(self, move: Move, tag: int) -> None:
-        """What is no State goes from the old compute: learnt and imported rows, and, if it has no part any more, its connections.
+        """What is no State goes from the old compute: learnt and imported rows, and its connections, if it stands by again too: in hours a
+        tuple is used again, elsewhere and with another port, and what it keeps of the old one would break that when it takes over.
 
         One that is away meanwhile is rid of the rows when it is compared again (`Member`), and of the connections before it is used.
         """
@@ -397,12 +398,17 @@ class NatMoves:
         member = cluster.members.get(move.old)
         if member is None or not await cluster.wait_for(lambda: member.rid_through() >= revision, 5.0):
             return
-        router = cluster.state.routers.get(move.router)
-        if router is None or move.router in cluster.state.moves:
+        if not self._is_idle(move):
             return
-        await cluster.rows.clear(router, move.old)
-        if move.old not in cluster.state.servers(move.router):
+        await cluster.rows.clear(cluster.state.routers[move.router], move.old)
+        if self._is_idle(move):
             await self._switch(move.old).forget_zone(ledger.router_zone(tag))
+
+    def _is_idle(self, move: Move) -> bool:
+        """Whether the old compute of a move that is over serves nobody of this router."""
+        state, found = self._cluster.state, self._cluster.state.designations.get((NAT, move.router))
+        serves = move.router in state.moves or (found is not None and found.compute == move.old)
+        return move.router in state.routers and not serves
 
     async def _forget_passed(self, move: Move) -> None:
         """What both ends have learnt in a move that was called back: in the next one it would tell of an older time.
