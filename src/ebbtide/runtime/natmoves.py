@@ -42,6 +42,8 @@ _LOOK, _REST = 0.05, 0.3
 _TELL_AGAIN = 3.0
 #: Seconds a round trip may take, between the last packet that left by the old compute and its answer.
 _ROUND_TRIP = 0.5
+#: Seconds between two questions for the next hop by which it is seen where the network outside has learnt an address.
+_ASK = 0.2
 #: The tables of the old compute that must be at rest before a phase is over, and what it means if they are not.
 _WATCHED = {
     P.FREEZE: (T.NAT_OPEN,),
@@ -153,6 +155,8 @@ class NatMoves:
         match move.phase:
             case P.PREPARE:
                 await self._prepared(move)
+            case P.ADDRESS:
+                await self._followed(move)
             case P.IMPORT:
                 await self._import(move)
             case P.FLIP:
@@ -279,6 +283,34 @@ class NatMoves:
                 await self._say(move, why)
             self._check(move)
             await asyncio.sleep(_LOOK if cluster.now() - began < 2.0 else 10 * _LOOK)
+
+    async def _followed(self, move: Move) -> None:
+        """What the next hop answers to the router's MAC arrives at the new compute: the network outside has learnt the new place.
+
+        That nothing arrives at the old one proves less: it may be that nobody speaks. Without a next hop there is nobody to be asked.
+        """
+        cluster, router = self._cluster, self._router(move)
+        external, outside = cluster.state.externals[router.external], cluster.outside
+        if not external.gateway:
+            return
+        names = {n: c.name for n, c in cluster.state.computes.items()}
+        began = told = cluster.now()
+        while True:
+            at, when = outside.delivered.get((external.id, router.mac), (0, -1.0))
+            if at == move.new and when >= began:
+                return
+            outside.ask_as(external.id, move.new, router.mac)
+            if cluster.now() - told > _TELL_AGAIN:
+                told = cluster.now()
+                outside.announce_again(external.id, router.addresses)
+                if at and when >= began:
+                    gets = f"what {external.gateway} answers {names.get(at, at)} gets, not {names[move.new]}"
+                    why = f"the network outside has not moved: {gets}"
+                else:
+                    why = f"the next hop {external.gateway} of {external.id} does not answer {names[move.new]} for the router's MAC"
+                await self._say(move, f"{why}; it is told again")
+            self._check(move)
+            await asyncio.sleep(_ASK)
 
     # --- counters ---
 

@@ -60,6 +60,8 @@ class Outside:
         self._looked_at: State | None = None
         #: When a next hop last answered, by external network and the compute that heard it.
         self.answered: dict[tuple[str, int], float] = {}
+        #: Where and when the network outside has last delivered what a next hop answers to one of our MACs, by external network and MAC.
+        self.delivered: dict[tuple[str, int], tuple[int, float]] = {}
 
     def changed(self, edits: Iterable[Edit]) -> None:
         """State has changed."""
@@ -196,6 +198,17 @@ class Outside:
         own = ledger.mac(self._cluster.state.store_id, ledger.MacOf.COMPUTE, compute)
         return self.send(member, external, frames.arp(frames.Arp(1, own, 0, 0, gateway), own))
 
+    def ask_as(self, external: str, compute: int, mac: int) -> bool:
+        """Have the owner of one of our MACs ask for the next hop under it; whether it could be sent.
+
+        The answer goes to that MAC (RFC 826), so to where the switches outside have learnt it: see `delivered`.
+        """
+        member, found = self._cluster.members.get(compute), self._cluster.state.externals.get(external)
+        gateway = ipv4(found.gateway) if found is not None and found.gateway else None
+        if member is None or not member.connected or gateway is None:
+            return False
+        return self.send(member, external, frames.arp(frames.Arp(1, mac, 0, 0, gateway), mac))
+
     def heard(self, punt: ledger.Punt, member: Member, owner: int, packet: m.PacketIn) -> None:
         """A punt of an external network or a router."""
         if punt is ledger.Punt.NEXT_HOP:
@@ -215,6 +228,8 @@ class Outside:
         ):
             return
         self.answered[external.id, member.number] = now = self._cluster.now()
+        if found.operation == 2:
+            self.delivered[external.id, found.target_mac] = member.number, now
         known = state.neighbours.get((external.id, external.gateway))
         if known is not None and known.mac == found.sender_mac:
             return
