@@ -13,7 +13,7 @@ import msgspec
 
 from ebbtide.decide import election, natmove, parts
 from ebbtide.decide.election import Candidate, Choice, Service
-from ebbtide.model.facts import Compute, Edit, Membership, MovePhase, Router
+from ebbtide.model.facts import Compute, Edit, Lease, Membership, MovePhase, Router
 from ebbtide.model.moves import reached
 from ebbtide.model.state import NAT, State
 
@@ -154,8 +154,16 @@ def _follow(state: State, asked: Service, choice: Choice, standings: Mapping[int
 
 
 def _take_over(state: State, router: str, old: int, new: int, standby: int) -> list[Edit]:
-    """The new one serves at once; connections with ports of the old one's are its own now, and nobody opens from those."""
-    return parts.designate(state, router, new, standby) + parts.inherit(state, router, {old}, new)
+    """The new one serves at once; connections with ports of the old one's are its own now, and nobody opens from those.
+
+    It is careful, if it has stood by or not: what is in the middle of a connection waits for its row (`standbys.py`).
+    """
+    edits = parts.designate(state, router, new, standby) + parts.inherit(state, router, {old}, new)
+    return [Edit(e.old, _careful(e.new)) if isinstance(e.new, Lease) and e.new.opening else e for e in edits]
+
+
+def _careful(lease: Lease) -> Lease:
+    return msgspec.structs.replace(lease, careful=True)
 
 
 def _is_lost(state: State, number: int, standings: Mapping[int, Standing]) -> bool:

@@ -157,14 +157,22 @@ def lose(state: State, move: Move, *, old_dead: bool, new_dead: bool) -> list[Ed
     """One end of a move has died, or both: whoever is left serves, with what it has.
 
     Without the old one, the new one takes over what it knows (the record is put in at once). Without the new one the old one opens
-    again; of what the new one had taken over, what has lapsed at the old is lost. Without both, whoever is elected begins anew.
+    again; of what the new one had taken over, what has lapsed at the old is lost. Without both, whoever is elected next takes over from
+    the dead: what the record knows lives.
     """
     name, found = move.router, state.designations.get((NAT, move.router))
     if old_dead and new_dead:
-        return parts.resign(state, name)
+        return [
+            Edit(move, None),
+            *parts.inherit(state, name, {move.new}, found.compute if found is not None else move.old),
+        ]
     if old_dead:
         standby = found.standby if found is not None and found.standby not in (move.new, move.old) else 0
         edits = [Edit(move, None), *parts.designate(state, name, move.new, standby)]
+        held = state.opening(name, move.new)
+        if held is not None and not held.careful:
+            # What the old one had opened comes to it in the middle of a connection, before its rows are all there.
+            edits.append(Edit(held, msgspec.structs.replace(held, careful=True)))
         return edits + parts.inherit(state, name, {move.old}, move.new)
     edits = [Edit(move, None)]
     if found is not None and found.compute != move.old:
@@ -177,7 +185,7 @@ def lose(state: State, move: Move, *, old_dead: bool, new_dead: bool) -> list[Ed
             if x.compute == move.old and x.opening
         ]
         made = parts.lease(state, name, move.old)
-        edits += [Edit(None, made)] if made is not None else []
+        edits += [Edit(None, msgspec.structs.replace(made, careful=True))] if made is not None else []
     return edits
 
 

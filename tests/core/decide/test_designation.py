@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.decide import designation, parts
+from ebbtide.decide import designation, natmove, parts
 from ebbtide.decide.designation import Standing
 from ebbtide.model.facts import Binding, Compute, Edit, Fact, Membership, Move, MovePhase
 from ebbtide.model.state import NAT, State
@@ -182,6 +182,31 @@ def test_a_move_whose_target_is_gone_ends_and_another_place_is_found() -> None:
     moving = change(found, Edit(None, Move("r1", 1, 9)))
     assert designation.judge(moving, seen(moving)) == [Edit(Move("r1", 1, 9), None)]
     assert judged(moving).moves["r1"].new == 2
+
+
+def test_both_ends_of_a_move_die_and_who_is_left_takes_over_what_is_recorded() -> None:
+    found = served_by(1, 2)
+    found = change(found, *natmove.begin(found, "r1", 1, 2))
+    left = judged(found, c1=DEAD, c2=DEAD)
+    assert place(left) == (3, 0)
+    assert not left.moves
+    held = list(left.leases["r1"].values())
+    assert {x.compute for x in held} == {3}
+    assert [x.careful for x in held if x.opening] == [True], "what is in the middle of a connection waits for its row"
+    assert len(held) == 3, "the ports of the dead are in use still"
+
+
+def test_the_old_end_of_a_move_dies_and_the_new_one_is_careful_until_it_has_all_rows() -> None:
+    found = served_by(1, 2)
+    found = change(found, *natmove.begin(found, "r1", 1, 2))
+    held = found.opening("r1", 2)
+    assert held is not None
+    assert not held.careful
+    left = judged(found, c1=DEAD)
+    assert place(left)[0] == 2
+    held = left.opening("r1", 2)
+    assert held is not None
+    assert held.careful
 
 
 def test_a_move_under_way_is_left_alone() -> None:
