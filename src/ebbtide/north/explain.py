@@ -177,13 +177,16 @@ def router_story(
     electable: Sequence[str] = (),
     carriers: Mapping[int, Datapath] | None = None,
     refused: Refusals | None = None,
+    unseen: Collection[tuple[int, int]] = (),
 ) -> list[str]:
     """What one asks of a router at night: who serves, what moves, the next hop, ports, floating IPs, and where to look for its flows.
 
-    `carriers`: the datapath of each compute that has ever been seen. `refused`: None: nobody who serves it could be asked.
+    `carriers`: the datapath of each compute that has ever been seen. `refused`: None: nobody who serves it could be asked. `unseen`: who
+    (first) does not see whom (second) by BFD any more.
     """
     return [
         *_served(state, router, reachable),
+        *_unseen(state, router, unseen),
         *_moving(state, router),
         *_unproven(state, router, carriers or {}),
         *_refused(refused),
@@ -193,6 +196,14 @@ def router_story(
         *electable,
         *_filters(router),
     ]
+
+
+def _unseen(state: State, router: Router, unseen: Collection[tuple[int, int]]) -> Iterator[str]:
+    serving = state.servers(router.id)
+    for observer, number in sorted(unseen):
+        if number in serving and observer in state.reach(router.id):
+            one, other = name_of(state, observer), name_of(state, number)
+            yield f"{one} does not see {other} by BFD any more, and sends to the other one meanwhile; only what all agree on is a death."
 
 
 def _served(state: State, router: Router, reachable: Collection[int]) -> Iterator[str]:
@@ -377,6 +388,6 @@ async def story(service: Service, kind: str, text: str) -> list[str]:
         if router is None:
             raise NotFound(f"there is no router {text[:80]}")
         carriers = {n: m.view.datapath for n, m in cluster.members.items()}
-        refused = await service.refused(router.id)
-        return router_story(state, router, cluster.reachable(), service.electable(router.id), carriers, refused)
+        electable, refused = service.electable(router.id), await service.refused(router.id)
+        return router_story(state, router, cluster.reachable(), electable, carriers, refused, cluster.unseen())
     raise NotFound(f"{kind[:40]} is not explained: compute, port, network or router")

@@ -719,6 +719,11 @@ class Cluster:
 
     # --- for the north ---
 
+    def unseen(self) -> set[tuple[int, int]]:
+        """Pairs of computes of which the first has ceased to see the second by BFD."""
+        sightings = [m.sighting() for m in self.members.values() if m.connected]
+        return {(s.observer, number) for s in sightings for number in s.lost}
+
     def reachable(self) -> set[int]:
         """Computes that can be programmed now."""
         return {number for number, member in self.members.items() if member.connected}
