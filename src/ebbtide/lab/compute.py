@@ -289,6 +289,13 @@ class Compute:
     def heal_data(self) -> None:
         self._cable(f"d{self.index}", "up")
 
+    def cut_outside(self) -> None:
+        """Pull the cable to the provider network, of a compute that has one."""
+        self._cable(f"x{self.index}", "down")
+
+    def heal_outside(self) -> None:
+        self._cable(f"x{self.index}", "up")
+
     def _cable(self, device: str, state: str) -> None:
         namespace.ip_batch(self.site.fabric, [f"link set {device} {state}"])
 

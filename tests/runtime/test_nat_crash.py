@@ -1,0 +1,386 @@
+"""What dies around a router's NAT, and what only seems to: one owner at the end, and nothing lost but what died with somebody.
+
+One lab for all: each test is a chapter, and leaves behind a, b and c ready, one that serves and one that stands by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ebbtide.lab import Compute, namespace
+from ebbtide.lab.commands import run, wait_until
+from ebbtide.lab.flows import Load, Report, Traffic
+from ebbtide.model.facts import MovePhase, format_mac
+from ebbtide.north import explain
+from tests.support.cloud import Cloud
+from tests.support.routed import SNAT, Routed
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(240), pytest.mark.xdist_group("natcrash")]
+
+#: Cached flows follow within half a second on this datapath; a move of tests need not wait for as long as one in earnest (seconds).
+LAG = 0.6
+LOAD = Load.only(active=10, silent=4, udp=100, new=10, ping=20)
+#: Through a kill: connections that send all the time, and silent ones.
+KILLED = Load.only(active=20, active_period=0.05, silent=4)
+
+
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
+    """a, b and c, all with a wire to the outside; a VM on each of them."""
+    directory: Path = tmp_path_factory.mktemp("natcrash")
+    cloud = Cloud(f"k{directory.parent.name[-4:].replace('-', '')}", directory, lag=LAG, nat_patience=2.0)
+    try:
+        made = Routed(cloud, "a", "b", "c")
+        hold_starts(made)
+        fresh_vms(made, *"abc")
+        yield made
+    finally:
+        cloud.down()
+
+
+def hold_starts(routed: Routed) -> None:
+    """As an operator does it for gateways: a switch that starts with empty tables says nothing until they are filled."""
+    for compute in routed.cloud.lab.computes():
+        keys = ("other_config:ebbtide-gateway=true", "other_config:ebbtide-held-start=true")
+        compute.vsctl("set", "Open_vSwitch", ".", *keys)
+    kept = "flow-restore-wait"
+
+    def held() -> bool:
+        settings = (c.vsctl("get", "Open_vSwitch", ".", "other_config") for c in routed.cloud.lab.computes())
+        return all(kept in found for found in settings)
+
+    wait_until(held, "starts to be held")
+
+
+@pytest.fixture(autouse=True)
+def rested(routed: Routed) -> None:
+    """Before each chapter all is well."""
+    routed.cloud.wait_ready()
+    routed.wait_served()
+
+
+def fresh_vms(routed: Routed, *computes: str) -> list[str]:
+    """A new VM on each: userspace conntrack keeps the external port of what ended with the chapter before for another 20 s."""
+    first = len(routed.cloud.lab.vms()) + 1
+    names = [f"vm{index}" for index in range(first, first + len(computes))]
+    for index, (name, compute) in enumerate(zip(names, computes, strict=True), first):
+        routed.add_vm(name, compute, index)
+    routed.cloud.wait_clean()
+    return names
+
+
+@contextmanager
+def nothing_breaks(routed: Routed, *computes: str) -> Iterator[Traffic]:
+    """Inside, a VM on each talks to the outside; nothing of it is lost, refused or seen under another address."""
+    with Traffic(routed.cloud.lab, "ext", fresh_vms(routed, *(computes or "abc")), LOAD) as traffic:
+        traffic.wait_flowing(deadline=30)
+        traffic.reset()
+        yield traffic
+        traffic.speak()
+        report = traffic.report()
+    assert not report.failures(), f"{report.failures()}\n{report.table()}"
+    assert not report.too_few(), report.too_few()
+    assert report.addresses("active") == {SNAT}
+
+
+def broken(report: Report) -> list[str]:
+    """Connections that were open and are no more."""
+    return [line for line in report.failures() if "connections" in line]
+
+
+class Places:
+    """Who has been designated and has stood by, one after the other."""
+
+    def __init__(self, routed: Routed) -> None:
+        self._routed = routed
+        self.seen: list[tuple[str, str]] = []
+
+    def until(self, holds: Callable[[], bool], what: str, deadline: float = 20.0) -> None:
+        """Wait, and note each change that there is meanwhile."""
+
+        def look() -> bool:
+            now = (self._routed.served_by(), self._routed.stands_by())
+            if not self.seen or self.seen[-1] != now:
+                self.seen.append(now)
+            return holds()
+
+        self._routed.cloud.wait(look, deadline, what)
+
+
+def unreachable(routed: Routed, *names: str) -> Callable[[], bool]:
+    """Whether the controller hears nothing of these any more."""
+    return lambda: not any(routed.cloud.controller.member(name).connected for name in names)
+
+
+# --- the control connection alone ---
+
+
+def test_control_connections_are_cut_and_nothing_moves(routed: Routed) -> None:
+    lab, owner, standby = routed.cloud.lab, routed.served_by(), routed.stands_by()
+    third = ({"a", "b", "c"} - {owner, standby}).pop()
+    places = Places(routed)
+    with nothing_breaks(routed):
+        cut: list[str] = []
+        for names in ([owner], [standby], [third]):  # the designated one; half and more; all
+            for name in names:
+                lab.compute(name).cut_control()
+            cut += names
+            places.until(unreachable(routed, *cut), f"{cut} not to be heard")
+        for name in cut:
+            lab.compute(name).heal_control()
+        places.until(lambda: all(routed.cloud.controller.member(n).connected for n in cut), "all to be heard", 40)
+        routed.cloud.wait_ready(*cut)
+    assert places.seen == [(owner, standby)]
+    assert not routed.state.moves
+
+
+# --- death ---
+
+
+@pytest.mark.parametrize("how", ["vswitchd killed", "links cut"])
+def test_the_designated_compute_dies_and_established_connections_live(routed: Routed, how: str) -> None:
+    cloud, owner, standby = routed.cloud, routed.served_by(), routed.stands_by()
+    victim, places = cloud.lab.compute(owner), Places(routed)
+    vms = fresh_vms(routed, *(name for name in "abc" if name != owner))
+    with Traffic(cloud.lab, "ext", vms, KILLED) as traffic:
+        traffic.wait_flowing(30)
+        wait_until(lambda: _recorded(routed) >= 2 * 24, "the record to have them all", 10)
+        die(victim, how)
+        places.until(lambda: routed.served_by() == standby, f"{standby} to take over")
+        traffic.reset()
+        traffic.speak()
+        report = traffic.report()
+        assert not broken(report), f"{broken(report)}\n{report.table()}"
+        assert report.addresses("active") == {SNAT}
+        revive(victim, how)
+        places.until(lambda: bool(routed.stands_by()), "a new standby")
+        routed.cloud.wait_ready("a", "b", "c")
+        routed.wait_served()
+        traffic.reset()
+        traffic.speak()
+        report = traffic.report()
+        assert not report.failures(), f"{report.failures()}\n{report.table()}"
+    assert {served for served, _ in places.seen} == {owner, standby}, "who comes back pre-empts nothing"
+    assert len(places.seen) <= 3, f"designated, withdrawn and designated again: {places.seen}"
+    assert owners(routed) == [standby]
+    cloud.assert_clean()
+
+
+def die(victim: Compute, how: str) -> None:
+    """As a crash of the switch, or of the network around it."""
+    if how == "links cut":
+        victim.cut_data()
+        victim.cut_outside()
+    else:
+        victim.kill_switch()
+
+
+def revive(victim: Compute, how: str) -> None:
+    """It is back."""
+    if how == "links cut":
+        victim.heal_data()
+        victim.heal_outside()
+    else:
+        victim.start_switch()
+
+
+def _recorded(routed: Routed) -> int:
+    tag = routed.state.routers["r1"].tag
+    return len(list(routed.cloud.controller.app.cluster.connections.of(tag)))
+
+
+def owners(routed: Routed) -> list[str]:
+    """The computes whose switch answers ARP for the external address by itself, as their flows say."""
+    found = []
+    for compute in routed.cloud.lab.computes():
+        flows = compute.dump_flows("br-int", f"table=81,arp,arp_op=1,arp_tpa={SNAT}")
+        if any("load:0x2->NXM_OF_ARP_OP" in f or "set_field:2->arp_op" in f for f in flows):
+            found.append(compute.name)
+    return found
+
+
+# --- a gateway without a controller ---
+
+
+def test_a_restarted_gateway_with_empty_tables_is_not_used(routed: Routed) -> None:
+    cloud, owner, standby = routed.cloud, routed.served_by(), routed.stands_by()
+    third = ({"a", "b", "c"} - {owner, standby}).pop()
+    victim = cloud.lab.compute(owner)
+    vms = fresh_vms(routed, third, standby)
+    cloud.controller.stop()
+    try:
+        with Traffic(cloud.lab, "ext", vms, Load.only(new=20)) as traffic:
+            traffic.wait_flowing(10)
+            victim.restart_switch()
+            wait_until(lambda: not sees(cloud.lab.compute(third), victim), "its peers to see it no more", 3)
+            traffic.report()  # what was being opened when it died has come to its end
+            traffic.reset()
+            # For longer than BFD takes to come up (1.4 s, were it not held) nothing is sent to who would swallow it.
+            wait_until(lambda: traffic.glance().total().new.opened >= 120, "new connections", 10)
+            report = traffic.report()
+            assert not report.failures(), report.table()
+        assert not sees(cloud.lab.compute(third), victim)
+        assert victim.dump_flows() == []
+    finally:
+        cloud.restart_controller()
+    filled: list[int] = []
+
+    def seen_again() -> bool:
+        if sees(cloud.lab.compute(third), victim):
+            filled.append(len(victim.dump_flows()))
+        return bool(filled)
+
+    wait_until(seen_again, "it to be seen again", 20)
+    assert filled[0] > 0, "filled before it is used"
+    cloud.wait_ready()
+    routed.wait_served()
+    with nothing_breaks(routed) as traffic:
+        wait_until(lambda: traffic.glance().total().new.opened >= 30, "new connections", 10)
+
+
+def sees(observer: Compute, peer: Compute) -> bool:
+    """Whether one sees the other by BFD."""
+    found = ("--bare", "--columns=bfd_status", "find", "interface", f'options:remote_ip="{peer.tep}"')
+    return "state=up" in observer.vsctl(*found, wait=False)
+
+
+# --- the network outside ---
+
+
+def test_a_fabric_that_does_not_learn_the_new_place_is_waited_for_and_said(routed: Routed) -> None:
+    """Its switch sends to the old place whatever it hears: a move stands in "address" until an answer has come to the new one."""
+    cloud, old, new = routed.cloud, routed.served_by(), routed.stands_by()
+    fabric, router = cloud.lab.site.fabric, routed.state.routers["r1"]
+    entry = [format_mac(router.mac), "dev", f"x{cloud.lab.compute(old).index}", "master"]
+
+    def fdb(*words: str) -> None:
+        run(namespace.command_in(fabric, ["bridge", "fdb", *words]))
+
+    with nothing_breaks(routed):
+        fdb("replace", *entry, "static", "sticky")
+        cloud.call(cloud.service.start([old]))
+        routed.wait_phase(MovePhase.ADDRESS)
+        cloud.wait(lambda: "has not moved" in _reason(routed), 20, "the move to say what it waits for")
+        assert f"answers {old} gets, not {new}" in _reason(routed)
+        fdb("del", *entry)
+        routed.wait_moved()
+    assert routed.served_by() == new
+    cloud.call(cloud.service.recover([old]))
+    cloud.assert_clean()
+
+
+def test_a_silent_outside_is_no_proof_that_it_has_learnt_the_new_place(routed: Routed) -> None:
+    """Nothing comes in, so that every counter is at rest, and the next hop answers nobody."""
+    cloud, old = routed.cloud, routed.served_by()
+    cloud.call(cloud.service.start([old]))
+    routed.wait_phase(MovePhase.SILENCE)
+    routed.host.exec(["ip", "link", "set", "eth0", "arp", "off"])
+    try:
+        cloud.wait(lambda: "does not answer" in _reason(routed), 20, "the move to say what it waits for")
+        move = routed.move()
+        assert move is not None
+        assert move.phase is MovePhase.ADDRESS
+    finally:
+        routed.host.exec(["ip", "link", "set", "eth0", "arp", "on"])
+    routed.wait_moved()
+    assert routed.served_by() != old
+    cloud.call(cloud.service.recover([old]))
+
+
+def _reason(routed: Routed) -> str:
+    move = routed.move()
+    return move.reason if move is not None else ""
+
+
+# --- what only some see, and what comes to again ---
+
+
+def test_some_do_not_see_the_designated_compute_and_it_stays_the_owner(routed: Routed) -> None:
+    cloud, owner, standby = routed.cloud, routed.served_by(), routed.stands_by()
+    third = ({"a", "b", "c"} - {owner, standby}).pop()
+    places, pair = Places(routed), [cloud.lab.compute(owner), cloud.lab.compute(third)]
+    vms = fresh_vms(routed, third, standby)
+
+    def isolated(state: str) -> None:
+        for compute in pair:
+            device = f"d{compute.index}"
+            run(
+                namespace.command_in(cloud.lab.site.fabric, ["bridge", "link", "set", "dev", device, "isolated", state])
+            )
+
+    with Traffic(cloud.lab, "ext", vms, Load.only(new=20)) as traffic:
+        traffic.wait_flowing(10)
+        isolated("on")
+        try:
+            places.until(lambda: not sees(pair[1], pair[0]), f"{third} not to see {owner}")
+            traffic.report()
+            traffic.reset()
+            wait_until(lambda: traffic.glance().total().new.opened >= 80, "new connections", 10)
+            report = traffic.report()
+            assert not report.failures(), report.table()
+            told = str(explain.story(cloud.service, "router", "r1"))
+            assert f"{third} does not see {owner}" in told, told
+        finally:
+            isolated("off")
+        places.until(lambda: sees(pair[1], pair[0]), f"{third} to see {owner} again")
+    cloud.wait_clean()
+    assert places.seen == [(owner, standby)]
+    assert owners(routed) == [owner]
+
+
+def test_a_frozen_switch_that_comes_to_again_is_no_owner_any_more(routed: Routed) -> None:
+    cloud, owner, standby = routed.cloud, routed.served_by(), routed.stands_by()
+    victim, places = cloud.lab.compute(owner), Places(routed)
+    vms = fresh_vms(routed, *(name for name in "abc" if name != owner))
+    with Traffic(cloud.lab, "ext", vms, KILLED) as traffic:
+        traffic.wait_flowing(30)
+        wait_until(lambda: _recorded(routed) >= 2 * 24, "the record to have them all", 10)
+        victim.stop(database=False)
+        try:
+            places.until(lambda: routed.served_by() == standby, f"{standby} to take over")
+        finally:
+            victim.cont()
+        wait_until(lambda: owners(routed) == [standby], "one owner", 20, every=0.05)
+        places.until(lambda: bool(routed.stands_by()), "a new standby")
+        cloud.wait_ready()
+        traffic.reset()
+        traffic.speak()
+        report = traffic.report()
+        assert not broken(report), f"{broken(report)}\n{report.table()}"
+    assert {served for served, _ in places.seen} == {owner, standby}
+    cloud.assert_clean()
+
+
+# --- death in the middle of a move ---
+
+
+@pytest.mark.parametrize("dies", ["new", "old", "both"])
+def test_who_dies_in_the_middle_of_a_move_is_replaced_by_who_is_left(routed: Routed, dies: str) -> None:
+    cloud, old, new = routed.cloud, routed.served_by(), routed.stands_by()
+    third = ({"a", "b", "c"} - {old, new}).pop()
+    victims = [cloud.lab.compute(name) for name in {"new": [new], "old": [old], "both": [old, new]}[dies]]
+    heir = {"new": old, "old": new, "both": third}[dies]
+    with Traffic(cloud.lab, "ext", fresh_vms(routed, third), KILLED) as traffic:
+        traffic.wait_flowing(30)
+        wait_until(lambda: _recorded(routed) >= 24, "the record to have them all", 10)
+        cloud.call(cloud.service.start([old]))
+        routed.wait_phase(MovePhase.FREEZE)
+        for victim in victims:
+            victim.kill_switch()
+        cloud.wait(lambda: routed.served_by() == heir and not routed.state.moves, 30, f"{heir} to serve")
+        traffic.reset()
+        traffic.speak()
+        report = traffic.report()
+        assert not broken(report), f"{broken(report)}\n{report.table()}"
+        assert report.addresses("active") == {SNAT}
+    for victim in victims:
+        victim.start_switch()
+    cloud.call(cloud.service.recover([old]))
+    cloud.wait_ready()
+    routed.wait_served()
+    assert owners(routed) == [routed.served_by()]
+    cloud.assert_clean()
