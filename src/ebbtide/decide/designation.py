@@ -147,7 +147,7 @@ def _follow(state: State, asked: Service, choice: Choice, standings: Mapping[int
         return parts.designate(state, router, choice.compute, choice.standby)
     if choice.compute == asked.current:
         return parts.designate(state, router, choice.compute, choice.standby)
-    if _is_lost(state, asked.current, standings):
+    if _is_lost(state, asked.current, standings) or _has_lost_its_wire(state, router, asked.current):
         standby = choice.standby if choice.standby != asked.current else 0
         return _take_over(state, router, asked.current, choice.compute, standby)
     return natmove.begin(state, router, asked.current, choice.compute)
@@ -164,6 +164,15 @@ def _take_over(state: State, router: str, old: int, new: int, standby: int) -> l
 
 def _careful(lease: Lease) -> Lease:
     return msgspec.structs.replace(lease, careful=True)
+
+
+def _has_lost_its_wire(state: State, name: str, number: int) -> bool:
+    """Whether whoever serves has no provider network any more: a move would leave everybody without a way out for as long as it lasts.
+
+    Without a record of connections it is moved all the same: what passes it is exported, and nobody else knows of them.
+    """
+    router, compute = state.routers[name], state.computes[number]
+    return router.record and state.externals[router.external].physical not in dict(compute.provider_mappings)
 
 
 def _is_lost(state: State, number: int, standings: Mapping[int, Standing]) -> bool:

@@ -209,6 +209,20 @@ def test_the_old_end_of_a_move_dies_and_the_new_one_is_careful_until_it_has_all_
     assert held.careful
 
 
+@pytest.mark.parametrize("record", [True, False])
+def test_who_has_no_wire_any_more_is_replaced_at_once_where_its_connections_are_recorded(record: bool) -> None:
+    found = served_by(1, 2)
+    kept = msgspec.structs.replace(found.routers["r1"], record=record)
+    bare = msgspec.structs.replace(found.computes[1], provider_mappings=())
+    left = judged(change(found, Edit(found.routers["r1"], kept), Edit(found.computes[1], bare)))
+    if record:
+        assert place(left) == (2, 3)
+        assert not left.moves
+    else:
+        assert place(left)[0] == 1
+        assert (left.moves["r1"].old, left.moves["r1"].new) == (1, 2)
+
+
 def test_a_move_under_way_is_left_alone() -> None:
     found = served_by(1, 2)
     moving = change(found, Edit(None, Move("r1", 1, 3, MovePhase.FLIP)))
