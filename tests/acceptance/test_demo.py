@@ -42,7 +42,14 @@ def test_the_demo_loses_nothing_and_leaves_nothing() -> None:
     assert isinstance(result["probes_sent"], int)
     assert result["probes_sent"] > 10_000
     assert (result["silent_pairs"], result["too_few"], result["strays"]) == ([], [], 0)
-    assert set(result["seconds"]) == {"steady", "scale-out", "tombstone", "empty", "end", "recover", "after"}  # type: ignore[call-overload]
+    assert set(result["seconds"]) == {"steady", "scale-out", "tombstone", "empty", "nat", "end", "recover", "after"}  # type: ignore[call-overload]
+    # Through the NAT of a compute that leaves: four VMs, ten connections each that talk, ten that are silent until it is gone.
+    assert (result["tcp_established"], result["tcp_broken"]) == (80, 0)
+    assert (result["tcp_silent"], result["tcp_silent_alive"]) == (40, 40)
+    assert (result["nat_from"], result["nat_faults"], result["new_connections_failed"]) == ("A", [], 0)
+    assert result["nat_to"] in ("D", "E")
+    assert isinstance(result["new_connections"], int)
+    assert result["new_connections"] > 200
 
 
 @pytest.mark.parametrize(
@@ -52,6 +59,8 @@ def test_the_demo_loses_nothing_and_leaves_nothing() -> None:
         ("skip-tunnel", "probes_lost"),
         ("leave-residue", "residue_by_audit"),
         ("leave-residue", "residue_by_second_search"),
+        ("cut-connections", "tcp_broken"),
+        ("close-nat", "new_connections_failed"),
     ],
 )
 def test_a_sabotaged_demo_ends_red(sabotage: str, seen: str) -> None:

@@ -367,7 +367,7 @@ def down(session: Session, everyone: bool) -> None:
 @click.command("demo")
 @click.option(
     "--sabotage",
-    type=click.Choice(["break-before-make", "skip-tunnel", "leave-residue"]),
+    type=click.Choice(["break-before-make", "skip-tunnel", "leave-residue", "cut-connections", "close-nat"]),
     help="Do this wrong on purpose: the demo has to notice, and ends red.",
 )
 @json_option
@@ -376,7 +376,8 @@ def demo(session: Session, sabotage: str | None) -> None:
     """The main job on a lab, with every packet counted.
 
     Needs root, and takes less than two minutes. Five computes; three are scaled in, one of them is recovered; every pair of VMs sends
-    numbered probes all the while. Exit code 0: none lost, none left.
+    numbered probes all the while, and TCP connections lead outside through the NAT of a compute that leaves. Exit code 0: nothing lost,
+    nothing broken, nothing left.
 
     \b
     Examples:

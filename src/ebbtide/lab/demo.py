@@ -1,8 +1,9 @@
 """The demo: a cloud of four computes grows by one, shrinks by two, takes one back, and nobody's traffic notices.
 
 It runs the real controller in a lab (`ebbtide controller`, over its REST interface, as a user would), keeps numbered probes running
-between every two VMs of a network in both directions, and ends with what was counted. `sabotage` does from outside what a bad
-controller would do; the demo must then end red.
+between every two VMs of a network in both directions, and TCP connections to a host outside through the NAT of a router, which one of
+the leaving computes serves; and ends with what was counted. `sabotage` does from outside what a bad controller would do; the demo must
+then end red.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,23 @@ from typing import Any
 from ebbtide.errors import EbbtideError, Refused
 from ebbtide.lab.commands import wait_until
 from ebbtide.lab.compute import Compute
+from ebbtide.lab.flow_report import Report as Outcome
+from ebbtide.lab.flows import Load, Traffic
 from ebbtide.lab.lab import Lab
 from ebbtide.lab.probes import Probes, Report, pairs_among
 from ebbtide.lab.second_search import identities_of, second_search
 from ebbtide.lab.vm import Vm
 
-SABOTAGES = ("break-before-make", "skip-tunnel", "leave-residue")
+SABOTAGES = ("break-before-make", "skip-tunnel", "leave-residue", "cut-connections", "close-nat")
 # What is promised for each pair, and what is sent, so that a sender that is late for a moment keeps the promise.
 PROMISED = 50.0
 RATE = 52.0
 LEAST = 1.0
 OVERLAP = 1.5
 MANAGER = "tcp:10.255.0.1:6640"
+PHYSICAL, NEXT_HOP, SNAT, GATEWAY = "physnet1", "203.0.113.1", "203.0.113.10", "10.1.0.254"
+#: What each of four VMs does through NAT. The source ports of its connections are the same as those of the other three.
+LOAD = Load.only(active=10, silent=10, new=5)
 _COUNTERS = re.compile(r"(duration|n_packets|n_bytes|idle_age|hard_age)=[^, ]+,? ?")
 
 
@@ -139,9 +145,36 @@ def _add_vm(lab: Lab, api: Api, name: str, compute: str, network: int, index: in
     mac, ip = f"02:00:00:00:{network:02x}:{index:02x}", f"10.{network}.0.{index}"
     body = {"id": name, "network": ("blue", "green")[network - 1], "mac": mac, "addresses": [ip]}
     api.ask("POST", "/api/v1/ports", body)
-    vm = lab.add_vm(name, compute, mac=mac, ip_cidr=f"{ip}/24", iface_id=name)
+    way = GATEWAY if network == 1 else None
+    vm = lab.add_vm(name, compute, mac=mac, ip_cidr=f"{ip}/24", iface_id=name, gateway=way)
     wait_until(lambda: _place(api, name) == compute, f"{name} to be served on {compute}")
     return vm
+
+
+def _add_router(lab: Lab, api: Api) -> None:
+    """Blue gets a way out: the router r1, and a host on the network outside."""
+    lab.add_host("outside", f"{NEXT_HOP}/24")
+    outside = {"id": "out", "physical": PHYSICAL, "subnet": "203.0.113.0/24", "gateway": NEXT_HOP}
+    api.ask("POST", "/api/v1/externals", outside)
+    api.ask("POST", "/api/v1/routers", {"id": "r1", "external": "out", "addresses": [SNAT]})
+    api.ask("POST", "/api/v1/routers/r1/attach", {"network": "blue", "address": GATEWAY})
+
+
+def _router(api: Api) -> dict[str, Any]:
+    found: dict[str, Any] = api.ask("GET", "/api/v1/routers/r1")
+    return found
+
+
+def _sabotage_nat(heir: Compute, sabotage: str | None) -> None:
+    """What a controller does that takes along only half of what a NAT is."""
+    if sabotage == "cut-connections":
+        # The address and the rules have moved, what was open has not: neither its entries nor the rows from which they are made.
+        heir.appctl("dpctl/flush-conntrack")
+        for table in (92, 93):
+            heir.ofctl("del-flows", "br-int", f"table={table}")
+    if sabotage == "close-nat":
+        # What was open has moved, and there is no range of ports to open anything from.
+        heir.ofctl("add-flow", "br-int", "table=94,priority=65535,actions=drop")
 
 
 def _bindings(api: Api, port: str) -> list[dict[str, Any]]:
@@ -191,25 +224,35 @@ def _run(lab: Lab, directory: Path, sabotage: str | None) -> dict[str, Any]:
     first, second = Probes(lab), Probes(lab)
     running: list[Probes] = []
     story = Story(running)
-    with first, second:
-        story.say("4 computes A, B, C, D register; 8 VMs on the networks blue and green")
+    with first, second, ExitStack() as stack:
+        story.say(
+            "4 computes A, B, C, D register; 8 VMs on the networks blue and green; blue has a router to a host outside"
+        )
         lab.up()
         api = _controller(lab, directory)
-        lab.add_computes(["A", "B", "C", "D"], register=MANAGER)
+        lab.add_computes(["A", "B", "C", "D"], register=MANAGER, physical_network=PHYSICAL)
         _ready(api, "A", "B", "C", "D")
         for number, name in enumerate(("blue", "green"), 1):
             api.ask("POST", "/api/v1/networks", {"id": name, "subnets": [f"10.{number}.0.0/24"]})
+        _add_router(lab, api)
         vms: dict[int, list[Vm]] = {1: [], 2: []}
         for index, compute in enumerate("ABCD", 1):
             for network in (1, 2):
                 vms[network].append(_add_vm(lab, api, f"vm{compute}{network}", compute, network, index))
+            # Whoever has the first VM behind it serves the router, and it stays where it is when others could.
+            wait_until(lambda: _router(api)["designated"] == "A", "A to serve the router's NAT")
+        wait_until(lambda: bool(_router(api)["standby"]), "a compute to stand by for it")
+        traffic = stack.enter_context(Traffic(lab, "outside", vms[1], LOAD))
+        traffic.wait_flowing()
         first.start([pair for found in vms.values() for pair in pairs_among(found)], rate=RATE)
         first.wait_flowing()
         running.append(first)
-        with story.phase("steady", "every VM probes every other on its network, 50 a second, both ways"):
+        traffic.reset()
+        told = "every VM probes every other on its network, 50 a second, both ways; 80 connections lead outside, by A's NAT"
+        with story.phase("steady", told):
             _for_a_while(2.0)
         with story.phase("scale-out", "E joins with two VMs"):
-            lab.add_computes(["E"], register=MANAGER)
+            lab.add_computes(["E"], register=MANAGER, physical_network=PHYSICAL)
             _ready(api, "E")
             new = {network: _add_vm(lab, api, f"vmE{network}", "E", network, 5) for network in (1, 2)}
             pairs = [(new[n], vm) for n in (1, 2) for vm in vms[n]]
@@ -224,7 +267,7 @@ def _run(lab: Lab, directory: Path, sabotage: str | None) -> dict[str, Any]:
             second.wait_flowing()
         lports = _lports(api, "B")
         before = _own_flows(lab.compute("B"), lports)
-        with story.phase("tombstone", "scalein-computes-start A, B, C"):
+        with story.phase("tombstone", "scalein-computes-start A, B, C: the NAT leaves A"):
             api.rpc("scalein-computes-start", "scalein-node-ids", ["A", "B", "C"])
         with story.phase("empty", "A and C are emptied, VM by VM; on B the first migration fails"):
             _migrate(lab, api, "vmA1", "D", sabotage=sabotage)
@@ -232,6 +275,11 @@ def _run(lab: Lab, directory: Path, sabotage: str | None) -> dict[str, Any]:
             _migrate(lab, api, "vmB1", "E", fail=True)
             _migrate(lab, api, "vmC1", "E")
             _migrate(lab, api, "vmC2", "D")
+        with story.phase("nat", "the NAT arrives where none of the three is"):
+            wait_until(lambda: not _router(api)["move"] and _router(api)["designated"] != "A", "the NAT to move", 60)
+            heir = str(_router(api)["designated"])
+            story.say(f"{heir} serves the NAT now")
+            _sabotage_nat(lab.compute(heir), sabotage)
         identities = {name: _identities(lab, api, name) for name in ("A", "C")}
         with story.phase("end", "scalein-computes-end A, C"):
             api.rpc("scalein-computes-end", "scalein-node-ids", ["A", "C"])
@@ -244,12 +292,15 @@ def _run(lab: Lab, directory: Path, sabotage: str | None) -> dict[str, Any]:
             flow = f"table=220,priority=10,cookie=0x204{number:05x}00000000,reg5={number},actions=drop"
             lab.compute("D").ofctl("add-flow", "br-int", flow)
         with story.phase("after", "the rest of the cloud goes on"):
+            traffic.speak()
             _for_a_while(2.0)
+        outcome = traffic.report()
         audit = api.ask("POST", "/api/v1/audit", {})
         searched = _second_search(lab, identities)
         left = sorted(c["name"] for c in api.ask("GET", "/api/v1/computes")["computes"])
         reports = [first.stop(), second.stop()]
-    return _result(story, reports, audit, searched, identical, left)
+        through = _through_nat(outcome, heir, str(_router(api)["designated"]))
+    return _result(story, reports, through, audit, searched, identical, left)
 
 
 def _for_a_while(seconds: float) -> None:
@@ -274,9 +325,36 @@ def _second_search(lab: Lab, removed: dict[str, set[str]]) -> list[str]:
     return [f"{line} (of {gone})" for gone, known in removed.items() for line in second_search(left, known)]
 
 
+def _through_nat(outcome: Outcome, heir: str, now: str) -> dict[str, Any]:
+    """What has become of the connections through NAT."""
+    total = outcome.total()
+    active, silent = total.active, total.silent
+    mute = silent.established - silent.alive
+    faults = outcome.failures() + outcome.too_few()
+    if heir != now or heir not in ("D", "E"):
+        faults.append(f"the NAT went from A to {heir}, and is on {now}")
+    if (others := outcome.addresses("active") | outcome.addresses("silent") | outcome.addresses("new")) != {SNAT}:
+        faults.append(f"the host outside has seen {', '.join(sorted(others))}, and not {SNAT} alone")
+    return {
+        "tcp_established": active.established + silent.established,
+        "tcp_broken": active.broken + mute,
+        "tcp_exchanges": active.exchanges,
+        "tcp_slowest_exchange_ms": active.slowest_ms,
+        "tcp_silent": silent.established,
+        "tcp_silent_alive": silent.alive,
+        "new_connections": total.new.opened,
+        "new_connections_failed": total.new.failed,
+        "new_connections_slowest_ms": total.new.slowest_ms,
+        "nat_from": "A",
+        "nat_to": now,
+        "nat_faults": faults,
+    }
+
+
 def _result(
     story: Story,
     reports: list[Report],
+    through: dict[str, Any],
     audit: dict[str, Any],
     searched: list[str],
     identical: bool,
@@ -308,6 +386,7 @@ def _result(
     failures = [line for r in reports for line in r.failures()] + too_few
     residue = audit["residue"] + len(searched)
     passed = bool(sent) and not failures and not residue and identical and audit["clean"]
+    passed = passed and bool(through["tcp_established"]) and not through["nat_faults"]
     return {
         "probes_sent": sent,
         "probes_lost": lost,
@@ -324,6 +403,7 @@ def _result(
         "computes_left": left,
         "seconds": story.seconds,
         "phases": phases,
+        **through,
         "silent_pairs": silent,
         "too_few": too_few,
         "total_seconds": round(story.told_for(), 2),
@@ -349,6 +429,9 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
             )
         )
     print()
+    for line in _nat_lines(result):
+        print(line)
+    print()
     print(f"left of A and C on B, D and E: {result['residue']}")
     for line in result["residue_found"]:
         print(f"  {line}")
@@ -356,7 +439,36 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
     print(
         f"B's own flows after recover are {'byte for byte' if result['recovered_identical'] else 'NOT'} what they were"
     )
-    print(f"what remains: {', '.join(result['computes_left'])} with all ten VMs")
+    print(f"what remains: {', '.join(result['computes_left'])} with all ten VMs and the NAT on {result['nat_to']}")
     for line in (*result["silent_pairs"], *result["too_few"]):
         print(f"not probed as promised: {line}")
+    for line in result["nat_faults"]:
+        print(f"not kept through NAT: {line}")
     print("nothing lost, nothing left" if result["passed"] else "FAILED")
+
+
+def _nat_lines(result: dict[str, Any]) -> Iterator[str]:
+    """The connections through NAT, as a table."""
+    talk = result["tcp_established"] - result["tcp_silent"]
+    rows = [("through the NAT of r1, by A and then by " + result["nat_to"], "made", "broken", "slowest answer")]
+    mute = result["tcp_silent"] - result["tcp_silent_alive"]
+    rows.append(
+        (
+            "connections that talk all the time",
+            str(talk),
+            str(result["tcp_broken"] - mute),
+            _ms(result, "tcp_slowest_exchange_ms"),
+        )
+    )
+    rows.append(("connections silent from before the start until after it", str(result["tcp_silent"]), str(mute), ""))
+    new, failed = result["new_connections"], result["new_connections_failed"]
+    rows.append(
+        ("connections made anew, twenty a second", str(new), str(failed), _ms(result, "new_connections_slowest_ms"))
+    )
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for row in rows:
+        yield "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+
+
+def _ms(result: dict[str, Any], key: str) -> str:
+    return f"{result[key]:.0f} ms"
