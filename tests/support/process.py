@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,15 @@ from ebbtide.lab import processes as lab_processes
 class Process:
     """One controller process in the lab's control namespace. A killed one is started again by `start`."""
 
-    def __init__(self, lab: Lab, directory: Path, name: str = "controller", offset: int = 0, store: str = "") -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        directory: Path,
+        name: str = "controller",
+        offset: int = 0,
+        store: str = "",
+        more: Sequence[str] = (),
+    ) -> None:
         self.lab, self.name = lab, name
         self.state_dir = directory / name
         self._http = 8181 + offset
@@ -26,7 +34,7 @@ class Process:
         self._command = [sys.executable, "-m", "ebbtide", "controller", "--state-dir", str(self.state_dir)]
         self._command += ["--ovsdb-listen", f"ptcp:{self.ovsdb}:{CONTROLLER}", "--http", f"127.0.0.1:{self._http}"]
         self._command += ["--openflow-listen", f"ptcp:{6653 + offset}:{CONTROLLER}", "--admission", "open"]
-        self._command += ["--store", store] if store else []
+        self._command += [*(["--store", store] if store else []), *more]
         self.pid = 0
 
     def log(self) -> list[dict[str, Any]]:
