@@ -8,6 +8,7 @@ that dies leaves nothing that another could not go on with.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Set
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -19,7 +20,8 @@ from ebbtide.model.moves import forth, reached
 from ebbtide.model.state import NAT, State
 
 P = MovePhase
-#: A lease of which no more ports than this are still in use is replaced by leases of those alone.
+#: A lease from which nobody opens any more is replaced by at most so many, of the ports that are still in use: of them alone where they
+#: are no more than this, else with the least that lies between.
 FEW_PINNED = 128
 
 
@@ -192,9 +194,11 @@ def lose(state: State, move: Move, *, old_dead: bool, new_dead: bool) -> list[Ed
 def _still_used(lease: Lease, used: Collection[int]) -> list[Lease]:
     """What must stay leased of a range that nobody opens from any more."""
     pinned = sorted({port for port in used if lease.first <= port <= lease.last})
-    if len(pinned) > FEW_PINNED:
-        return [lease]
-    return [msgspec.structs.replace(lease, first=port, last=port) for port in pinned]
+    if not pinned:
+        return []
+    widest = sorted(range(1, len(pinned)), key=lambda i: pinned[i - 1] - pinned[i])[: FEW_PINNED - 1]
+    bounds = [0, *sorted(widest), len(pinned)]
+    return [msgspec.structs.replace(lease, first=pinned[a], last=pinned[b - 1]) for a, b in pairwise(bounds)]
 
 
 def _replaced(old: Lease, rest: list[Lease]) -> list[Edit]:
