@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from ebbtide.errors import Refused
+from ebbtide.lab import wait_until
 from ebbtide.model.facts import MovePhase
 from tests.support.cloud import Cloud
 from tests.support.routed import Routed, nothing_breaks
@@ -78,3 +80,34 @@ def test_a_controller_that_ends_in_any_phase_is_followed_by_one_that_goes_on(rou
         routed.wait_moved()
         assert routed.served_by() != old
     routed.cloud.assert_clean()
+
+
+def test_an_end_is_refused_while_the_nat_has_somewhere_to_go_and_passes_once_it_is_there(routed: Routed) -> None:
+    """Whoever calls too soon is told which router, from where to where, and how far it is; nothing is changed by it."""
+    cloud, service = routed.cloud, routed.cloud.service
+    old = routed.served_by()
+    new = next(name for name in "abc" if name != old)
+    cloud.migrate(f"vm{'abc'.index(old) + 1}", new)
+    told: list[str] = []
+    with nothing_breaks(cloud.lab, "vm1", "vm2", "vm3"):
+        cloud.call(service.start([old]))
+
+        def ended() -> bool:
+            moving = routed.move() is not None
+            try:
+                cloud.call(service.end([old]))
+            except Refused as error:
+                told.append(str(error))
+                assert old in (routed.served_by(), *(c.name for c in routed.state.members()))
+                return False
+            assert not moving, "it passed in the middle of a move"
+            return True
+
+        wait_until(ended, "the end to be let through", deadline=60, every=0.2)
+        assert routed.served_by() not in ("", old)
+    assert told
+    for words in told:
+        assert f"{old} still serves: router r1" in words, words
+        assert "wait until it has moved" in words
+    assert any(f"moves from {old} to" in words and str(MovePhase.SILENCE) in words for words in told), told
+    cloud.assert_clean()
