@@ -28,6 +28,10 @@ demo: setup ## the main job, told as it goes: computes join, three are scaled in
 test: setup ## all tests
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
+.PHONY: test-kernel
+test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine: minutes each, no part of `make test`
+	@scripts/test-kernel.sh $(ARGS)
+
 .PHONY: acceptance
 acceptance: setup ## only the tests named after the lines of the specification
 	@$(BIN)/pytest -v tests/acceptance $(ARGS)

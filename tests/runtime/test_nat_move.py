@@ -44,6 +44,23 @@ def test_the_designated_compute_is_scaled_in_and_nothing_breaks(routed: Routed) 
     routed.cloud.assert_clean()
 
 
+def test_a_few_connections_open_and_silent_outlive_a_move(make_cloud: Callable[..., Cloud]) -> None:
+    """The smallest move there is: also for a kernel's datapath, in a machine that is emulated (`make test-kernel`)."""
+    routed = Routed(
+        make_cloud(lag=LAG, nat_patience=2.0, bfd_interval_ms=1000), "a", "b"
+    )  # nobody is taken for dead there
+    for index, name in enumerate("ab", 1):
+        routed.add_vm(f"vm{index}", name, index)
+    routed.wait_served()
+    few = Load(active=3, silent=3, udp=5, udp_slow=0, new=1, half_open=0, bulk=0, ping=2)
+    with nothing_breaks(routed, "vm1", "vm2", load=few):
+        old = routed.served_by()
+        routed.cloud.call(routed.cloud.service.start([old]))
+        routed.wait_moved()
+        assert routed.served_by() not in ("", old)
+    routed.cloud.assert_clean()
+
+
 def test_a_move_that_is_called_back_at_any_phase_breaks_nothing(routed: Routed) -> None:
     service, call = routed.cloud.service, routed.cloud.call
     old = routed.served_by()
