@@ -45,20 +45,20 @@ fi
 # ---- the kernel, and what boots it --------------------------------------------------------------------------------------
 
 mkdir -p "$WORK"
-if ! ls "$WORK"/root/boot/vmlinuz-* >/dev/null 2>&1; then
+if ! ls "$WORK"/unpacked/boot/vmlinuz-* >/dev/null 2>&1; then
   package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ {print $2; exit}')
   [ -n "$package" ] || die "apt knows no linux-image-cloud-amd64: apt-get update, then again"
   say "fetches $package"
   (cd "$WORK" && apt-get download "$package" >/dev/null) || die "cannot fetch $package: apt-get update, then again"
   rm -rf "$WORK/new" && dpkg-deb -x "$WORK/$package"_*.deb "$WORK/new" && rm "$WORK/$package"_*.deb
   depmod -b "$WORK/new" "$(ls "$WORK/new/lib/modules")"
-  rm -rf "$WORK/root" && mv "$WORK/new" "$WORK/root"
+  rm -rf "$WORK/unpacked" && mv "$WORK/new" "$WORK/unpacked"
 fi
-release=$(ls "$WORK/root/lib/modules")
+release=$(ls "$WORK/unpacked/lib/modules")
 
-rm -rf "$WORK/initrd" && mkdir -p "$WORK"/initrd/{bin,lib,proc,sys,dev,below,above,root}
+rm -rf "$WORK/initrd" && mkdir -p "$WORK"/initrd/{bin,lib,proc,sys,dev,below,above,new}
 cp "$(command -v busybox)" "$WORK/initrd/bin/busybox"
-for module in $(modprobe -d "$WORK/root" -S "$release" -a --show-depends virtio_pci virtiofs overlay |
+for module in $(modprobe -d "$WORK/unpacked" -S "$release" -a --show-depends virtio_pci virtiofs overlay |
   awk '/^insmod/ && !seen[$2]++ {print $2}'); do
   cp "$module" "$WORK/initrd/lib/" && echo "/lib/${module##*/}" >>"$WORK/initrd/modules"
 done
@@ -68,9 +68,9 @@ cat >"$WORK/initrd/init" <<EOF
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 while read module; do insmod \$module; done </modules
 mount -t virtiofs -o ro host /below && mount -t tmpfs above /above && mkdir /above/upper /above/work
-mount -t overlay -o lowerdir=/below,upperdir=/above/upper,workdir=/above/work root /root
-for place in proc sys dev; do mount --move /\$place /root/\$place; done
-exec switch_root /root /bin/bash $WORK/guest.sh
+mount -t overlay -o lowerdir=/below,upperdir=/above/upper,workdir=/above/work new /new
+for place in proc sys dev; do mount --move /\$place /new/\$place; done
+exec switch_root /new /bin/bash $WORK/guest.sh
 EOF
 chmod +x "$WORK/initrd/init"
 (cd "$WORK/initrd" && find . | cpio -o -H newc --quiet | gzip -1 >"$WORK/initrd.gz")
@@ -82,7 +82,7 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C EBBTIDE_LAB_DATAPATH=system
 mount -t tmpfs run /run; mkdir -p /run/netns /dev/shm /dev/pts
 mount -t tmpfs shm /dev/shm; mount -t devpts devpts /dev/pts
 ip link set lo up
-modprobe -d $WORK/root -a openvswitch vport-vxlan tun veth bridge
+modprobe -d $WORK/unpacked -a openvswitch vport-vxlan tun veth bridge
 cd $HERE
 echo "booted: \$(uname -r), \$(nproc) processors"
 for test in ${tests[*]@Q}; do
@@ -108,7 +108,7 @@ say "boots Linux $release ($ACCEL), for $MINUTES minutes at most"
 timeout "$((MINUTES * 60))" qemu-system-x86_64 "${machine[@]}" -smp 2 -m "$MEMORY" -nodefaults -no-reboot -display none -serial stdio \
   -object "memory-backend-memfd,id=memory,size=${MEMORY}M,share=on" -numa node,memdev=memory \
   -chardev "socket,id=files,path=$WORK/files.sock" -device vhost-user-fs-pci,chardev=files,tag=host \
-  -kernel "$WORK/root/boot/vmlinuz-$release" -initrd "$WORK/initrd.gz" -append "console=ttyS0 quiet panic=-1" \
+  -kernel "$WORK/unpacked/boot/vmlinuz-$release" -initrd "$WORK/initrd.gz" -append "console=ttyS0 quiet panic=-1" \
   </dev/null 2>&1 | tr -d '\r' | tee "$WORK/console.log" || true
 
 # ---- how far it got -----------------------------------------------------------------------------------------------------

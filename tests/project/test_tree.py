@@ -13,8 +13,11 @@ import pytest
 
 from .documents import ROOT, files
 
-SCRIPTS = ("scripts/setup.sh", ".ci/run")
-TARGETS = ("help", "setup", "setup-runtime", "demo", "test", "acceptance", "lint", "bench", "clean", "distclean")
+SCRIPTS = ("scripts/setup.sh", "scripts/test-kernel.sh", ".ci/run")
+TARGETS = (
+    *("help", "setup", "setup-runtime", "demo", "test", "test-kernel"),
+    *("acceptance", "lint", "bench", "clean", "distclean"),
+)
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
