@@ -52,7 +52,7 @@ def test_a_few_connections_open_and_silent_outlive_a_move(make_cloud: Callable[.
     for index, name in enumerate("ab", 1):
         routed.add_vm(f"vm{index}", name, index)
     routed.wait_served()
-    few = Load(active=3, silent=3, udp=5, udp_slow=0, new=1, half_open=0, bulk=0, ping=2)
+    few = Load(active=3, active_period=0.5, silent=3, udp=5, udp_slow=0, new=1, half_open=0, bulk=0, ping=2)
     with nothing_breaks(routed, "vm1", "vm2", load=few):
         old = routed.served_by()
         routed.cloud.call(routed.cloud.service.start([old]))
