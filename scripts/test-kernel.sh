@@ -5,7 +5,7 @@
 #   scripts/test-kernel.sh TEST...    these instead (as pytest takes them)
 #
 # As root, on Debian 12 after `make setup`. Installs what is missing of QEMU, cpio and busybox (no kernel is installed: its package is
-# unpacked into build/kernel, 110 MB). The machine sees this one's files read-only; what it writes is in its memory and gone with it.
+# unpacked into build/kernel, 110 MB). Do not change the checkout meanwhile: the machine sees this one's files read-only; what it writes is in its memory and gone with it.
 # It is emulated unless ACCEL=kvm says that /dev/kvm works: ten to twenty times slower than this machine, 15 minutes in all.
 # MINUTES=30 is how long it may take. Ends with 0 if all passed, 1 if one did not, 2 if there is no machine to run them in.
 set -euo pipefail
@@ -49,7 +49,7 @@ if ! ls "$WORK"/unpacked/boot/vmlinuz-* >/dev/null 2>&1; then
   package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ {print $2; exit}')
   [ -n "$package" ] || die "apt knows no linux-image-cloud-amd64: apt-get update, then again"
   say "fetches $package"
-  (cd "$WORK" && apt-get download "$package" >/dev/null) || die "cannot fetch $package: apt-get update, then again"
+  (cd "$WORK" && apt-get -o APT::Sandbox::User=root download "$package" >/dev/null) || die "cannot fetch $package: apt-get update, then again"
   rm -rf "$WORK/new" && dpkg-deb -x "$WORK/$package"_*.deb "$WORK/new" && rm "$WORK/$package"_*.deb
   depmod -b "$WORK/new" "$(ls "$WORK/new/lib/modules")"
   rm -rf "$WORK/unpacked" && mv "$WORK/new" "$WORK/unpacked"
@@ -109,7 +109,7 @@ timeout "$((MINUTES * 60))" qemu-system-x86_64 "${machine[@]}" -smp 2 -m "$MEMOR
   -object "memory-backend-memfd,id=memory,size=${MEMORY}M,share=on" -numa node,memdev=memory \
   -chardev "socket,id=files,path=$WORK/files.sock" -device vhost-user-fs-pci,chardev=files,tag=host \
   -kernel "$WORK/unpacked/boot/vmlinuz-$release" -initrd "$WORK/initrd.gz" -append "console=ttyS0 quiet panic=-1" \
-  </dev/null 2>&1 | tr -d '\r' | tee "$WORK/console.log" || true
+  </dev/null 2>&1 | sed -u 's/\r//' | tee "$WORK/console.log" || true
 
 # ---- how far it got -----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import pytest
 
 from ebbtide.errors import Refused
 from ebbtide.lab import wait_until
+from ebbtide.lab.flows import Load
 from ebbtide.model.facts import MovePhase
 from tests.support.cloud import Cloud
 from tests.support.routed import Routed, nothing_breaks
@@ -53,7 +54,7 @@ def test_a_few_connections_open_and_silent_outlive_a_move(make_cloud: Callable[.
         routed.add_vm(f"vm{index}", name, index)
     routed.wait_served()
     few = Load(active=3, active_period=0.5, silent=3, udp=5, udp_slow=0, new=1, half_open=0, bulk=0, ping=2)
-    with nothing_breaks(routed, "vm1", "vm2", load=few):
+    with nothing_breaks(routed.cloud.lab, "vm1", "vm2", load=few):
         old = routed.served_by()
         routed.cloud.call(routed.cloud.service.start([old]))
         routed.wait_moved()
