@@ -5,7 +5,8 @@
 #   scripts/test-kernel.sh TEST...    these instead (as pytest takes them)
 #
 # As root, on Debian 12 after `make setup`. Installs what is missing of QEMU, cpio and busybox (no kernel is installed: its package is
-# unpacked into build/kernel, 110 MB). Do not change the checkout meanwhile: the machine sees this one's files read-only; what it writes is in its memory and gone with it.
+# unpacked into build/kernel, 110 MB). The machine sees this one's files read-only, so do not change the checkout meanwhile; what it
+# writes is in its memory and gone with it.
 # It is emulated unless ACCEL=kvm says that /dev/kvm works: ten to twenty times slower than this machine, 15 minutes in all.
 # MINUTES=30 is how long it may take. Ends with 0 if all passed, 1 if one did not, 2 if there is no machine to run them in.
 set -euo pipefail
