@@ -12,6 +12,7 @@ from ebbtide.compile.ledger import T
 from ebbtide.decide import natmove
 from ebbtide.lab import wait_until
 from ebbtide.model.addresses import ipv4
+from ebbtide.runtime.rows import Rows
 from ebbtide.runtime.standbys import OLD_ENOUGH
 from tests.support.cloud import Cloud
 from tests.support.outside import NEXT_HOP
@@ -64,7 +65,7 @@ def test_rows_are_known_and_what_is_there_is_not_sent_again(routed: Routed) -> N
     assert put(replies=True) == 3
     assert ports_there(routed, name) == ({20_001, 20_002, 20_003},) * 2
 
-    rows.keep(lambda *_: False)
+    rows = Rows(cloud.controller.app.cluster)
     assert cloud.call(rows.at(router, number)) == KNOWN, "read from the switch"
     assert put(replies=True) == 0
     again = [connection(1)._replace(port=20_005)]
@@ -151,12 +152,26 @@ def test_rows_that_two_read_at_the_same_time_are_remembered_once(routed: Routed)
     """An operator looks at a router's connections while its rows are written for the first time in a session."""
     cloud, name = routed.cloud, routed.served_by()
     router, number = routed.state.routers["r1"], routed.state.by_name[name]
-    rows = cloud.controller.app.cluster.rows
+    rows = Rows(cloud.controller.app.cluster)
 
     async def both() -> None:
-        rows.keep(lambda *_: False)
         await asyncio.gather(rows.put(router, number, KNOWN), *(rows.at(router, number) for _ in range(20)))
         assert await rows.at(router, number) == KNOWN
 
     cloud.call(both())
+    cloud.assert_clean()
+
+
+def test_nothing_of_its_connections_stays_when_a_router_is_gone_or_another_stands_by(routed: Routed) -> None:
+    cloud, standby = routed.cloud, routed.stands_by()
+    router, cluster = routed.state.routers["r1"], cloud.controller.app.cluster
+    for name in "ab":
+        cloud.call(cluster.rows.put(router, routed.state.by_name[name], KNOWN))
+    cloud.lab.compute(standby).vsctl("remove", "Open_vSwitch", ".", "other_config", "provider_mappings")
+    wait_until(lambda: ports_there(routed, standby) == (set(), set()), "no rows at who stands by no more")
+    assert ports_there(routed, routed.served_by())[0] == {20_001, 20_002, 20_003}
+    serving = routed.served_by()
+    cloud.call(cloud.service.detach("r1", "blue"))
+    cloud.call(cloud.service.delete_router("r1"))
+    wait_until(lambda: ports_there(routed, serving) == (set(), set()), "no rows when there is no router")
     cloud.assert_clean()

@@ -10,12 +10,8 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import TYPE_CHECKING, NamedTuple
 
-from ebbtide.compile import ledger
 from ebbtide.compile.features import nat
-from ebbtide.compile.ledger import T
 from ebbtide.model.facts import Router
-from ebbtide.openflow.flows import encode_flow
-from ebbtide.reconcile.delta import Work
 from ebbtide.runtime.switch import SwitchLink
 
 if TYPE_CHECKING:
@@ -54,10 +50,10 @@ class Renewals:
         else:
             turn, is_over = was.turn, was.tells and now - was.since >= TURN
         if is_over:
-            await switch.delete_flows(T.NAPT_OUT, ledger.connections_cookie(router.tag), ledger.UPPER_COOKIE_MASK)
+            await self._cluster.rows.tell_of(router, number, ())
             self._turns[router.id] = _Turn(switch, router.record, 1 - turn, False, self._cluster.now())
         elif was is not None and not was.tells and router.record and now - was.since >= self._cluster.settings.lag:
-            await switch.make(Work(flows=[encode_flow(nat.seen(router, turn))]))
+            await self._cluster.rows.tell_of(router, number, [nat.seen(router, turn)])
             self._turns[router.id] = was._replace(tells=True, since=self._cluster.now())
 
     def keep(self, routers: Container[str]) -> None:

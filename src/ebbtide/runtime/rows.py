@@ -21,7 +21,7 @@ from ebbtide.model.facts import Router
 from ebbtide.openflow.flows import EncodedFlow, encode_flow
 from ebbtide.reconcile.delta import Break, Work
 from ebbtide.runtime import exports
-from ebbtide.runtime.switch import SwitchLink
+from ebbtide.runtime.switch import SwitchLink, SwitchLost
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -56,6 +56,8 @@ class Rows:
         self._cluster = cluster
         self._known: dict[tuple[str, int], Reading] = {}
         self._turns: dict[tuple[str, int], asyncio.Lock] = {}
+        #: Where something of a router's connections may be: the router, its tag, the compute.
+        self._left: set[tuple[str, int, int]] = set()
 
     async def at(self, router: Router, number: int) -> list[Translation]:
         """The connections for which a compute has a row.
@@ -96,11 +98,26 @@ class Rows:
 
     async def clear(self, router: Router, number: int) -> None:
         """Nothing of this router's connections stays in any table of a compute: rows, learnt ones too, and what tells of UDP."""
-        switch = self.switch(number)
         async with self._turn(router, number):
-            self._known.pop((router.id, number), None)
-            for table in (T.NAT_EXPORT, T.NAT_NEW, T.NAT_REPLY, T.NAPT_OUT):
-                await switch.delete_flows(table, ledger.connections_cookie(router.tag), ledger.UPPER_COOKIE_MASK)
+            await self._delete(router.id, router.tag, number)
+
+    async def _delete(self, router: str, tag: int, number: int) -> None:
+        switch = self.switch(number)
+        self._known.pop((router, number), None)
+        for table in (T.NAT_EXPORT, T.NAT_NEW, T.NAT_REPLY, T.NAPT_OUT):
+            await switch.delete_flows(table, ledger.connections_cookie(tag), ledger.UPPER_COOKIE_MASK)
+
+    async def tell_of(self, router: Router, number: int, flows: Iterable[Flow]) -> None:
+        """Put these in the place of what tells of connections that are in use at a compute.
+
+        Raises:
+            RowsWait, SwitchLost: it is away.
+        """
+        async with self._turn(router, number):
+            switch = self.switch(number)
+            self._left.add((router.id, router.tag, number))
+            await switch.delete_flows(T.NAPT_OUT, ledger.connections_cookie(router.tag), ledger.UPPER_COOKIE_MASK)
+            await switch.make(Work(flows=[encode_flow(flow) for flow in flows]))
 
     async def forget_passed(self, router: Router, number: int) -> None:
         """What a compute has learnt of the connections that passed it, in a move that is over, goes."""
@@ -115,6 +132,7 @@ class Rows:
         """
         async with self._turn(router, number):
             switch = self.switch(number)
+            self._left.add((router.id, router.tag, number))
             known = self._known.get((router.id, number))
             if known is None or known.switch is not switch:
                 cookie = ledger.connections_cookie(router.tag)
@@ -142,11 +160,23 @@ class Rows:
             raise RowsWait(f"{member.name if member else number} is unreachable")
         return member.switch
 
-    def keep(self, wanted: Callable[[str, int], bool]) -> None:
-        """Forget what is remembered of all but these routers and computes."""
-        for key in [key for key in self._known if not wanted(*key)]:
-            del self._known[key]
-        for key in [key for key, turn in self._turns.items() if not wanted(*key) and not turn.locked()]:
+    async def tidy(self, is_served: Callable[[str, int, int], bool]) -> None:
+        """Take away what is left at computes that have no part in a router any more, or whose router is gone. One that is away is rid of it
+        when it is compared again (`Member`).
+
+        `is_served`: whether a router with this tag is served, or will be, by a compute; asked again when it is its turn.
+        """
+        for router, tag, number in [left for left in self._left if not is_served(*left)]:
+            async with self._turns.setdefault((router, number), asyncio.Lock()):
+                if is_served(router, tag, number):
+                    continue
+                self._left.discard((router, tag, number))
+                try:
+                    await self._delete(router, tag, number)
+                except (RowsWait, SwitchLost):
+                    self._known.pop((router, number), None)
+        there = {(router, number) for router, _, number in self._left}
+        for key in [key for key, turn in self._turns.items() if key not in there and not turn.locked()]:
             del self._turns[key]
 
 

@@ -59,7 +59,7 @@ class Standbys:
                 self._whole.clear()
                 await asyncio.sleep(EVERY)
                 continue
-            self._forget()
+            await self._forget()
             for router in list(self._cluster.state.routers.values()):
                 found = self._cluster.state.designations.get((NAT, router.id))
                 if found is None or not router.external:
@@ -82,15 +82,20 @@ class Standbys:
         except Exception:
             log.exception("rows_fault", router=router.id)
 
-    def _forget(self) -> None:
+    async def _forget(self) -> None:
         """What is remembered of routers that are gone, and of computes that have no part in one any more."""
         state, record = self._cluster.state, self._cluster.connections
         for tag in set(record.tags()) - {r.tag for r in state.routers.values()}:
             record.forget(tag)
         self._cluster.renewals.keep(state.routers)
-        self._cluster.rows.keep(lambda router, number: number in state.servers(router))
+        await self._cluster.rows.tidy(self._is_served)
         standing = {(d.object, d.standby) for d in state.designations.values() if d.object not in state.moves}
         self._following = {key: known for key, known in self._following.items() if key in standing}
+
+    def _is_served(self, router: str, tag: int, number: int) -> bool:
+        state = self._cluster.state
+        found = state.routers.get(router)
+        return found is not None and found.tag == tag and bool(found.external) and number in state.servers(router)
 
     def _somebody_took_over(self) -> bool:
         """Whether there is a designated compute that is careful still. Asked at each news of the cluster, answered once a revision."""
