@@ -40,16 +40,17 @@ class Standing(msgspec.Struct, frozen=True):
 
 class Sighting(msgspec.Struct, frozen=True):
     """What one compute, whose sessions are up, sees of others by BFD: those that it has seen in this session, and those of them that it
-    sees no more."""
+    sees no more. `unheard`: the controller hears nothing of any of those either."""
 
     observer: int
     seen: frozenset[int]
     lost: frozenset[int]
+    unheard: bool = False
 
     @property
     def blind(self) -> bool:
-        """Whether it has lost all of several at once: then it is itself that is cut off."""
-        return len(self.seen) > 1 and self.lost == self.seen
+        """Whether it has lost all of several at once, and they are heard of: then it is itself that is cut off."""
+        return len(self.seen) > 1 and self.lost == self.seen and not self.unheard
 
 
 def is_seen(number: int, sightings: Iterable[Sighting]) -> bool:

@@ -267,7 +267,11 @@ class Member:
     def sighting(self) -> Sighting:
         """Whom it sees by BFD, of those that it is to watch: one end is disarmed before the other, and that is no death."""
         wanted = self.seen_up & set(self.view.tunnels) & self.cluster.state.relation_peers(self.number)
-        return Sighting(self.number, frozenset(wanted), frozenset(n for n in wanted if n in self.down_at))
+        lost = frozenset(n for n in wanted if n in self.down_at)
+        members = self.cluster.members
+        return Sighting(
+            self.number, frozenset(wanted), lost, all(n in members and not members[n].connected for n in lost)
+        )
 
     def forget_sights(self, keep: Container[int]) -> None:
         """Whoever else it has seen by BFD is to be seen anew."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbtide.decide import designation, natmove, parts
-from ebbtide.decide.designation import Standing
+from ebbtide.decide.designation import Sighting, Standing
 from ebbtide.model.facts import Binding, Compute, Edit, Fact, Membership, Move, MovePhase
 from ebbtide.model.state import NAT, State
 from tests.fakes.clouds import ACTIVE, change, compute, external, leg, network, port, router, state
@@ -221,6 +221,15 @@ def test_who_has_no_wire_any_more_is_replaced_at_once_where_its_connections_are_
     else:
         assert place(left)[0] == 1
         assert (left.moves["r1"].old, left.moves["r1"].new) == (1, 2)
+
+
+@pytest.mark.parametrize("unheard", [True, False])
+def test_who_has_lost_all_it_saw_is_believed_if_nobody_hears_of_them_either(unheard: bool) -> None:
+    """Both ends of a move die: every other compute saw these two and no more."""
+    both = frozenset({1, 2})
+    sightings = [Sighting(n, both, both, unheard) for n in (3, 4)]
+    assert designation.is_dead(1, {2}, sightings) is unheard
+    assert designation.is_dead(2, set(), sightings) is unheard
 
 
 def test_a_move_under_way_is_left_alone() -> None:
