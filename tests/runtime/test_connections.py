@@ -177,6 +177,22 @@ def test_who_follows_hears_of_a_connection_when_it_has_some_age(record: Connecti
     assert [e.translation for e in over] == [connection(1)], "and never of the third, which was over before"
 
 
+def test_who_begins_to_follow_with_something_in_hand_hears_of_its_end_however_young(
+    record: Connections, clock: Clock
+) -> None:
+    for number in range(3):
+        record.seen(TAG, A, connection(number))
+    follower = Follower(record, TAG, 5)
+    whole, ripe, over = follower.look({connection(1)})
+    assert (whole, [e.translation for e in ripe], over) == (True, [connection(1)], [])
+    record.closed(TAG, A, connection(0))
+    record.closed(TAG, A, connection(1))
+    clock.now += 5
+    whole, ripe, over = follower.look()
+    assert [e.translation for e in ripe] == [connection(2)]
+    assert [e.translation for e in over] == [connection(1)]
+
+
 def test_who_has_missed_too_much_is_told_all(record: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ebbtide.runtime.connections._REMEMBERED", 10)
     follower = Follower(record, TAG, 0)

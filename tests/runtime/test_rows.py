@@ -113,6 +113,30 @@ def test_a_standby_has_rows_for_what_is_open_and_of_some_age_and_loses_them_with
     cloud.assert_clean()
 
 
+def test_a_controller_with_another_record_leaves_the_rows_that_it_finds(routed: Routed) -> None:
+    """One that has stood by elsewhere has its own file; nobody will tell it of what was opened before."""
+    cloud, standby = routed.cloud, routed.stands_by()
+    tag, serving = routed.state.routers["r1"].tag, routed.state.by_name[routed.served_by()]
+    record = cloud.controller.app.cluster.connections
+
+    async def tell(word: str, *known: Translation) -> None:
+        for each in known:
+            getattr(record, word)(tag, serving, each)
+
+    cloud.call(tell("opened", *KNOWN))
+    wait_until(lambda: ports_there(routed, standby) == ({20_001, 20_002, 20_003},) * 2, "rows at the standby")
+    cloud.controller.stop()
+    (cloud.directory / "state" / "connections.log").unlink()
+    cloud.restart_controller()
+    cloud.wait_ready("a", "b")
+    record = cloud.controller.app.cluster.connections
+    wait_until(lambda: len(record) == 3, "the record to know of them")
+    cloud.call(tell("opened", connection(4)))
+    cloud.call(tell("closed", connection(1)))
+    wait_until(lambda: ports_there(routed, standby) == ({20_002, 20_003, 20_004},) * 2, "rows to be followed on")
+    cloud.assert_clean()
+
+
 def moved(routed: Routed) -> None:
     """The NAT is moved to the compute that stands by, and who has served stands by now."""
     cloud, old, new = routed.cloud, routed.served_by(), routed.stands_by()

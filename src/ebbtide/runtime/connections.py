@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -281,8 +281,11 @@ class Follower:
         self._at = -1
         self._young: dict[_Key, Entry] = {}
 
-    def look(self) -> tuple[bool, list[Entry], list[Entry]]:
-        """Whether this is all there is (the first time, or too much was missed); what is new, or all; and what is over."""
+    def look(self, held: Container[Translation] = ()) -> tuple[bool, list[Entry], list[Entry]]:
+        """Whether this is all there is (the first time, or too much was missed); what is new, or all; and what is over.
+
+        `held`: what whoever follows has already, whatever its age in the record: it may have been seen again a moment ago.
+        """
         self._at, changes = self._record.changes(self._tag, self._at)
         if whole := changes is None:
             self._young = {_key(e.translation): e for e in self._record.of(self._tag) if not e.closed}
@@ -294,7 +297,10 @@ class Follower:
             elif self._young.pop(key, None) is None:
                 over.append(entry)
         now = self._record.now()
-        ripe = _pop_older(self._young, lambda e: now - e.opened >= self._age)
+        ripe = [e for e in self._young.values() if e.translation in held] if whole else []
+        for entry in ripe:
+            del self._young[_key(entry.translation)]
+        ripe = _pop_older(self._young, lambda e: now - e.opened >= self._age) + ripe
         return whole, ripe, over
 
 

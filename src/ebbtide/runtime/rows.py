@@ -44,6 +44,10 @@ class Reading:
         self.out: dict[_Of, Translation] = {t[:5]: t for t in out}
         self.back: dict[_Of, Translation] = {_reply(t): t for t in back}
 
+    def __contains__(self, known: object) -> bool:
+        """Whether there is a row for this connection."""
+        return isinstance(known, Translation) and self.out.get(known[:5]) == known
+
 
 def _reply(t: Translation) -> _Of:
     return t.proto, t.dst, t.dport, t.address, t.port

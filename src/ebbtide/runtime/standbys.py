@@ -48,6 +48,7 @@ class Standbys:
         self._cluster = cluster
         self._following: dict[tuple[str, int], _Following] = {}
         self._whole: dict[str, float] = {}
+        self._adopted: set[str] = set()
         self._careful: tuple[int, bool] = (-1, False)
 
     async def run(self) -> None:
@@ -57,6 +58,7 @@ class Standbys:
             if not self._cluster.store.leading.is_set():
                 self._following.clear()
                 self._whole.clear()
+                self._adopted.clear()
                 await asyncio.sleep(EVERY)
                 continue
             await self._forget()
@@ -88,6 +90,7 @@ class Standbys:
         for tag in set(record.tags()) - {r.tag for r in state.routers.values()}:
             record.forget(tag)
         self._cluster.renewals.keep(state.routers)
+        self._adopted.intersection_update(state.routers)
         await self._cluster.rows.tidy(self._is_served)
         standing = {(d.object, d.standby) for d in state.designations.values() if d.object not in state.moves}
         self._following = {key: known for key, known in self._following.items() if key in standing}
@@ -119,7 +122,7 @@ class Standbys:
                 await self._confirm(router.id)
                 self._whole.pop(router.id, None)
         elif router.record and found.standby:
-            await self._keep_up(router, found.standby)
+            await self._keep_up(router, found)
 
     async def _confirm(self, name: str) -> None:
         def decide(state: State) -> tuple[list[Edit], bool]:
@@ -137,24 +140,44 @@ class Standbys:
         entries = _carried(router, self._cluster.connections.of(router.tag))
         await self._cluster.rows.put(router, number, newest(entries))
 
-    async def _keep_up(self, router: Router, number: int) -> None:
-        """Bring the rows at a compute to what the record says of connections that are open and of some age."""
-        rows, key = self._cluster.rows, (router.id, number)
+    async def _keep_up(self, router: Router, found: Designation) -> None:
+        """Bring the rows at the standby to what the record says of connections that are open and of some age."""
+        rows, record, number = self._cluster.rows, self._cluster.connections, found.standby
+        key = router.id, number
         # Known to be followed only when all is done: whatever goes wrong in between, the next look is a whole one.
         known, reading = self._following.pop(key, None), await rows.reading(router, number)
         if known is None or known[:2] != (reading, router.addresses):
-            follower = Follower(self._cluster.connections, router.tag, OLD_ENOUGH)
+            follower = Follower(record, router.tag, OLD_ENOUGH)
             known = _Following(reading, router.addresses, follower)
-        whole, ripe, over = known.follower.look()
+        if router.id not in self._adopted:
+            self._adopt(router, found.compute, await rows.at(router, number))
+            self._adopted.add(router.id)
+        whole, ripe, over = known.follower.look(reading)
         wanted = newest(_carried(router, ripe))
         gone = set(await rows.at(router, number)).difference(wanted) if whole else {e.translation for e in over}
         await rows.take(router, number, gone)
         await rows.put(router, number, wanted)
         self._following[key] = known
 
+    def _adopt(self, router: Router, number: int, there: Iterable[Translation]) -> None:
+        """Rows at the standby of which the record says nothing at all, neither that they are open nor over, when a leadership begins:
+        another controller, with another record, has put them there, or we were away for longer than a silent record lasts."""
+        record = self._cluster.connections
+        known = [e.translation for e in record.of(router.tag)]
+        tuples, ports = {t[:5] for t in known}, {(t.proto, *t[3:]) for t in known}
+        strange = [t for t in there if t[:5] not in tuples and (t.proto, *t[3:]) not in ports]
+        for each in _ours(router, strange):
+            record.seen(router.tag, number, each)
+        if strange:
+            log.info("rows_adopted", router=router.id, rows=len(strange))
+
 
 def _carried(router: Router, entries: Iterable[Entry]) -> Iterable[Translation]:
     """What was opened under one of a router's addresses, whoever opened it: one that served before may have lost its connections since,
     with its part or its switch, and where it has not, a row is never asked."""
+    return _ours(router, (e.translation for e in entries))
+
+
+def _ours(router: Router, known: Iterable[Translation]) -> Iterable[Translation]:
     own = {ipv4(a) for a in router.addresses}
-    return (e.translation for e in entries if e.translation.address in own)
+    return (t for t in known if t.address in own)
