@@ -324,7 +324,7 @@ def test_some_do_not_see_the_designated_compute_and_it_stays_the_owner(routed: R
             wait_until(lambda: traffic.glance().total().new.opened >= 80, "new connections", 10)
             report = traffic.report()
             assert not report.failures(), report.table()
-            told = str(explain.story(cloud.service, "router", "r1"))
+            told = str(cloud.call(explain.story(cloud.service, "router", "r1")))
             assert f"{third} does not see {owner}" in told, told
         finally:
             isolated("off")
