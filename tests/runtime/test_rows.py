@@ -15,7 +15,7 @@ from ebbtide.model.addresses import ipv4
 from ebbtide.runtime.rows import Rows
 from ebbtide.runtime.standbys import OLD_ENOUGH
 from tests.support.cloud import Cloud
-from tests.support.outside import NEXT_HOP
+from tests.support.outside import NEXT_HOP, Answers, asked, speaking
 from tests.support.routed import SNAT, Routed
 
 pytestmark = pytest.mark.lab
@@ -199,3 +199,34 @@ def test_nothing_of_its_connections_stays_when_a_router_is_gone_or_another_stand
     cloud.call(cloud.service.delete_router("r1"))
     wait_until(lambda: ports_there(routed, serving) == (set(), set()), "no rows when there is no router")
     cloud.assert_clean()
+
+
+def test_a_connection_that_was_silent_in_a_move_lives_on_when_its_new_compute_dies(
+    make_cloud: Callable[..., Cloud],
+) -> None:
+    """It has spoken through nobody but the first, whose switch is restarted and stands by: what is left of it is in the record."""
+    routed = Routed(make_cloud(lag=0.6), "a", "b", "c", wired="ab")
+    for index, name in enumerate("abc", 1):
+        routed.add_vm(f"vm{index}", name, index)
+    routed.wait_served()
+    cloud, vm, host, old = routed.cloud, routed.cloud.lab.vm("vm3"), routed.host, routed.served_by()
+    with Answers() as answers:
+        answers.serve(host)
+        with speaking(vm, NEXT_HOP) as silent:
+            before = asked(silent)
+            moved(routed)
+            cloud.lab.compute(old).restart_switch()
+            routed.wait_served()
+            wait_until(
+                lambda: "nat(src=" in cloud.lab.compute(old).ofctl("dump-flows", "br-int", f"table={int(T.NAT_NEW)}"),
+                "its row at the new standby",
+            )
+            cloud.lab.compute(routed.served_by()).kill_switch()
+            cloud.wait(lambda: routed.served_by() == old, what="the old one to take over")
+
+            def opens_all() -> bool:
+                lease = routed.state.opening("r1", routed.state.by_name[old])
+                return lease is not None and not lease.careful
+
+            cloud.wait(opens_all, what="whoever has taken over to open everything")
+            assert asked(silent) == before
