@@ -61,6 +61,7 @@ class Standbys:
                 self._adopted.clear()
                 await asyncio.sleep(EVERY)
                 continue
+            began = self._cluster.now()
             await self._forget()
             for router in list(self._cluster.state.routers.values()):
                 found = self._cluster.state.designations.get((NAT, router.id))
@@ -71,7 +72,9 @@ class Standbys:
                 if router.id not in self._cluster.state.moves:
                     await self._try(router, self._follow(router, found))
             if self._somebody_took_over():
-                await asyncio.sleep(EVERY / 10)
+                # To go through a large record ten times a second would keep everybody else waiting, in the moment after a death.
+                spent = self._cluster.now() - began
+                await asyncio.sleep(min(EVERY, max(EVERY / 10, 4 * spent)))
 
     @staticmethod
     async def _try(router: Router, work: Coroutine[Any, Any, None]) -> None:
