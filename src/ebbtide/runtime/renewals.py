@@ -17,8 +17,8 @@ from ebbtide.runtime.switch import SwitchLink
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
 
-#: Seconds of a turn.
-TURN = 60.0
+#: Seconds of a turn. The first is shorter by some of so many parts: with one begin, all routers of all computes would tell in one second.
+TURN, _PARTS = 60.0, 16
 
 
 class _Turn(NamedTuple):
@@ -27,6 +27,7 @@ class _Turn(NamedTuple):
     turn: int
     tells: bool
     since: float
+    shorter: float = 0.0
 
 
 class Renewals:
@@ -45,13 +46,15 @@ class Renewals:
             RowsWait, SwitchLost: it is away.
         """
         switch, now, was = self._cluster.rows.switch(number), self._cluster.now(), self._turns.get(router.id)
+        shorter = 0.0
         if was is None or was.switch is not switch or was.record != router.record:
             turn, is_over = was.turn if was is not None else 0, True
+            shorter = router.tag % _PARTS / _PARTS * TURN
         else:
-            turn, is_over = was.turn, was.tells and now - was.since >= TURN
+            turn, is_over = was.turn, was.tells and now - was.since >= TURN - was.shorter
         if is_over:
             await self._cluster.rows.tell_of(router, number, ())
-            self._turns[router.id] = _Turn(switch, router.record, 1 - turn, False, self._cluster.now())
+            self._turns[router.id] = _Turn(switch, router.record, 1 - turn, False, self._cluster.now(), shorter)
         elif was is not None and not was.tells and router.record and now - was.since >= self._cluster.settings.lag:
             await self._cluster.rows.tell_of(router, number, [nat.seen(router, turn)])
             self._turns[router.id] = was._replace(tells=True, since=self._cluster.now())
