@@ -84,22 +84,6 @@ def test_a_move_that_is_called_back_at_any_phase_breaks_nothing(routed: Routed) 
     routed.cloud.assert_clean()
 
 
-def test_a_controller_that_ends_in_any_phase_is_followed_by_one_that_goes_on(routed: Routed) -> None:
-    service = routed.cloud.service
-    with nothing_breaks(routed.cloud.lab, "vm1", "vm2", "vm3"):
-        old = routed.served_by()
-        routed.cloud.call(service.start([old]))
-        for phase in MovePhase:
-            if routed.move() is None:
-                break
-            routed.wait_phase(phase)
-            routed.cloud.restart_controller()
-            routed.cloud.wait_ready("a", "b", "c")
-        routed.wait_moved()
-        assert routed.served_by() != old
-    routed.cloud.assert_clean()
-
-
 def test_an_end_is_refused_while_the_nat_has_somewhere_to_go_and_passes_once_it_is_there(routed: Routed) -> None:
     """Whoever calls too soon is told which router, from where to where, and how far it is; nothing is changed by it."""
     cloud, service = routed.cloud, routed.cloud.service

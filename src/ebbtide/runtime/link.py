@@ -36,6 +36,14 @@ def certificate_of(writer: asyncio.StreamWriter) -> str:
     return sha256(shown).hexdigest() if shown else ""
 
 
+def let_go(writer: asyncio.StreamWriter) -> None:
+    """Close a connection; at once where something is still to be sent: a peer that does not read would keep it for a quarter of an hour."""
+    if writer.transport.get_write_buffer_size():
+        writer.transport.abort()
+    else:
+        writer.close()
+
+
 def no_delay(writer: asyncio.StreamWriter) -> None:
     """Send small messages at once. asyncio sees to that only where the listening socket was made with the protocol's number; otherwise
     each second one waits for the peer's delayed acknowledgement, 40 ms."""
@@ -89,7 +97,7 @@ class OvsdbLink:
     def close(self, reason: str) -> None:
         """End the connection from our side."""
         self.reason = self.reason or reason
-        self._writer.close()
+        let_go(self._writer)
 
     def _end(self) -> None:
         if self.session.state is State.OPEN:
@@ -100,7 +108,7 @@ class OvsdbLink:
                 future.exception()  # it may have been abandoned; that is no news
         self._waiting.clear()
         self.lost.set()
-        self._writer.close()
+        let_go(self._writer)
 
     async def _probing(self) -> None:
         while True:

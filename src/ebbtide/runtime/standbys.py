@@ -9,7 +9,9 @@ another port.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -31,6 +33,7 @@ log = structlog.get_logger("standbys")
 EVERY, OLD_ENOUGH = 1.0, 5.0
 #: Seconds that whoever has taken over stays careful after all rows are there: packets may be on their way to a row.
 GRACE = 3.0
+Job = Callable[[], Coroutine[Any, Any, None]]
 
 
 class _Following(NamedTuple):
@@ -47,54 +50,86 @@ class Standbys:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._following: dict[tuple[str, int], _Following] = {}
-        self._whole: dict[str, float] = {}
+        #: Since when all rows are there, at who has taken a router over.
+        self._whole: dict[str, tuple[int, float]] = {}
+        self._working: dict[int, asyncio.Task[None]] = {}
         self._adopted: set[str] = set()
         self._careful: tuple[int, bool] = (-1, False)
 
     async def run(self) -> None:
         """Follow the record; until cancelled."""
-        while True:
-            await self._cluster.changed.until(self._somebody_took_over, EVERY)
-            if not self._cluster.store.leading.is_set():
+        try:
+            while True:
+                await self._cluster.changed.until(self._somebody_took_over, EVERY)
+                if self._cluster.store.leading.is_set():
+                    self._look()
+                    await asyncio.sleep(EVERY / 10 if self._somebody_took_over() else 0)
+                    continue
+                await self._stop()
                 self._following.clear()
                 self._whole.clear()
                 self._adopted.clear()
                 await asyncio.sleep(EVERY)
+        finally:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        tasks = list(self._working.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _look(self) -> None:
+        """Begin what there is to do at each compute, each for itself: one that has just died, or hangs, keeps nobody else waiting."""
+        self._forget()
+        jobs: dict[int, list[tuple[str, Job]]] = defaultdict(list)
+        jobs[0].append(("", partial(self._cluster.rows.tidy, self._is_served)))
+        state = self._cluster.state
+        for router in state.routers.values():
+            found = state.designations.get((NAT, router.id))
+            if found is None or not router.external:
                 continue
-            began = self._cluster.now()
-            await self._forget()
-            for router in list(self._cluster.state.routers.values()):
-                found = self._cluster.state.designations.get((NAT, router.id))
-                if found is None or not router.external:
-                    continue
-                # Each for itself: who stands by may be away, and what the one that serves has open is to be heard of all the same.
-                await self._try(router, self._cluster.renewals.look(router, found.compute))
-                if router.id not in self._cluster.state.moves:
-                    await self._try(router, self._follow(router, found))
-            if self._somebody_took_over():
-                # To go through a large record ten times a second would keep everybody else waiting, in the moment after a death.
-                spent = self._cluster.now() - began
-                await asyncio.sleep(min(EVERY, max(EVERY / 10, 4 * spent)))
+            jobs[found.compute].append((router.id, partial(self._cluster.renewals.look, router, found.compute)))
+            if self._is_careful(state, found):
+                jobs[found.compute].append((router.id, partial(self._take_over, router, found.compute)))
+                continue
+            self._whole.pop(router.id, None)
+            if router.record and found.standby and router.id not in state.moves:
+                jobs[found.standby].append((router.id, partial(self._keep_up, router, found)))
+        for number, work in jobs.items():
+            if number not in self._working:
+                task = self._working[number] = asyncio.create_task(self._at(work), name=f"rows-{number}")
+                task.add_done_callback(partial(self._done, number))
+
+    def _done(self, number: int, task: asyncio.Task[None]) -> None:
+        if self._working.get(number) is task:
+            del self._working[number]
+
+    async def _at(self, work: list[tuple[str, Job]]) -> None:
+        began = self._cluster.now()
+        for router, job in work:
+            await self._try(router, job())
+        # To go through a large record ten times a second would keep everybody else waiting, in the moment after a death.
+        await asyncio.sleep(min(EVERY, 4 * (self._cluster.now() - began)))
 
     @staticmethod
-    async def _try(router: Router, work: Coroutine[Any, Any, None]) -> None:
+    async def _try(router: str, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except RowsWait:
             pass  # said elsewhere: a compute is unreachable
         except EbbtideError as error:
-            log.info("rows_wait", router=router.id, reason=str(error))
+            log.info("rows_wait", router=router, reason=str(error))
         except Exception:
-            log.exception("rows_fault", router=router.id)
+            log.exception("rows_fault", router=router)
 
-    async def _forget(self) -> None:
+    def _forget(self) -> None:
         """What is remembered of routers that are gone, and of computes that have no part in one any more."""
         state, record = self._cluster.state, self._cluster.connections
         for tag in set(record.tags()) - {r.tag for r in state.routers.values()}:
             record.forget(tag)
         self._cluster.renewals.keep(state.routers)
         self._adopted.intersection_update(state.routers)
-        await self._cluster.rows.tidy(self._is_served)
         standing = {(d.object, d.standby) for d in state.designations.values() if d.object not in state.moves}
         self._following = {key: known for key, known in self._following.items() if key in standing}
 
@@ -116,16 +151,16 @@ class Standbys:
         lease = state.opening(found.object, found.compute)
         return lease is not None and lease.careful and found.object not in state.moves
 
-    async def _follow(self, router: Router, found: Designation) -> None:
-        if self._is_careful(self._cluster.state, found):
-            await self._fill(router, found.compute)
-            now = self._cluster.now()
-            whole = self._whole.setdefault(router.id, now)
-            if now - whole >= GRACE:
-                await self._confirm(router.id)
-                self._whole.pop(router.id, None)
-        elif router.record and found.standby:
-            await self._keep_up(router, found)
+    async def _take_over(self, router: Router, number: int) -> None:
+        """All rows to who has taken over from a dead one; a while later it may open what it likes."""
+        await self._fill(router, number)
+        now = self._cluster.now()
+        who, whole = self._whole.setdefault(router.id, (number, now))
+        if who != number:
+            self._whole[router.id] = number, now
+        elif now - whole >= GRACE:
+            await self._confirm(router.id)
+            self._whole.pop(router.id, None)
 
     async def _confirm(self, name: str) -> None:
         def decide(state: State) -> tuple[list[Edit], bool]:

@@ -19,7 +19,7 @@ from ebbtide.openflow import messages as m
 from ebbtide.openflow.session import Collected, Ready, Received, Refused, Session, State
 from ebbtide.reconcile.delta import Break, Found, Work
 from ebbtide.runtime.collector import no_collection
-from ebbtide.runtime.link import certificate_of, no_delay
+from ebbtide.runtime.link import certificate_of, let_go, no_delay
 
 READ_BYTES = 1 << 18
 MAX_UNSENT = 64 << 20
@@ -95,12 +95,12 @@ class SwitchLink:
                     future.exception()
             self._waiting.clear()
             self.lost.set()
-            self._writer.close()
+            let_go(self._writer)
 
     def close(self, reason: str) -> None:
         """End the connection from our side."""
         self.reason = self.reason or reason
-        self._writer.close()
+        let_go(self._writer)
 
     async def _probing(self) -> None:
         while True:
