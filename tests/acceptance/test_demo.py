@@ -55,17 +55,17 @@ def test_the_demo_loses_nothing_and_leaves_nothing() -> None:
 @pytest.mark.parametrize(
     ("sabotage", "seen"),
     [
-        ("break-before-make", "probes_lost"),
-        ("skip-tunnel", "probes_lost"),
-        ("leave-residue", "residue_by_audit"),
-        ("leave-residue", "residue_by_second_search"),
-        ("cut-connections", "tcp_broken"),
-        ("close-nat", "new_connections_failed"),
+        ("break-before-make", ["probes_lost"]),
+        ("skip-tunnel", ["probes_lost"]),
+        ("leave-residue", ["residue_by_audit", "residue_by_second_search"]),
+        ("cut-connections", ["tcp_broken"]),
+        ("close-nat", ["new_connections_failed"]),
     ],
 )
-def test_a_sabotaged_demo_ends_red(sabotage: str, seen: str) -> None:
+def test_a_sabotaged_demo_ends_red(sabotage: str, seen: list[str]) -> None:
     code, result = demo("--sabotage", sabotage)
     assert code == 1
     assert not result["passed"]
-    assert isinstance(result[seen], int)
-    assert result[seen] > 0  # type: ignore[operator]
+    for each in seen:
+        assert isinstance(result[each], int)
+        assert result[each] > 0  # type: ignore[operator]

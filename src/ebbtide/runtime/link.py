@@ -38,6 +38,8 @@ def certificate_of(writer: asyncio.StreamWriter) -> str:
 
 def let_go(writer: asyncio.StreamWriter) -> None:
     """Close a connection; at once where something is still to be sent: a peer that does not read would keep it for a quarter of an hour."""
+    if writer.is_closing():
+        return
     if writer.transport.get_write_buffer_size():
         writer.transport.abort()
     else:
