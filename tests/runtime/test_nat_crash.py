@@ -34,7 +34,10 @@ KILLED = Load.only(active=20, active_period=0.05, silent=4)
 def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
     """a, b and c, all with a wire to the outside; a VM on each of them."""
     directory: Path = tmp_path_factory.mktemp("natcrash")
-    cloud = Cloud(f"k{directory.parent.name[-4:].replace('-', '')}", directory, lag=LAG, nat_patience=2.0)
+    # Two cores that are busy with other tests keep BFD from being sent for as long as a death takes to be seen; how long it takes is the
+    # bench's to measure.
+    settings = {"lag": LAG, "nat_patience": 2.0, "bfd_interval_ms": 200}
+    cloud = Cloud(f"k{directory.parent.name[-4:].replace('-', '')}", directory, **settings)
     try:
         made = Routed(cloud, "a", "b", "c")
         hold_starts(made)
@@ -366,21 +369,23 @@ def test_who_dies_in_the_middle_of_a_move_is_replaced_by_who_is_left(routed: Rou
     third = ({"a", "b", "c"} - {old, new}).pop()
     victims = [cloud.lab.compute(name) for name in {"new": [new], "old": [old], "both": [old, new]}[dies]]
     heir = {"new": old, "old": new, "both": third}[dies]
-    with Traffic(cloud.lab, "ext", fresh_vms(routed, third), KILLED) as traffic:
-        traffic.wait_flowing(30)
-        wait_until(lambda: _recorded(routed) >= 24, "the record to have them all", 10)
-        cloud.call(cloud.service.start([old]))
-        routed.wait_phase(MovePhase.FREEZE)
+    try:
+        with Traffic(cloud.lab, "ext", fresh_vms(routed, third), KILLED) as traffic:
+            traffic.wait_flowing(30)
+            wait_until(lambda: _recorded(routed) >= 24, "the record to have them all", 10)
+            cloud.call(cloud.service.start([old]))
+            routed.wait_phase(MovePhase.FREEZE)
+            for victim in victims:
+                victim.kill_switch()
+            cloud.wait(lambda: routed.served_by() == heir and not routed.state.moves, 30, f"{heir} to serve")
+            traffic.reset()
+            traffic.speak()
+            report = traffic.report()
+            assert not broken(report), f"{broken(report)}\n{report.table()}"
+            assert report.addresses("active") == {SNAT}
+    finally:
         for victim in victims:
-            victim.kill_switch()
-        cloud.wait(lambda: routed.served_by() == heir and not routed.state.moves, 30, f"{heir} to serve")
-        traffic.reset()
-        traffic.speak()
-        report = traffic.report()
-        assert not broken(report), f"{broken(report)}\n{report.table()}"
-        assert report.addresses("active") == {SNAT}
-    for victim in victims:
-        victim.start_switch()
+            victim.start_switch()
     cloud.call(cloud.service.recover([old]))
     cloud.wait_ready()
     routed.wait_served()
