@@ -69,6 +69,13 @@ def test_a_vm_that_has_done_less_than_its_load_is_told() -> None:
     assert report_of(good=GOOD, bad=BAD).too_few(0.2) == ["good: pings: 0 in 2.0 s, not 5 a second"]
 
 
+def test_one_that_the_edges_of_the_time_cut_off_is_not_missing() -> None:
+    slow = of.Counts(ping=of.Datagrams(sent=6))
+    short, long = (of.Report(of.Load.only(ping=1), s, {"slow": slow}, {}, {}, 0, 0, 0, 0.0, ()) for s in (7.7, 8.0))
+    assert short.too_few() == []
+    assert long.too_few() == ["slow: pings: 6 in 8.0 s, not 1 a second"]
+
+
 def test_a_report_is_json_both_ways_and_text_for_people() -> None:
     report = report_of(good=GOOD, bad=BAD)
     assert msgspec.json.decode(msgspec.json.encode(report), type=of.Report) == report

@@ -16,6 +16,7 @@ from ebbtide.lab.commands import run, wait_until
 from ebbtide.lab.flows import Load, Report, Traffic
 from ebbtide.model.facts import MovePhase, format_mac
 from ebbtide.north import explain
+from ebbtide.runtime import doubts
 from tests.support.cloud import Cloud
 from tests.support.outside import PHYSICAL
 from tests.support.routed import SNAT, Routed
@@ -34,10 +35,7 @@ KILLED = Load.only(active=20, active_period=0.05, silent=4)
 def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Routed]:
     """a, b and c, all with a wire to the outside; a VM on each of them."""
     directory: Path = tmp_path_factory.mktemp("natcrash")
-    # Two cores that are busy with other tests keep BFD from being sent for as long as a death takes to be seen; how long it takes is the
-    # bench's to measure.
-    settings = {"lag": LAG, "nat_patience": 2.0, "bfd_interval_ms": 200}
-    cloud = Cloud(f"k{directory.parent.name[-4:].replace('-', '')}", directory, **settings)
+    cloud = Cloud(f"k{directory.parent.name[-4:].replace('-', '')}", directory, lag=LAG, nat_patience=2.0)
     try:
         made = Routed(cloud, "a", "b", "c")
         hold_starts(made)
@@ -357,6 +355,53 @@ def test_a_frozen_switch_that_comes_to_again_is_no_owner_any_more(routed: Routed
         report = traffic.report()
         assert not broken(report), f"{broken(report)}\n{report.table()}"
     assert {served for served, _ in places.seen} == {owner, standby}
+    cloud.assert_clean()
+
+
+@contextmanager
+def without_bfd(compute: Compute) -> Iterator[None]:
+    """Inside, what the compute sends by BFD is lost on its way, and nothing else: it looks as if it slept."""
+    inner_port = 20 + 8 + 8 + 14 + 20 + 2  # behind the headers of IP, UDP, VXLAN, Ethernet, IP, and the source port
+    fabric, device, pit = compute.site.fabric, f"d{compute.index}", "pit"
+    namespace.ip_batch(fabric, [f"link add {pit} type veth peer name {pit}1", f"link set {pit} up"])
+    match = f"protocol ip u32 match u16 3784 0xffff at {inner_port}"
+    rules = (
+        f"qdisc add dev {device} clsact",
+        f"filter add dev {device} ingress {match} action mirred egress redirect dev {pit}",
+    )
+    try:
+        run(namespace.command_in(fabric, ["tc", "-batch", "-"]), stdin="\n".join(rules))
+        yield
+    finally:
+        run(namespace.command_in(fabric, ["tc", "qdisc", "del", "dev", device, "clsact"]))
+        namespace.ip_batch(fabric, [f"link del {pit}"])
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_who_carries_packets_is_not_dead_for_want_of_bfd(
+    routed: Routed, monkeypatch: pytest.MonkeyPatch, long: bool
+) -> None:
+    """A machine that gets no processor for a quarter of a second is not relieved; one that stays silent is, and nothing breaks either."""
+    cloud, owner, standby = routed.cloud, routed.served_by(), routed.stands_by()
+    victim, others = cloud.lab.compute(owner), [c for c in cloud.lab.computes() if c.name != owner]
+    monkeypatch.setattr(doubts, "LONGEST", 1.0 if long else 60.0)
+    places = Places(routed)
+    with Traffic(cloud.lab, "ext", fresh_vms(routed, *(c.name for c in others)), KILLED) as traffic:
+        traffic.wait_flowing(30)
+        wait_until(lambda: _recorded(routed) >= 2 * 24, "the record to have them all", 10)
+        with without_bfd(victim):
+            places.until(lambda: not any(sees(c, victim) for c in others), f"nobody to see {owner}")
+            if long:
+                places.until(lambda: routed.served_by() == standby, f"{standby} to take over")
+        places.until(lambda: bool(routed.stands_by()), "a standby")
+        routed.wait_served()
+        traffic.reset()
+        traffic.speak()
+        report = traffic.report()
+        assert not broken(report), f"{broken(report)}\n{report.table()}"
+        assert report.addresses("active") == {SNAT}
+    assert {served for served, _ in places.seen} == ({owner, standby} if long else {owner})
+    assert owners(routed) == [routed.served_by()]
     cloud.assert_clean()
 
 

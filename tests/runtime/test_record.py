@@ -79,18 +79,19 @@ def test_udp_stays_in_the_record_as_long_as_it_is_spoken_and_no_longer(
             wait_until(lambda: keys | {last} <= set(recorded(routed)), "all three to be recorded")
             told, words = tells_of(routed, monkeypatch), 0
 
+            def talked() -> list[float]:
+                return [when for when, port in told if port == ends[UDP][2]]
+
             def over() -> bool:
                 nonlocal words
                 assert asked(talks) == ends[UDP], "it has its port as long as it speaks"
                 words += 1
-                return last not in recorded(routed)
+                return last not in recorded(routed) and len(talked()) >= 3
 
             began = recorded(routed)[last].opened
-            wait_until(over, "the record to forget who does not speak any more", every=0.05)
-            talked = [when for when, port in told if port == ends[UDP][2]]
-            assert words > 50
-            assert 2 <= len(talked) <= 6, "of all that it has said, one packet in a turn"
-            assert all(later - earlier >= renewals.TURN for earlier, later in pairwise(talked))
+            wait_until(over, "the record to forget who does not speak any more, and to hear of who does", every=0.05)
+            assert words > 10 * len(talked())
+            assert all(later - earlier >= renewals.TURN for earlier, later in pairwise(talked())), "one a turn"
             assert keys <= set(recorded(routed))
             assert recorded(routed)[UDP, ends[UDP][2]].opened > began
             router = routed.state.routers["r1"]

@@ -29,6 +29,7 @@ from ebbtide.model.facts import (
 )
 from ebbtide.model.observed import Phase
 from ebbtide.model.state import NAT, State
+from ebbtide.runtime.doubts import TICK, Doubts
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -55,6 +56,7 @@ class Designations:
         self._due = asyncio.Event()
         #: Who has died, by the session of its switch at that time, and when: what it may be given again waits for a sign of life.
         self._died: dict[int, tuple[SwitchLink | None, float]] = {}
+        self._doubts = Doubts(cluster)
         self.cut_off = ""
 
     def changed(self, edits: Iterable[Edit], before: State, after: State) -> None:
@@ -85,11 +87,11 @@ class Designations:
         """Judge when there is something to judge; until cancelled."""
         while True:
             try:
-                async with asyncio.timeout(_AGAIN):
+                async with asyncio.timeout(TICK if self._doubts else _AGAIN):
                     await self._due.wait()
             except TimeoutError:
                 # Silence is no event: who has been silent for long enough is found by looking.
-                if not self._died and all(m.connected for m in self._cluster.members.values()):
+                if not self._doubts and not self._died and all(m.connected for m in self._cluster.members.values()):
                     continue
             await self._gather()
             self._due.clear()
@@ -151,7 +153,9 @@ class Designations:
         state, members = self._cluster.state, self._cluster.members
         found = [(c, members[c.number]) for c in state.members() if c.number in members]
         sightings = [m.sighting() for _, m in found if m.connected]
-        return {compute.number: self._standing(compute, member, sightings) for compute, member in found}
+        standings = {compute.number: self._standing(compute, member, sightings) for compute, member in found}
+        self._doubts.keep(standings)
+        return standings
 
     def _standing(self, compute: Compute, member: Member, sightings: list[Sighting]) -> Standing:
         state, now = self._cluster.state, self._cluster.now()
@@ -170,12 +174,16 @@ class Designations:
     def _is_dead(self, member: Member, standbys: set[int], sightings: list[Sighting]) -> bool:
         """Whether nobody sees it any more. With its parts it loses those who watch it, and is dead nevertheless until it has shown life."""
         number, cluster = member.number, self._cluster
-        if designation.is_dead(number, standbys, sightings):
-            if number not in self._died:
-                self._died[number] = member.switch, cluster.now()
-                for peer in cluster.state.peers(number):
-                    cluster.probes.watch_again(peer, number)
+        lost = designation.is_dead(number, standbys, sightings)
+        if lost and number not in self._died:
+            if self._doubts.carries(number, (s.observer for s in sightings if number in s.lost)):
+                return False
+            self._died[number] = member.switch, cluster.now()
+            for peer in cluster.state.peers(number):
+                cluster.probes.watch_again(peer, number)
+        if lost:
             return True
+        self._doubts.forget(number)
         if number in self._died:
             switch, at = self._died[number]
             peers = cluster.state.peers(number)
