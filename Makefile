@@ -5,7 +5,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 
 # Tests run side by side in this many processes; ARGS goes to whatever is run: make test ARGS='-k audit -x'
-WORKERS ?= 2
+WORKERS ?= 3
 ARGS ?=
 
 .PHONY: help
@@ -26,7 +26,7 @@ demo: setup ## the main job, told as it goes: computes join, three are scaled in
 
 .PHONY: test
 test: setup ## all tests
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-kernel
 test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine: minutes each, no part of `make test`

@@ -1,14 +1,26 @@
-"""What all tests share: golden files, and how long Hypothesis may search."""
+"""What all tests share: golden files, how long Hypothesis may search, and who runs beside whom.
+
+Tests on switches wait more than they compute, and may not be kept waiting for a processor; the others compute. So of those on switches two
+run at a time, in whichever of the processes, and the others fill what is left, spread evenly among them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+import os
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 GOLDEN = Path(__file__).parent / "golden"
+
+#: A file for each place on the machine, to be locked by the test that has it: tests on switches that run at a time.
+PLACES = (Path(__file__), Path(__file__).parent / "support" / "cloud.py")
 
 # Machines differ: an example may take its time, the number of examples is what is bounded.
 settings.register_profile("ebbtide", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -19,6 +31,56 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--regen-golden", action="store_true", help="write the golden files anew instead of comparing them"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those on switches in parts as xdist hands them out, the largest first; the others spread among them."""
+    parts: dict[str, list[pytest.Item]] = defaultdict(list)
+    others = []
+    for item in items:
+        group = item.get_closest_marker("xdist_group")
+        if _on_switches(item):
+            parts[group.args[0] if group is not None else item.nodeid].append(item)
+        else:
+            others.append(item)
+    ordered: list[pytest.Item] = []
+    waiting = sorted(parts.values(), key=len, reverse=True)
+    for number, part in enumerate(waiting, 1):
+        ordered += part
+        ordered += others[len(others) * (number - 1) // len(waiting) : len(others) * number // len(waiting)]
+    items[:] = ordered or others
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Wait for a place on the machine, before the time of a test begins to count."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or not _on_switches(item):
+        return (yield)
+    with _place():
+        return (yield)
+
+
+def _on_switches(item: pytest.Item) -> bool:
+    return item.get_closest_marker("lab") is not None
+
+
+@contextmanager
+def _place() -> Iterator[None]:
+    """One of the places, given back whatever becomes of this process."""
+    files = [path.open() for path in PLACES]
+    try:
+        for file in files:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                continue
+        else:
+            fcntl.flock(random.choice(files), fcntl.LOCK_EX)
+        yield
+    finally:
+        for file in files:
+            file.close()
 
 
 @pytest.fixture

@@ -141,7 +141,11 @@ def _follow(state: State, asked: Service, choice: Choice, standings: Mapping[int
     move = state.moves.get(router)
     if move is not None:
         old, new = (_is_lost(state, n, standings) for n in (move.old, move.new))
-        return natmove.lose(state, move, old_dead=old, new_dead=new) if old or new else []
+        if old or new:
+            return natmove.lose(state, move, old_dead=old, new_dead=new)
+        # Its goal is to leave as well: from where it has not been flipped to yet, it would only have to move once more.
+        leaves = state.computes[move.new].tombstoned and not move.turned and not reached(move, MovePhase.FLIP)
+        return natmove.call_back(state, move) if leaves else []
     if asked.held or not choice.compute:
         return []
     if not asked.current or asked.current not in state.computes:

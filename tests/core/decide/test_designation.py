@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ebbtide.decide import designation, natmove, parts
 from ebbtide.decide.designation import Sighting, Standing
 from ebbtide.model.facts import Binding, Compute, Edit, Fact, Membership, Move, MovePhase
+from ebbtide.model.moves import reached
 from ebbtide.model.state import NAT, State
 from tests.fakes.clouds import ACTIVE, change, compute, external, leg, network, port, router, state
 
@@ -236,6 +237,22 @@ def test_a_move_under_way_is_left_alone() -> None:
     found = served_by(1, 2)
     moving = change(found, Edit(None, Move("r1", 1, 3, MovePhase.FLIP)))
     assert designation.judge(moving, seen(moving)) == []
+
+
+@pytest.mark.parametrize("phase", list(MovePhase))
+def test_a_move_whose_goal_is_to_leave_as_well_is_called_back_as_long_as_that_is_less_than_a_move(
+    phase: MovePhase,
+) -> None:
+    found = served_by(1, 2)
+    leaves = [Edit(found.computes[n], msgspec.structs.replace(found.computes[n], tombstoned=True)) for n in (1, 2)]
+    moving = change(found, Edit(None, Move("r1", 1, 2, phase)), *leaves)
+    move = judged(moving).moves["r1"]
+    if not reached(moving.moves["r1"], MovePhase.FREEZE):
+        assert (move.old, move.new, move.phase) == (1, 3, MovePhase.PREPARE)
+    elif not reached(moving.moves["r1"], MovePhase.FLIP):
+        assert (move.old, move.new, move.turned) == (2, 1, phase), "it goes back, once, and then moves to the third"
+    else:
+        assert move == moving.moves["r1"], "it arrives, and moves on"
 
 
 def test_many_routers_are_spread_over_all() -> None:
