@@ -10,7 +10,6 @@ import pytest
 from ebbtide.compile import ledger
 from ebbtide.lab import CONTROLLER, Lab
 from ebbtide.lab.compute import Compute
-from ebbtide.model.facts import Designation, Lease
 from ebbtide.model.state import NAT
 from tests.north.site import Site
 
@@ -48,10 +47,7 @@ def test_the_commands_find_the_routers_flows(lab: Lab, tmp_path: Path) -> None:
             assert site.post(f"{API}/{path}", body).status == 201
         for n, (name, mac) in enumerate(macs.items()):
             lab.add_vm(f"vm-{name}", name, mac=mac, ip_cidr=f"10.1.0.{9 + n}/24", iface_id=f"vm-{name}")
-        if (NAT, "r1") not in site.state.designations:
-            number = site.state.by_name["a"]
-            site.put(Designation(NAT, "r1", number), Lease("r1", 1024, 33279, number))
-        site.wait(lambda: len(site.state.bindings) == 2 and site.ready(2))
+        site.wait(lambda: len(site.state.bindings) == 2 and (NAT, "r1") in site.state.designations and site.ready(2))
         served = site.state.computes[site.state.designations[NAT, "r1"].compute].name
         server, sender = sorted(computes, key=lambda c: c.name != served)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
+from ebbtide.compile import ledger
+from ebbtide.decide import parts
 from ebbtide.errors import Refused
 from ebbtide.lab import Vm, packets, wait_until
 from ebbtide.model.facts import format_mac
 from ebbtide.north import explain
+from ebbtide.runtime.untranslated import Exhausted
 from tests.support import snapshots
 from tests.support.cloud import Cloud
 from tests.support.outside import (
@@ -18,6 +23,7 @@ from tests.support.outside import (
     LAG,
     NEXT_HOP,
     PHYSICAL,
+    PORT,
     Answers,
     Host,
     asked,
@@ -116,6 +122,97 @@ def test_what_cannot_be_told_apart_behind_one_address_is_refused_and_counted(clo
         send(vms[0], *sctp)
         frame = ear.receive(lambda f: f[12:14] == b"\x08\x00" and f[23] == 132)
     assert (frame[26:30], frame[34:]) == (packets.ip_bytes("203.0.113.20"), sctp[1])
+    assert_well(cloud)
+
+
+def test_who_finds_no_port_left_is_refused_and_told_of_and_nobody_else_is_disturbed(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ports that there are: half of them for who serves, and the connections to one remote end point use them up."""
+    monkeypatch.setattr(ledger, "LAST_NAT_PORT", ledger.FIRST_NAT_PORT + 2 * parts.FEWEST_PORTS - 1)
+    host = outside(cloud, "a", "b")
+    behind(cloud, "a", "b")
+    vms = list(cloud.lab.vms())
+    with Answers() as answers, ExitStack() as opened:
+        answers.serve(host)
+        spoken = [
+            opened.enter_context(speaking(vm, NEXT_HOP, socket.SOCK_DGRAM))
+            for vm in vms
+            for _ in range(parts.FEWEST_PORTS)
+        ]
+        found: dict[socket.socket, tuple[str, str, int]] = {}
+
+        def heard() -> int:
+            for each in select.select(spoken, [], [], 0)[0]:
+                name, address, port = each.recv(100).decode().split()
+                found[each] = name, address, int(port)
+            return len(found)
+
+        for each in spoken:
+            each.send(b"who am I?")
+        wait_until(lambda: exhausted(cloud) is not None, "a port too few to be told of")
+        wait_until(lambda: heard() >= parts.FEWEST_PORTS, "answers for as many as there are ports")
+        for each in spoken:
+            each.send(b"and again, who am I?")
+        for vm in vms:
+            assert seen(vm, NEXT_HOP, socket.SOCK_STREAM) == ("ext", SNAT), "TCP has ports of its own"
+        heard()
+        assert len(found) == parts.FEWEST_PORTS, "as many as there are ports"
+        assert len({port for _, _, port in found.values()}) == len(found), "no two have one port"
+        assert {address for _, address, _ in found.values()} == {SNAT}
+        lines = cloud.call(explain.story(cloud.service, "router", "r1"))
+        told = [line for line in lines if line.startswith("No port was left for")]
+        assert told, lines
+        assert f"to {NEXT_HOP}:{PORT} (UDP)" in told[0]
+        assert exhausted(cloud).compute == gateway_of(cloud, "r1")  # type: ignore[union-attr]
+        # One more address: those that were refused have a port at once, and the others keep theirs.
+        cloud.call(cloud.service.set_router("r1", addresses=[SNAT, "203.0.113.11"]))
+        settle(cloud)
+        assert {each: asked(each) for each in found} == found
+    assert_well(cloud)
+
+
+def exhausted(cloud: Cloud) -> Exhausted | None:
+    cluster = cloud.controller.app.cluster
+    return cluster.exhaustions.of(cluster.state.routers["r1"].tag)
+
+
+def test_an_address_that_somebody_has_is_refused_and_who_has_it_is_not_disturbed(cloud: Cloud) -> None:
+    host = outside(cloud, "a", "b")
+    behind(cloud, "a", "b")
+    vm1, service = cloud.lab.vm("vm1"), cloud.service
+    cloud.call(service.add_floating("out", "203.0.113.20", "vm2"))
+    settle(cloud)
+    with Answers() as answers:
+        answers.serve(host)
+        with speaking(vm1, NEXT_HOP) as open_all_the_time:
+            before = asked(open_all_the_time), cloud.controller.app.cluster.state.revision
+            for address, whose in ((SNAT, "router r1"), (NEXT_HOP, "next hop"), ("203.0.113.20", "floating IP")):
+                with pytest.raises(Refused, match=f"{address} .*{whose}"):
+                    cloud.call(service.add_router("r2", outside="out", addresses=[address]))
+            for address, whose in ((SNAT, "router r1"), (NEXT_HOP, "next hop")):
+                with pytest.raises(Refused, match=f"{address} .*{whose}"):
+                    cloud.call(service.add_floating("out", address, "vm1"))
+            with pytest.raises(Refused, match=r"203.0.114.9"):
+                cloud.call(service.set_router("r1", addresses=[SNAT, "203.0.114.9"]))
+            assert (asked(open_all_the_time), cloud.controller.app.cluster.state.revision) == before
+    assert_well(cloud)
+
+
+def test_without_a_next_hop_the_outside_ends_with_its_subnet_and_that_is_said(cloud: Cloud) -> None:
+    cloud.lab.add_computes(["a", "b"], register="tcp:10.255.0.1:6640", physical_network=PHYSICAL)
+    cloud.wait_ready("a", "b")
+    cloud.call(cloud.service.add_external("out", PHYSICAL, "203.0.113.0/24"))
+    Host(cloud, "ext")
+    cloud.add_network("blue", "10.1.0.0/24")
+    route(cloud, "r1", "blue", outside="out", addresses=[SNAT])
+    vm1, vm2 = (cloud.add_vm(f"vm{n}", name, "blue", n, gateway=GATEWAY) for n, name in enumerate("ab", 1))
+    cloud.wait(lambda: ("nat", "r1") in cloud.controller.app.cluster.state.designations, what="r1 served")
+    settle(cloud)
+    lines = cloud.call(explain.story(cloud.service, "router", "r1"))
+    assert any("has no next hop" in line for line in lines), lines
+    assert vm1.reaches(vm2.ip)
+    assert vm1.ping("198.51.100.9", count=1).lost == 1
     assert_well(cloud)
 
 

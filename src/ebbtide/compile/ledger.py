@@ -160,6 +160,7 @@ class Priority:
     # tables 94 and 95
     OPEN = 10
     OPEN_CAREFULLY = 11
+    EXHAUSTED = 4
     OPENED = 5
     NOT_BY_ROW = 6
     RECORD = 10
@@ -352,9 +353,11 @@ EVIDENCE_METER = 2
 NEXT_HOP_METER = 3
 EXPIRED_METER = 4
 RECORD_METER = 5
+EXHAUSTED_METER = 6
 NEXT_HOPS_PER_SECOND = 100
 EXPIRED_PER_SECOND = 100
 RECORDS_PER_SECOND = 20_000
+EXHAUSTED_PER_SECOND = 10
 PUNTS_PER_SECOND = 200
 #: A compute that joins a thousand others hears two probes of each, at once.
 PROBES_PER_SECOND = 2000
@@ -431,6 +434,7 @@ class Punt(IntEnum):
     OPENED = 5
     CLOSED = 6
     SEEN = 7
+    EXHAUSTED = 8
 
 
 def userdata(punt: Punt, owner: int) -> bytes:

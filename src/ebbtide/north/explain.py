@@ -9,7 +9,7 @@ from typing import Any
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features import stances, tunnel
-from ebbtide.decide import datapaths
+from ebbtide.decide import datapaths, parts
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.decide.scalein import carried
 from ebbtide.errors import NotFound
@@ -31,7 +31,7 @@ from ebbtide.model.observed import Datapath
 from ebbtide.model.state import NAT, State
 from ebbtide.north.shapes import name_of, next_hop_mac
 from ebbtide.runtime.service import Service
-from ebbtide.runtime.untranslated import Refusals
+from ebbtide.runtime.untranslated import Exhausted, Refusals
 
 _SHOWN = 8
 #: Pairs of computes whose tunnels are looked at: all of a footprint of 100.
@@ -178,6 +178,7 @@ def router_story(
     carriers: Mapping[int, Datapath] | None = None,
     refused: Refusals | None = None,
     unseen: Collection[tuple[int, int]] = (),
+    exhausted: Exhausted | None = None,
 ) -> list[str]:
     """What one asks of a router at night: who serves, what moves, the next hop, ports, floating IPs, and where to look for its flows.
 
@@ -190,6 +191,7 @@ def router_story(
         *_moving(state, router),
         *_unproven(state, router, carriers or {}),
         *_refused(refused),
+        *_exhausted(refused, exhausted),
         *_next_hop(state, router),
         *_leased(state, router),
         *_floating(state, router),
@@ -262,17 +264,31 @@ def _unproven(state: State, router: Router, carriers: Mapping[int, Datapath]) ->
 
 
 def _refused(refused: Refusals | None) -> Iterator[str]:
-    if refused is not None and any(refused):
+    if refused is not None and (refused.sctp or refused.other):
         yield (
             f"Refused: {refused.sctp} packet(s) of SCTP and {refused.other} of other protocols than TCP, UDP and ICMP, which a NAT "
             "with one address for many VMs cannot tell apart. A VM that needs them gets a floating IP."
         )
 
 
+def _exhausted(refused: Refusals | None, exhausted: Exhausted | None) -> Iterator[str]:
+    if exhausted is not None:
+        count = f"{refused.exhausted} packet(s)" if refused is not None and refused.exhausted else "packets"
+        yield (
+            f"No port was left for {count} that would have begun a connection: they were dropped, the last at {exhausted.compute} "
+            f"{_when(exhausted.at)}, {exhausted.words}. All ports that it opens from lead to that end point already. Give the router "
+            "one more address."
+        )
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def _instant(seconds: int) -> str:
     if not seconds:
         return "without a deadline"
-    return f"until {datetime.fromtimestamp(seconds, UTC).isoformat(timespec='seconds').replace('+00:00', 'Z')}"
+    return f"until {_when(seconds)}"
 
 
 def _at_this_moment(state: State, router: Router, move: Move) -> str:
@@ -307,6 +323,12 @@ def _leased(state: State, router: Router) -> Iterator[str]:
     if leases:
         free = every - sum(found.last - found.first + 1 for found in leases)
         yield f"{free} of {every} ports are free, of each external address."
+        serves = state.designations.get((NAT, router.id))
+        if serves is not None and state.opening(router.id, serves.compute) is None:
+            yield (
+                f"{name_of(state, serves.compute)} opens no new connections: no range of {parts.FEWEST_PORTS} ports is free. Give the "
+                "router one more address, or wait for connections to end."
+            )
     elif router.external:
         yield "No ports are leased: nobody opens connections for it."
 
@@ -389,5 +411,8 @@ async def story(service: Service, kind: str, text: str) -> list[str]:
             raise NotFound(f"there is no router {text[:80]}")
         carriers = {n: m.view.datapath for n, m in cluster.members.items()}
         electable, refused = service.electable(router.id), await service.refused(router.id)
-        return router_story(state, router, cluster.reachable(), electable, carriers, refused, cluster.unseen())
+        exhausted = cluster.exhaustions.of(router.tag)
+        return router_story(
+            state, router, cluster.reachable(), electable, carriers, refused, cluster.unseen(), exhausted
+        )
     raise NotFound(f"{kind[:40]} is not explained: compute, port, network or router")

@@ -44,6 +44,7 @@ from ebbtide.runtime.rows import Rows
 from ebbtide.runtime.standbys import Standbys
 from ebbtide.runtime.store import Store
 from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
+from ebbtide.runtime.untranslated import Exhaustions
 
 log = structlog.get_logger("cluster")
 #: Seconds in which a peer that has connected must have said who it is.
@@ -114,6 +115,7 @@ class Cluster:
         self.places = Places(self)
         self.designations = Designations(self)
         self.outside = Outside(self)
+        self.exhaustions = Exhaustions()
         self.natmoves = NatMoves(self)
         self.rows = Rows(self)
         self.renewals = Renewals(self)
@@ -647,6 +649,11 @@ class Cluster:
             known = exports.read_punt(packet)
             if known is not None:
                 self.connections.tell(_RECORDED[punt], owner, member.number, known)
+            return
+        if punt is ledger.Punt.EXHAUSTED:
+            for router in self.state.routers.values():
+                if router.tag == owner:
+                    self.exhaustions.heard(router.id, owner, member.name, packet.data)
             return
         port = self.state.by_lport.get(owner)
         if port is None or len(packet.data) < 12:

@@ -126,8 +126,10 @@ class Standbys:
     def _forget(self) -> None:
         """What is remembered of routers that are gone, and of computes that have no part in one any more."""
         state, record = self._cluster.state, self._cluster.connections
-        for tag in set(record.tags()) - {r.tag for r in state.routers.values()}:
+        tags = {r.tag for r in state.routers.values()}
+        for tag in set(record.tags()) - tags:
             record.forget(tag)
+        self._cluster.exhaustions.keep(tags)
         self._cluster.renewals.keep(state.routers)
         self._adopted.intersection_update(state.routers)
         standing = {(d.object, d.standby) for d in state.designations.values() if d.object not in state.moves}

@@ -96,11 +96,13 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.NEXT_HOP_METER),
         str(ledger.EXPIRED_METER),
         str(ledger.RECORD_METER),
+        str(ledger.EXHAUSTED_METER),
         str(ledger.PUNTS_PER_SECOND),
         str(ledger.PROBES_PER_SECOND),
         str(ledger.NEXT_HOPS_PER_SECOND),
         str(ledger.EXPIRED_PER_SECOND),
         str(ledger.RECORDS_PER_SECOND),
+        str(ledger.EXHAUSTED_PER_SECOND),
         f"{ledger.FIRST_VNI} to {ledger.LAST_VNI}",
         f"{ledger.RELATION_VNI} to {ledger.DELIVER_VNI - 1}",
         f"{ledger.gateway_vni(0)} + {ledger.gateway_vni(1) - ledger.gateway_vni(0)} x router tag, "

@@ -246,7 +246,8 @@ def test_a_full_range_of_ports_drops_and_never_leaves_untranslated(proto: int) -
     assert len(found) == (2 if proto == TCP else 1)
     for sender, source in ((P1, 4002), (P4, 4000)):
         walk = from_vm(held, sender, to(sender, REMOTE, proto, (source, 53)))
-        assert (walk.taps, walk.wires, walk.punts) == ([], [], [])
+        assert (walk.taps, walk.wires) == ([], [])
+        assert [(at, data) for at, data, _ in walk.punts] == [(G, ledger.userdata(Punt.EXHAUSTED, 1))]
     assert from_vm(held, P1, to(P1, "198.51.100.8", proto, (4002, 53))).wires == [(G, "physnet")]
     assert from_vm(held, P1, to(P1, REMOTE, proto, (4001, 53))).wires == [(G, "physnet")]
 

@@ -42,6 +42,7 @@ BASE = Fragment(
         Meter(ledger.NEXT_HOP_METER, ledger.NEXT_HOPS_PER_SECOND, burst=ledger.NEXT_HOPS_PER_SECOND),
         Meter(ledger.EXPIRED_METER, ledger.EXPIRED_PER_SECOND, burst=ledger.EXPIRED_PER_SECOND),
         Meter(ledger.RECORD_METER, ledger.RECORDS_PER_SECOND, burst=ledger.RECORDS_PER_SECOND),
+        Meter(ledger.EXHAUSTED_METER, ledger.EXHAUSTED_PER_SECOND, burst=ledger.EXHAUSTED_PER_SECOND),
     ),
 )
 

@@ -7,7 +7,7 @@ tables carry are:
 
 - A packet of a known connection ("+snat", "+dnat": an entry exists) is translated wherever it arrives; "established" is never asked.
 - A miss goes on to imported rows, then to whoever is asked, then to be opened; marks in the tunnel id bound that to two hops.
-- What a full range of ports leaves untranslated is dropped, never sent on.
+- What a full range of ports leaves untranslated is dropped and told, never sent on.
 - What has neither ports nor an identifier to be told apart by (SCTP: not for this conntrack) is not opened, but dropped and counted: of
   two VMs that speak it with one remote, the second would be refused and the first get the answers of both.
 
@@ -308,6 +308,7 @@ class _Gate:
         syn = self._ours(**failed, ip_proto=TCP, tcp_flags=(_SYN, _SYN | _ACK))
         for begun in (syn, self._ours(**failed, ip_proto=UDP)):
             flows.append(self._flow(T.NAT_OPENED, Priority.NOT_BY_ROW, begun, *anew))
+        flows += self._exhausted()
         if self.router.record:
             recorded = ct_state(TRACKED | SNAT, INVALID)
             note = self._note(Punt.OPENED)
@@ -326,6 +327,20 @@ class _Gate:
                 for proto in (TCP, UDP)
             ]
         return flows
+
+    def _exhausted(self) -> list[Flow]:
+        """What has just begun and got no port: all of them lead to that remote end point."""
+        data = ledger.userdata(Punt.EXHAUSTED, self.router.tag)
+        told = ToController(max_len=64, userdata=data, meter_id=ledger.EXHAUSTED_METER)
+        fields: tuple[dict[str, int | tuple[int, int]], ...] = (
+            {"ip_proto": TCP, "tcp_flags": (_SYN, _SYN | _ACK)},
+            {"ip_proto": UDP},
+        )
+        nothing = ct_state(TRACKED, SNAT)
+        return [
+            self._flow(T.NAT_OPENED, Priority.EXHAUSTED, self._ours(ct_state=nothing, **begun), told)
+            for begun in fields
+        ]
 
     def _over(self, table: T, asked: dict[str, int], vni: int, peer: int) -> Flow:
         tunnel = self.tunnels.get(peer, 0)
