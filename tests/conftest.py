@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from ebbtide.runtime import link
+
 GOLDEN = Path(__file__).parent / "golden"
 
 #: A file for each place on the machine, to be locked by the test that has it: tests on switches that run at a time.
@@ -81,6 +83,14 @@ def _place() -> Iterator[None]:
     finally:
         for file in files:
             file.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def impatience() -> Iterator[None]:
+    """That a session is silent is found out sooner than in earnest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(link, "PROBE", 2.0)
+        yield
 
 
 @pytest.fixture

@@ -32,8 +32,7 @@ def controller(tmp_path: Path) -> Iterator[Process]:
         made = Process(lab, tmp_path, more=("--lag", "0.6", "--nat-patience", "5"))
         made.start()
         for compute in lab.add_computes(["a", "b"], physical_network="physnet1"):
-            patience = ["--", "set", "Manager", f"tcp:10.255.0.1:{made.ovsdb}", "max_backoff=1000"]
-            compute.vsctl("set-manager", f"tcp:10.255.0.1:{made.ovsdb}", *patience, wait=False)
+            compute.register(f"tcp:10.255.0.1:{made.ovsdb}")
         made.wait_ready("a", "b")
         made.post("/api/v1/networks", {"id": "blue", "subnets": ["10.1.0.0/24"]})
         outside = {"id": "out", "physical": "physnet1", "subnet": "203.0.113.0/24", "gateway": NEXT_HOP}

@@ -159,8 +159,8 @@ class Compute:
         wait_until(lambda: self.has_bridge(bridge), what, deadline, every=0.05)
 
     def register(self, manager: str = MANAGER_TARGET) -> None:
-        """Give the compute its controller, as an operator does."""
-        self.vsctl("set-manager", manager, wait=False)
+        """Give the compute its controller, as an operator does; it comes back within a second of a cut, as few have to."""
+        self.vsctl("set-manager", manager, "--", "set", "Manager", manager, "max_backoff=1000", wait=False)
 
     def unregister(self) -> None:
         self.vsctl("del-manager", wait=False)

@@ -21,6 +21,8 @@ from ebbtide.ovsdb.session import Session, State
 from ebbtide.ovsdb.transaction import Outcome, Transaction
 
 READ_BYTES = 1 << 20
+#: Seconds of silence after which the far end is asked whether it is there, and for which its answer is waited for.
+PROBE = 5.0
 #: Seconds that a peer has to answer a request.
 DEADLINE = 30.0
 
@@ -62,7 +64,6 @@ class OvsdbLink:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         on_event: Callable[[ev.Event], None],
-        probe: float = 5.0,
         limit: int = DEFAULT_LIMIT,
     ) -> None:
         no_delay(writer)
@@ -76,7 +77,6 @@ class OvsdbLink:
         self._writer = writer
         self._on_event = on_event
         self._waiting: dict[int, asyncio.Future[ev.Event]] = {}
-        self._probe = probe
         self._heard = True
 
     async def run(self) -> None:
@@ -114,9 +114,9 @@ class OvsdbLink:
 
     async def _probing(self) -> None:
         while True:
-            await asyncio.sleep(self._probe)
+            await asyncio.sleep(PROBE)
             if not self._heard:
-                self.close(f"no answer for {2 * self._probe:.0f} s")
+                self.close(f"no answer for {2 * PROBE:.0f} s")
                 # What is still unsent to a peer that does not read would hold a closed connection open for ever.
                 self._writer.transport.abort()
                 return

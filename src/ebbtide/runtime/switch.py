@@ -18,6 +18,7 @@ from ebbtide.openflow import flows, multipart
 from ebbtide.openflow import messages as m
 from ebbtide.openflow.session import Collected, Ready, Received, Refused, Session, State
 from ebbtide.reconcile.delta import Break, Found, Work
+from ebbtide.runtime import link
 from ebbtide.runtime.collector import no_collection
 from ebbtide.runtime.link import certificate_of, let_go, no_delay
 
@@ -49,7 +50,6 @@ class SwitchLink:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         on_punt: Callable[[SwitchLink, m.PacketIn], None],
-        probe: float = 5.0,
     ) -> None:
         no_delay(writer)
         self.session = Session()
@@ -67,7 +67,6 @@ class SwitchLink:
         self._errors: dict[int, str] = {}
         self._bundle = 0
         self._turn = asyncio.Lock()
-        self._probe = probe
         self._heard = True
 
     # --- life ---
@@ -104,9 +103,9 @@ class SwitchLink:
 
     async def _probing(self) -> None:
         while True:
-            await asyncio.sleep(self._probe)
+            await asyncio.sleep(link.PROBE)
             if not self._heard:
-                self.close(f"no answer for {2 * self._probe:.0f} s")
+                self.close(f"no answer for {2 * link.PROBE:.0f} s")
                 self._writer.transport.abort()
                 return
             self._heard = False
