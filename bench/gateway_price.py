@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from ebbtide.compile.ledger import T
+from ebbtide.compile.ledger import Priority, T
 from ebbtide.lab.commands import wait_until
 from ebbtide.lab.flows import Load, Traffic
 from ebbtide.lab.processes import usage_of
@@ -197,7 +197,9 @@ def _opened_and_told(system: OursGateways) -> tuple[int, int]:
     """Connections that the gateway has opened and should have told of; and those that the controller's record has got from it."""
     owner, router = system.owner(1), system.routers()[router_name(1)]
     rows = system.lab.compute(owner).ofctl("dump-flows", "br-int", f"table={int(T.NAT_OPENED)}").splitlines()
-    opened = sum(int(row.partition("n_packets=")[2].partition(",")[0]) for row in rows if "CONTROLLER" in row.upper())
+    opened = sum(
+        int(row.partition("n_packets=")[2].partition(",")[0]) for row in rows if f"priority={Priority.RECORD}," in row
+    )
     numbers = {c["name"]: c["number"] for c in system.ours.ask("GET", "/api/v1/computes")["computes"]}
     with tempfile.TemporaryDirectory(prefix="ebbtide-bench-") as folder:
         for file in system.ours.state_directory.glob("connections.*"):

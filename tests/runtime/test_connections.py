@@ -127,6 +127,32 @@ def test_what_came_before_a_switch_began_to_count_anew_hides_nothing_that_is_unk
     assert len(record._routers[TAG].received[A]) <= 512
 
 
+def test_a_record_that_neither_grows_nor_shrinks_is_not_written_anew_all_the_time(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that come and go each second; writing anew costs about as much as what was told since the last time."""
+    monkeypatch.setattr(record_log, "_SLICE", 200)
+    monkeypatch.setattr(record_log, "_PAST", 100)
+    written, write = 0, record_log.RecordLog._write
+
+    def counted(path: Path | None, data: bytes) -> None:
+        nonlocal written
+        written += len(data) // record_log._LINE.size
+        write(path, data)
+
+    monkeypatch.setattr(record_log.RecordLog, "_write", staticmethod(counted))
+    record, told = Connections(tmp_path / "connections.log", clock), 0
+    for second in range(4 * AFTER_CLOSE):
+        for number in range(20):
+            record.opened(TAG, A, connection(20 * second + number))
+            record.closed(TAG, A, connection(20 * second + number))
+            told += 2
+        assert len(record.of(TAG)) <= 20 * (AFTER_CLOSE + 2)
+        record.flush()
+        clock.now += 1
+    assert told <= written <= 3 * told
+
+
 def test_what_was_only_seen_is_no_record_of_an_opening_after_a_restart_either(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

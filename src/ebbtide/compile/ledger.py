@@ -437,6 +437,9 @@ class Punt(IntEnum):
     EXHAUSTED = 8
 
 
+_PUNTS = {int(punt): punt for punt in Punt}
+
+
 def userdata(punt: Punt, owner: int) -> bytes:
     """Userdata of a controller action."""
     return bytes([punt]) + owner.to_bytes(4, "big")
@@ -444,6 +447,5 @@ def userdata(punt: Punt, owner: int) -> bytes:
 
 def read_userdata(data: bytes) -> tuple[Punt, int] | None:
     """Punt and owner, or None if it is not ours."""
-    if len(data) != 5 or data[0] not in Punt._value2member_map_:
-        return None
-    return Punt(data[0]), int.from_bytes(data[1:], "big")
+    punt = _PUNTS.get(data[0]) if len(data) == 5 else None
+    return (punt, int.from_bytes(data[1:], "big")) if punt is not None else None

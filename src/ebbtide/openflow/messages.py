@@ -12,6 +12,7 @@ include/openflow/nicira-ext.h. The file is long because each message is a value,
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from struct import Struct
 from struct import error as StructError
 from typing import Any
@@ -354,6 +355,7 @@ _S_BUNDLE_ADD = Struct("!I2xH")
 _S_EXPERIMENTER = Struct("!II")
 _S_PORT_STATUS = Struct("!B7x")
 _S_PROPERTY = Struct("!HH")
+_NAME = itemgetter(0)
 _PAD = tuple(b"\0" * (-n % 8) for n in range(8))
 
 METER_KBPS, METER_PKTPS, METER_BURST, METER_STATS = 1, 2, 4, 8
@@ -638,7 +640,7 @@ def _d_packet_in2(body: bytes, pos: int) -> Message:
             continuation = value
     if total_len is None:
         total_len = len(data)
-    sorted_match = tuple(sorted(match, key=lambda m: m.name))
+    sorted_match = tuple(sorted(match, key=_NAME))
     return PacketIn(reason, table, cookie, sorted_match, data, total_len, buffer_id, userdata, continuation)
 
 

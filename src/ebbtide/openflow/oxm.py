@@ -171,6 +171,8 @@ for _row in _ROWS:
     _BY_NXM[_U32.unpack_from(_f.nxm)[0]] = _f
     if len(_f.oxm) == 4:
         _BY_NXM[_U32.unpack(_f.oxm)[0]] = _f
+#: What nearly every field of a packet-in is: by its whole header, without a mask, as long as it should be.
+_USUAL = {header: f for header, f in _BY_NXM.items() if header & 0xFF == f.size}
 
 # Names that become other names: name -> (first register, how many).
 _WIDE_REGISTERS = {f"xreg{n}": (2 * n, 2) for n in range(8)} | {f"xxreg{n}": (4 * n, 4) for n in range(4)}
@@ -282,8 +284,15 @@ def decode_fields(data: bytes, pos: int, end: int) -> list[M]:
     try:
         while pos < end:
             (header,) = _U32.unpack_from(data, pos)
-            length = header & 0xFF
             start = pos + 4
+            usual = _USUAL.get(header)
+            if usual is not None and start + usual.size <= end:
+                pos = start + usual.size
+                value = int.from_bytes(data[start:pos], "big")
+                if value <= usual.limit:
+                    out.append(tuple.__new__(M, (usual.name, value, None)))
+                    continue
+            length = header & 0xFF
             pos = start + length
             if pos > end:
                 raise RemoteProtocolError(f"match field {header:#010x} runs {pos - end} bytes past the match")

@@ -265,7 +265,9 @@ class Connections:
         counts = sum(
             min(len(found), _COUNTS) for router in self._routers.values() for found in router.received.values()
         )
-        self._log.flush(self._count + counts, self._lines)
+        # Of what is over there are two lines: that it was there, and that it ended.
+        over = sum(len(router.closed) for router in self._routers.values())
+        self._log.flush(self._count + over + counts, self._lines)
 
     def _lines(self) -> Iterator[Line]:
         for router in self._routers.values():

@@ -73,20 +73,19 @@ def read_replied(rows: Iterable[InstalledFlow]) -> list[Translation]:
 
 def read_punt(packet: m.PacketIn) -> Translation | None:
     """The connection that a copied packet belongs to: its original tuple is in the metadata, its external address and port in itself."""
-    fields = {field.name: field.value for field in packet.match}
+    fields = {name: value for name, value, _ in packet.match}
     data = packet.data
     if len(data) < 38 or data[12:14] != b"\x08\x00":
         return None
     proto, at = data[23], 14 + (data[14] & 0xF) * 4
     if proto not in (TCP, UDP) or len(data) < at + 4 or fields.get("ct_nw_proto", proto) != proto:
         return None
-    names = ("ct_nw_src", "ct_tp_src", "ct_nw_dst", "ct_tp_dst")
-    if not all(name in fields for name in names):
+    try:
+        src, sport, dst, dport = fields["ct_nw_src"], fields["ct_tp_src"], fields["ct_nw_dst"], fields["ct_tp_dst"]
+    except KeyError:
         return None
-    src, sport, dst, dport = (fields[name] for name in names)
-    return Translation(
-        *(proto, src, sport, dst, dport), int.from_bytes(data[26:30], "big"), int.from_bytes(data[at : at + 2], "big")
-    )
+    address, port = int.from_bytes(data[26:30], "big"), int.from_bytes(data[at : at + 2], "big")
+    return Translation(proto, src, sport, dst, dport, address, port)
 
 
 class Opened(NamedTuple):
@@ -115,6 +114,6 @@ def read_opened(rows: Iterable[InstalledFlow]) -> Opened:
     for row in recording:
         fields = {field.name: field.value for field in decode_match(row.match)}
         counts[fields["ip_proto"]] += row.n_packets
-    other = sum(row.n_packets for row in found if row.priority != ledger.Priority.RECORD)
+    other = sum(row.n_packets for row in found if row.priority == ledger.Priority.OPENED)
     seconds = max((row.duration for row in (recording or found)), default=0.0)
     return Opened(counts[TCP], counts[UDP], other, bool(recording), seconds)

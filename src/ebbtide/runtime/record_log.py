@@ -123,10 +123,10 @@ class RecordLog:
         if self._path is not None:
             self._unwritten += line.encode()
 
-    def flush(self, entries: int, anew: Callable[[], Iterator[Line]]) -> None:
+    def flush(self, worth: int, anew: Callable[[], Iterator[Line]]) -> None:
         """Write what has not been written. A disk that is full loses records, not the controller.
 
-        `entries`: how many there are, and counts; `anew`: all that is worth keeping, as lines, asked for when too many of the file are of
+        `worth`: how many lines are worth keeping; `anew`: those, asked for when too many of the file are of
         the past.
         """
         if self._path is None:
@@ -134,8 +134,8 @@ class RecordLog:
         try:
             self._append()
             if self._anew is not None:
-                self._go_on(self._anew, max(_SLICE, entries // 20))
-            elif self._split or self._lines > 2 * entries + _PAST:
+                self._go_on(self._anew, max(_SLICE, worth // 20))
+            elif self._split or self._lines > 2 * worth + _PAST:
                 self._begin(anew())
         except OSError as error:
             self._anew = None  # what of it was not written would be missing
