@@ -84,6 +84,25 @@ def test_a_move_that_is_called_back_at_any_phase_breaks_nothing(routed: Routed) 
     routed.cloud.assert_clean()
 
 
+def test_the_goal_of_a_move_is_scaled_in_as_well_and_the_nat_goes_to_the_third_at_once(routed: Routed) -> None:
+    call, service = routed.cloud.call, routed.cloud.service
+    old, new = routed.served_by(), routed.stands_by()
+    third = ({"a", "b", "c"} - {old, new}).pop()
+    served: set[str] = set()
+    with nothing_breaks(routed.cloud.lab, "vm1", "vm2", "vm3"):
+        call(service.start([old]))
+        routed.wait_phase(MovePhase.ADDRESS)
+        call(service.start([new]))
+
+        def arrived() -> bool:
+            served.add(routed.served_by())
+            return routed.served_by() == third and routed.move() is None
+
+        routed.cloud.wait(arrived, 60, f"{third} to serve")
+    assert served == {old, third}, "it has not been where it could not stay"
+    routed.cloud.assert_clean()
+
+
 def test_an_end_is_refused_while_the_nat_has_somewhere_to_go_and_passes_once_it_is_there(routed: Routed) -> None:
     """Whoever calls too soon is told which router, from where to where, and how far it is; nothing is changed by it."""
     cloud, service = routed.cloud, routed.cloud.service
