@@ -205,6 +205,23 @@ class OursGateways:
         self.settle()
 
 
+class DarkGateways(OursGateways):
+    """Gateways that lose their power: nothing comes from them any more, and no connection of theirs is closed."""
+
+    def kill(self, name: str) -> None:
+        """All of its cables."""
+        compute = self.lab.compute(name)
+        for cut in (compute.cut_outside, compute.cut_data, compute.cut_control):
+            cut()
+
+    def revive(self, name: str) -> None:
+        """All of them again."""
+        compute = self.lab.compute(name)
+        for heal in (compute.heal_control, compute.heal_data, compute.heal_outside):
+            heal()
+        self.settle()
+
+
 class OvnGateways:
     """OVN: a gateway chassis group for each router. Who is best of a group is for the operator to say, by priorities."""
 

@@ -27,7 +27,7 @@ from ebbtide.runtime.connections import AFTER_CLOSE
 from . import gateway_price, gateway_trials, rows
 from .clusters import lab_named, missing_ovn
 from .gateway_trials import Killed, Planned, Spread
-from .gateways import Gateways, OursGateways, OvnGateways, floating_of
+from .gateways import DarkGateways, Gateways, OursGateways, OvnGateways, floating_of
 from .rows import Options, Row, median, say
 
 S = TypeVar("S", bound=Gateways)
@@ -169,16 +169,20 @@ def _killed(options: Options) -> Iterator[Row]:
         gateway_trials.two_gateways(system)
         return [gateway_trials.killed(system, turn, slow=False).worst for turn in range(few)]
 
-    results, reason = _tried("natsooner", lambda lab: OursGateways(lab, "--bfd-interval-ms", "50"), sooner)
-    name = f"nat: {what}, with BFD each 50 ms: longest gap of all three, worst of {few}"
-    yield Row(
-        name,
-        max(results, default=None),
-        "ms",
-        None,
-        None,
-        reason or f"ours {', '.join(f'{one:.0f}' for one in results)}",
-    )
+    made: dict[str, Callable[[Lab], OursGateways]] = {
+        f"{what}, with BFD each 50 ms": lambda lab: OursGateways(lab, "--bfd-interval-ms", "50"),
+        "gateway without power (no connection is closed)": DarkGateways,
+    }
+    for n, (name, make) in enumerate(made.items()):
+        results, reason = _tried(f"natkill{n}", make, sooner)
+        yield Row(
+            f"nat: {name}: longest gap of all three, worst of {few}",
+            max(results, default=None),
+            "ms",
+            None,
+            None,
+            reason or f"ours {', '.join(f'{one:.0f}' for one in results)}",
+        )
 
 
 def _rounded(of: Callable[[Killed], float]) -> Callable[[Killed], int]:
