@@ -7,6 +7,7 @@ computes have become unreachable within half a minute, it is this controller tha
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -197,14 +198,19 @@ class Designations:
     def cut_off_now(self) -> str:
         """Why nothing may be concluded from who is reachable now, in words; "": it may."""
         members = [m for m in self._cluster.members.values() if m.compute and m.compute.membership is Membership.MEMBER]
-        now = self._cluster.now()
-        lost = [m for m in members if m.lost_at is not None and m.heard_before and now - m.lost_at < _TOGETHER]
-        if len(lost) >= _FEW and 5 * len(lost) > len(members):
+        lost = sorted(m.lost_at for m in members if m.lost_at is not None and m.heard_before and not _is_marked(m))
+        together = max((bisect_right(lost, at + _TOGETHER) - n for n, at in enumerate(lost)), default=0)
+        if together >= _FEW and 5 * together > len(members):
             return (
-                f"{len(lost)} of {len(members)} computes have become unreachable within {_TOGETHER:.0f} s: it is this controller that is "
-                "cut off, or the network between"
+                f"{together} of {len(members)} computes have become unreachable within {_TOGETHER:.0f} s, and are so still: it is this "
+                "controller that is cut off, or the network between"
             )
         return ""
+
+
+def _is_marked(member: Member) -> bool:
+    """Whether it is to leave: its silence is no surprise."""
+    return member.compute is not None and member.compute.tombstoned
 
 
 def _differs(old: Fact | None, new: Fact | None) -> bool:

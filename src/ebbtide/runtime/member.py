@@ -51,7 +51,7 @@ HELD_FOR = 1.0
 #: How a switch refuses what comes from a controller that is not its master (OpenFlow 1.3 section 7.4.4, OFPBRC_IS_SLAVE).
 NOT_MASTER = "is_slave"
 #: Seconds that a tunnel which BFD sees no more counts as up for the flows that are made.
-HOLD_DOWN = 1.0
+HOLD_DOWN = 3.0
 #: Seconds from a session's begin until what its rows say of BFD is believed: a vswitchd that has just started writes them within half.
 OPENING_EYES = 1.0
 #: Seconds between two tries of a step that fails again and again.
