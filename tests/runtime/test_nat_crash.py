@@ -5,20 +5,23 @@ One lab for all: each test is a chapter, and leaves behind a, b and c ready, one
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from ebbtide.compile import ledger
+from ebbtide.compile.ledger import T
 from ebbtide.lab import Compute, namespace
 from ebbtide.lab.commands import run, wait_until
 from ebbtide.lab.flows import Load, Report, Traffic
 from ebbtide.model.facts import MovePhase, format_mac
 from ebbtide.north import explain
-from ebbtide.runtime import doubts
+from ebbtide.runtime import doubts, standbys
 from tests.support.cloud import Cloud
-from tests.support.outside import PHYSICAL
+from tests.support.outside import NEXT_HOP, PHYSICAL, Answers, asked, speaking
 from tests.support.routed import SNAT, Routed
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240), pytest.mark.xdist_group("natcrash")]
@@ -377,6 +380,18 @@ def without_bfd(compute: Compute) -> Iterator[None]:
         namespace.ip_batch(fabric, [f"link del {pit}"])
 
 
+def lent(compute: Compute, tag: int) -> int:
+    """Rows at a compute for connections of a router with this tag that it has not opened itself."""
+    vrf = ledger.metadata_vrf(tag)
+    rows = compute.dump_flows("br-int", f"table={int(T.NAT_NEW)},metadata={vrf[0]:#x}/{vrf[1]:#x}")
+    return sum(f"priority={ledger.Priority.IMPORTED}," in row for row in rows)
+
+
+def conntrack(compute: Compute, zone: int) -> str:
+    """What conntrack of a compute's datapath has in a zone."""
+    return compute.appctl("dpctl/dump-conntrack", f"zone={zone}").strip()
+
+
 @pytest.mark.parametrize("long", [False, True])
 def test_who_carries_packets_is_not_dead_for_want_of_bfd(
     routed: Routed, monkeypatch: pytest.MonkeyPatch, long: bool
@@ -385,16 +400,29 @@ def test_who_carries_packets_is_not_dead_for_want_of_bfd(
     cloud, owner, standby = routed.cloud, routed.served_by(), routed.stands_by()
     victim, others = cloud.lab.compute(owner), [c for c in cloud.lab.computes() if c.name != owner]
     monkeypatch.setattr(doubts, "LONGEST", 1.0 if long else 60.0)
-    places = Places(routed)
-    with Traffic(cloud.lab, "ext", fresh_vms(routed, *(c.name for c in others)), KILLED) as traffic:
+    monkeypatch.setattr(standbys, "AFTER_BLIP", 2.0)
+    places, vms, tag = Places(routed), fresh_vms(routed, *(c.name for c in others)), routed.state.routers["r1"].tag
+    with Traffic(cloud.lab, "ext", vms, KILLED) as traffic, Answers() as answers, ExitStack() as opened:
+        answers.serve(routed.host)
         traffic.wait_flowing(30)
         wait_until(lambda: _recorded(routed) >= 2 * 24, "the record to have them all", 10)
         with without_bfd(victim):
             places.until(lambda: not any(sees(c, victim) for c in others), f"nobody to see {owner}")
+            kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+            begun = [opened.enter_context(speaking(cloud.lab.vm(vm), NEXT_HOP, kind)) for vm in vms for kind in kinds]
+            seen_as = [asked(each) for each in begun]
             if long:
                 places.until(lambda: routed.served_by() == standby, f"{standby} to take over")
+            else:
+                assert conntrack(cloud.lab.compute(standby), ledger.router_zone(tag))
+                places.until(lambda: lent(victim, tag) >= len(begun), f"{owner} to know of what {standby} has opened")
         places.until(lambda: bool(routed.stands_by()), "a standby")
         routed.wait_served()
+        if not long:
+            # What an old entry of conntrack says is asked before any row, hours later.
+            zone, stood_in = ledger.router_zone(tag), cloud.lab.compute(standby)
+            wait_until(lambda: not conntrack(stood_in, zone), f"{standby} to have forgotten what it has carried")
+        assert [asked(each) for each in begun] == seen_as, "what was begun meanwhile lives on"
         traffic.reset()
         traffic.speak()
         report = traffic.report()

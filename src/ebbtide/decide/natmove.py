@@ -191,6 +191,15 @@ def lose(state: State, move: Move, *, old_dead: bool, new_dead: bool) -> list[Ed
     return edits
 
 
+def shrink(state: State, name: str, number: int, used: Collection[int]) -> list[Edit]:
+    """Of the ranges that a compute keeps for a router and opens nothing from, only what is still used stays leased."""
+    edits: list[Edit] = []
+    for lease in state.leases.get(name, {}).values():
+        if lease.compute == number and not lease.opening:
+            edits += _replaced(lease, _still_used(lease, used))
+    return edits
+
+
 def _still_used(lease: Lease, used: Collection[int]) -> list[Lease]:
     """What must stay leased of a range that nobody opens from any more."""
     pinned = sorted({port for port in used if lease.first <= port <= lease.last})

@@ -556,6 +556,8 @@ class Cluster:
             view, again = member.look_around(view)
         if len(member.down_at) != downs:
             self.designations.look()
+            self.standbys.hurry()
+            self.changed.fire()
         if again:
             asyncio.get_running_loop().call_later(again + 0.01, self._look_again, member)
         if old == view:

@@ -1,5 +1,8 @@
 """Connections at the compute that stands by: rows in advance for what is recorded, all at once for who has just taken over.
 
+Whoever serves gets rows too, of what the standby has opened in its place: computes that do not see it by BFD for a moment send to the
+standby, and to it again as soon as they do, without asking anybody.
+
 Rows of a standby follow the record a second at a time, and only for connections that are some seconds old and open: most are over before
 that, and each change of a table has the switch look at all of its cached flows again. Whoever serves and is careful has taken over from a
 dead one: it gets every row that is missing, and a little later it may open what it likes. UDP is never held up: without a row it gets
@@ -17,13 +20,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import structlog
 
+from ebbtide.compile import ledger
 from ebbtide.compile.features.nat import Translation
+from ebbtide.decide import natmove
 from ebbtide.errors import EbbtideError
 from ebbtide.model.addresses import ipv4
 from ebbtide.model.facts import Designation, Edit, Router
 from ebbtide.model.state import NAT, State
 from ebbtide.runtime.connections import Entry, Follower, newest
 from ebbtide.runtime.rows import Reading, RowsWait
+from ebbtide.runtime.switch import SwitchLink
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -33,6 +39,10 @@ log = structlog.get_logger("standbys")
 EVERY, OLD_ENOUGH = 1.0, 5.0
 #: Seconds that whoever has taken over stays careful after all rows are there: packets may be on their way to a row.
 GRACE = 3.0
+#: Seconds from which on what a standby opens for a compute out of sight is not looked for ten times a second any more.
+HURRIES = 10.0
+#: Seconds after a compute has been out of somebody's sight until what its standby has carried meanwhile is forgotten there.
+AFTER_BLIP = 10.0
 Job = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -41,6 +51,15 @@ class _Following(NamedTuple):
 
     rows: Reading
     addresses: tuple[str, ...]
+    follower: Follower
+
+
+class _Lending(NamedTuple):
+    """What the standby has opened since then (by the record's clock), as far as whoever serves has rows of it."""
+
+    owner: int
+    standby: int
+    since: float
     follower: Follower
 
 
@@ -54,21 +73,25 @@ class Standbys:
         self._whole: dict[str, tuple[int, float]] = {}
         self._working: dict[int, asyncio.Task[None]] = {}
         self._adopted: set[str] = set()
+        self._lending: dict[str, _Lending] = {}
+        #: When somebody has not seen who serves a router, last; and where nothing is left of an older time in conntrack.
+        self._unseen: dict[str, float] = {}
+        self._emptied: dict[tuple[str, int], SwitchLink] = {}
+        self._hurry = False
         self._careful: tuple[int, bool] = (-1, False)
 
     async def run(self) -> None:
         """Follow the record; until cancelled."""
         try:
             while True:
-                await self._cluster.changed.until(self._somebody_took_over, EVERY)
+                await self._cluster.changed.until(lambda: self._hurry or self._somebody_took_over(), EVERY)
                 if self._cluster.store.leading.is_set():
-                    self._look()
-                    await asyncio.sleep(EVERY / 10 if self._somebody_took_over() else 0)
+                    self._hurry = self._look()
+                    await asyncio.sleep(EVERY / 10 if self._hurry or self._somebody_took_over() else 0)
                     continue
                 await self._stop()
-                self._following.clear()
-                self._whole.clear()
-                self._adopted.clear()
+                for each in (self._following, self._whole, self._adopted, self._lending, self._unseen, self._emptied):
+                    each.clear()
                 await asyncio.sleep(EVERY)
         finally:
             await self._stop()
@@ -79,9 +102,17 @@ class Standbys:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _look(self) -> None:
-        """Begin what there is to do at each compute, each for itself: one that has just died, or hangs, keeps nobody else waiting."""
+    def hurry(self) -> None:
+        """Somebody does not see somebody any more."""
+        self._hurry = True
+
+    def _look(self) -> bool:
+        """Begin what there is to do at each compute, each for itself: one that has just died, or hangs, keeps nobody else waiting.
+
+        Returns whether somebody who serves has come out of another's sight a moment ago.
+        """
         self._forget()
+        lost = {n for m in self._cluster.members.values() if m.connected for n in m.down_at}
         jobs: dict[int, list[tuple[str, Job]]] = defaultdict(list)
         jobs[0].append(("", partial(self._cluster.rows.tidy, self._is_served)))
         state = self._cluster.state
@@ -95,11 +126,17 @@ class Standbys:
                 continue
             self._whole.pop(router.id, None)
             if router.record and found.standby and router.id not in state.moves:
+                if found.compute in lost:
+                    self._stand_in(router, found)
+                if router.id in self._lending:
+                    jobs[found.compute].append((router.id, partial(self._lend, router)))
                 jobs[found.standby].append((router.id, partial(self._keep_up, router, found)))
         for number, work in jobs.items():
             if number not in self._working:
                 task = self._working[number] = asyncio.create_task(self._at(work), name=f"rows-{number}")
                 task.add_done_callback(partial(self._done, number))
+        soon = self._cluster.connections.now() - HURRIES
+        return any(known.since > soon for known in self._lending.values())
 
     def _done(self, number: int, task: asyncio.Task[None]) -> None:
         if self._working.get(number) is task:
@@ -134,6 +171,10 @@ class Standbys:
         self._adopted.intersection_update(state.routers)
         standing = {(d.object, d.standby) for d in state.designations.values() if d.object not in state.moves}
         self._following = {key: known for key, known in self._following.items() if key in standing}
+        self._emptied = {key: switch for key, switch in self._emptied.items() if key in standing}
+        serving = {(d.object, d.compute, d.standby) for d in state.designations.values() if d.object not in state.moves}
+        self._lending = {name: known for name, known in self._lending.items() if (name, *known[:2]) in serving}
+        self._unseen = {name: at for name, at in self._unseen.items() if name in self._lending}
 
     def _is_served(self, router: str, tag: int, number: int) -> bool:
         state = self._cluster.state
@@ -165,12 +206,16 @@ class Standbys:
             self._whole.pop(router.id, None)
 
     async def _confirm(self, name: str) -> None:
+        """It may open what it likes. Of the ranges of who has died it keeps the ports that the record knows of: nothing else has lived."""
+
         def decide(state: State) -> tuple[list[Edit], bool]:
             found = state.designations.get((NAT, name))
             lease = state.opening(name, found.compute) if found is not None else None
             if lease is None or not lease.careful or name in state.moves:
                 return [], False
-            return [Edit(lease, msgspec.structs.replace(lease, careful=False))], True
+            used = {e.translation.port for e in self._cluster.connections.of(state.routers[name].tag)}
+            shrunk = natmove.shrink(state, name, lease.compute, used)
+            return [Edit(lease, msgspec.structs.replace(lease, careful=False)), *shrunk], True
 
         if await self._cluster.store.commit(decide):
             log.info("rows_confirmed", router=name)
@@ -180,8 +225,43 @@ class Standbys:
         entries = _carried(router, self._cluster.connections.of(router.tag))
         await self._cluster.rows.put(router, number, newest(entries))
 
+    def _stand_in(self, router: Router, found: Designation) -> None:
+        """Somebody does not see who serves, and sends to the standby: what is opened there from now on is lent back."""
+        record = self._cluster.connections
+        self._unseen[router.id] = self._cluster.now()
+        # A record may say that something was opened a second before, or after, it was.
+        fresh = _Lending(found.compute, found.standby, record.now() - 2.0, Follower(record, router.tag, 0.0))
+        self._lending.setdefault(router.id, fresh)
+
+    async def _lend(self, router: Router) -> None:
+        """To who serves, rows of what its standby has opened in its place, as long as that is open."""
+        known, rows = self._lending[router.id], self._cluster.rows
+        _, ripe, over = known.follower.look()
+        try:
+            lent = [e for e in ripe if e.compute == known.standby and e.opened >= known.since]
+            await rows.take(router, known.owner, {e.translation for e in over})
+            await rows.put(router, known.owner, newest(_carried(router, lent)))
+        except BaseException:
+            # What was looked at is not there: the next look is a whole one.
+            again = Follower(self._cluster.connections, router.tag, 0.0)
+            self._lending[router.id] = known._replace(follower=again)
+            raise
+
+    async def _empty(self, router: Router, found: Designation) -> None:
+        """Let a standby forget what it has carried when it served, or stood in for who serves: what an old entry of conntrack says of a
+        connection is asked before any row."""
+        key = router.id, found.standby
+        if self._cluster.now() - self._unseen.get(router.id, -AFTER_BLIP) < AFTER_BLIP:
+            self._emptied.pop(key, None)
+            return
+        switch = self._cluster.rows.switch(found.standby)
+        if self._emptied.get(key) is not switch:
+            await switch.forget_zone(ledger.router_zone(router.tag))
+            self._emptied[key] = switch
+
     async def _keep_up(self, router: Router, found: Designation) -> None:
         """Bring the rows at the standby to what the record says of connections that are open and of some age."""
+        await self._empty(router, found)
         rows, record, number = self._cluster.rows, self._cluster.connections, found.standby
         key = router.id, number
         # Known to be followed only when all is done: whatever goes wrong in between, the next look is a whole one.

@@ -75,3 +75,28 @@ def test_terms_that_leave_more_than_a_few_connections_each_do_not_use_up_all_por
         held = leases(found, "r1")
         assert all(one.last < other.first for one, other in pairwise(held))
         assert all(any(x.first <= port <= x.last for x in held) for port in silent)
+
+
+def test_a_hundred_takeovers_in_a_row_leave_a_range_to_open_from() -> None:
+    """Each compute dies in its turn, the next takes over, and once it has all rows it keeps no more than what is in use."""
+    random, found = Random(1), cloud()
+    found = change(found, *parts.designate(found, "r1", 1, 2))
+    silent: set[int] = set()
+    for term in range(MOVES):
+        held = found.designations[NAT, "r1"]
+        range_ = found.opening("r1", held.compute)
+        assert range_ is not None, f"after {term} takeovers there is no range to open from"
+        assert range_.last - range_.first >= 1000, f"after {term} takeovers the range is {range_}"
+        silent = set(random.sample(range(range_.first, range_.last + 1), 20)) | set(
+            random.sample(sorted(silent), len(silent) // 2)
+        )
+        third = ({1, 2, 3} - {held.compute, held.standby}).pop()
+        taken = parts.designate(found, "r1", held.standby, third) + parts.inherit(
+            found, "r1", {held.compute}, held.standby
+        )
+        found = change(found, *taken)
+        found = change(found, *natmove.shrink(found, "r1", held.standby, silent))
+        for port in silent:
+            assert [x.compute for x in leases(found, "r1") if x.first <= port <= x.last] == [held.standby], (
+                "its lease is lost"
+            )
