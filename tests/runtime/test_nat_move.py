@@ -91,7 +91,7 @@ def test_the_goal_of_a_move_is_scaled_in_as_well_and_the_nat_goes_to_the_third_a
     served: set[str] = set()
     with nothing_breaks(routed.cloud.lab, "vm1", "vm2", "vm3"):
         call(service.start([old]))
-        routed.wait_phase(MovePhase.ADDRESS)
+        routed.wait_phase(MovePhase.EXPORT)
         call(service.start([new]))
 
         def arrived() -> bool:

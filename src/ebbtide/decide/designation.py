@@ -13,7 +13,7 @@ import msgspec
 
 from ebbtide.decide import election, natmove, parts
 from ebbtide.decide.election import Candidate, Choice, Service
-from ebbtide.model.facts import Compute, Edit, Lease, Membership, MovePhase, Router
+from ebbtide.model.facts import Compute, Edit, Lease, Membership, Move, MovePhase, Router
 from ebbtide.model.moves import reached
 from ebbtide.model.state import NAT, State
 
@@ -115,15 +115,18 @@ def service(state: State, router: Router, standings: Mapping[int, Standing], gat
     held = ""
     if move is not None:
         target = state.computes.get(move.new)
-        held = f"its move is under way ({move.phase})" if target is not None else ""
+        held = f"its move is under way ({move.phase})" if target is not None and not _goal_leaves(state, move) else ""
     return Service(NAT, router.id, frozenset(footprint), current, standby, unable, held)
 
 
 def services(state: State, standings: Mapping[int, Standing]) -> list[Service]:
-    """All routers that need a compute for their NAT: those with a network outside, and with a place in some network."""
+    """All routers that need a compute for their NAT: those with a network outside, and with a place in some network; and those that move,
+    whatever they have: a move is brought to its end."""
     gateways = _gateways(state)
     return [
-        service(state, r, standings, gateways) for r in state.routers.values() if r.external and state.legs.get(r.id)
+        service(state, r, standings, gateways)
+        for r in state.routers.values()
+        if r.external and (state.legs.get(r.id) or r.id in state.moves)
     ]
 
 
@@ -141,11 +144,15 @@ def _follow(state: State, asked: Service, choice: Choice, standings: Mapping[int
     move = state.moves.get(router)
     if move is not None:
         old, new = (_is_lost(state, n, standings) for n in (move.old, move.new))
+        if old and not new and not reached(move, MovePhase.COUPLE_NEW):
+            # Nobody has shown yet that the new one gets out; whoever stands by carries all of it already.
+            stands_by = asked.standby if asked.standby != move.new else 0
+            if stands_by and not _is_lost(state, stands_by, standings):
+                edits = _take_over(state, router, move.old, stands_by, 0)
+                return [Edit(move, None), *edits, *parts.inherit(state, router, {move.new}, stands_by)]
         if old or new:
             return natmove.lose(state, move, old_dead=old, new_dead=new)
-        # Its goal is to leave as well: from where it has not been flipped to yet, it would only have to move once more.
-        leaves = state.computes[move.new].tombstoned and not move.turned and not reached(move, MovePhase.FLIP)
-        return natmove.call_back(state, move) if leaves else []
+        return _lead_elsewhere(state, move, choice.compute)
     if asked.held or not choice.compute:
         return []
     if not asked.current or asked.current not in state.computes:
@@ -156,6 +163,29 @@ def _follow(state: State, asked: Service, choice: Choice, standings: Mapping[int
         standby = choice.standby if choice.standby != asked.current else 0
         return _take_over(state, router, asked.current, choice.compute, standby)
     return natmove.begin(state, router, asked.current, choice.compute)
+
+
+def _goal_leaves(state: State, move: Move) -> bool:
+    """Whether the goal of a move, which may have opened nothing yet, is to leave as well."""
+    return state.computes[move.new].tombstoned and not move.turned and not reached(move, MovePhase.FREEZE)
+
+
+def _lead_elsewhere(state: State, move: Move, chosen: int) -> list[Edit]:
+    """What becomes of a move whose goal is to leave as well: it would only have to move once more. `chosen`: who would get it now.
+
+    Later than in FREEZE the shortest way is on; but one that comes from where it may stay goes back there.
+    """
+    if _goal_leaves(state, move):
+        edits = natmove.call_back(state, move)
+        if chosen in (0, move.old):
+            return edits
+        begun = natmove.begin(state, move.router, move.old, chosen)
+        moves = [new for _, new in begun if isinstance(new, Move)]
+        later = [Edit(move, msgspec.structs.replace(new, deadline=move.deadline)) for new in moves]
+        return later + [edit for edit in edits + begun if not any(isinstance(fact, Move) for fact in edit)]
+    stays = not state.computes[move.old].tombstoned and not _has_lost_its_wire(state, move.router, move.old)
+    before_flip = not move.turned and not reached(move, MovePhase.FLIP)
+    return natmove.call_back(state, move) if state.computes[move.new].tombstoned and before_flip and stays else []
 
 
 def _take_over(state: State, router: str, old: int, new: int, standby: int) -> list[Edit]:
@@ -220,8 +250,18 @@ def departures(state: State, standings: Mapping[int, Standing], leaving: Set[int
     for asked in wanted:
         move, choice = state.moves.get(asked.object), chosen[asked.key]
         if move is not None and leaving & {move.old, move.new}:
-            words = (natmove.words(move, names),)
-            found.append(Departure(asked.object, move.old, move.new, Going.UNDER_WAY, words))
+            ends_there = move.old in state.computes and move.new in state.computes
+            then = _lead_elsewhere(state, move, choice.compute) if ends_there else []
+            led = next((new for _, new in then if isinstance(new, Move)), None)
+            words = [natmove.words(move, names)]
+            if led is not None:
+                words.append(f"it is led to {names[led.new]}, for {names[move.new]} is to leave")
+            elif then:
+                words.append(f"it stays on {names[move.old]}, for {names[move.new]} is to leave")
+            elif move.new in leaving:
+                words.append(f"it arrives on {names[move.new]}, and moves on from there")
+            goal = led.new if led is not None else move.old if then else move.new
+            found.append(Departure(asked.object, move.old, goal, Going.UNDER_WAY, tuple(words)))
         elif move is None and asked.current in leaving:
             new = choice.compute if choice.compute != asked.current else 0
             how = Going.TAKEN_OVER if _is_lost(state, asked.current, standings) else Going.MOVES
@@ -242,9 +282,27 @@ def holds(state: State, number: int, standings: Mapping[int, Standing]) -> list[
             found.append(natmove.words(move, names))
         elif designation is not None and designation.compute == number:
             choice = chosen.get((NAT, router))
+            soon = _soon(state, router, number, standings)
             if choice is not None and choice.compute not in (0, number):
                 found.append(f"router {router}: its NAT is still here, and {names[choice.compute]} can have it")
+            elif soon:
+                found.append(
+                    f"router {router}: its NAT is here, and nobody else can have it now, but {soon} will be able to"
+                )
     return found
+
+
+def _soon(state: State, router: str, number: int, standings: Mapping[int, Standing]) -> str:
+    """Another that is heard and has the router's network outside, and is not ready, in words; "": there is none, and waiting is no use."""
+    physical = state.externals[state.routers[router].external].physical
+    for other in sorted(state.present(router) | _gateways(state)):
+        compute, seen = state.computes.get(other), standings.get(other, Standing())
+        if compute is None or other == number or compute.tombstoned or compute.membership is not Membership.MEMBER:
+            continue
+        if physical in dict(compute.provider_mappings) and seen.reachable and not seen.lost:
+            why = seen.reason or ("not ready" if not seen.ready else f"its port to {physical} is not there")
+            return f"{compute.name} ({why})"
+    return ""
 
 
 def electable(state: State, router: str, standings: Mapping[int, Standing]) -> list[str]:

@@ -239,20 +239,77 @@ def test_a_move_under_way_is_left_alone() -> None:
     assert designation.judge(moving, seen(moving)) == []
 
 
+@pytest.mark.parametrize("leaves", [True, False], ids=["its compute is to leave", "it was rebalanced"])
 @pytest.mark.parametrize("phase", list(MovePhase))
-def test_a_move_whose_goal_is_to_leave_as_well_is_called_back_as_long_as_that_is_less_than_a_move(
-    phase: MovePhase,
+def test_a_move_whose_goal_is_to_leave_as_well_is_led_elsewhere_as_long_as_that_is_less_than_a_move(
+    phase: MovePhase, leaves: bool
 ) -> None:
     found = served_by(1, 2)
-    leaves = [Edit(found.computes[n], msgspec.structs.replace(found.computes[n], tombstoned=True)) for n in (1, 2)]
-    moving = change(found, Edit(None, Move("r1", 1, 2, phase)), *leaves)
-    move = judged(moving).moves["r1"]
-    if not reached(moving.moves["r1"], MovePhase.FREEZE):
-        assert (move.old, move.new, move.phase) == (1, 3, MovePhase.PREPARE)
-    elif not reached(moving.moves["r1"], MovePhase.FLIP):
-        assert (move.old, move.new, move.turned) == (2, 1, phase), "it goes back, once, and then moves to the third"
+    marked = [found.computes[n] for n in ((1, 2) if leaves else (2,))]
+    begun = change(found, *natmove.begin(found, "r1", 1, 2))
+    at = msgspec.structs.replace(begun.moves["r1"], phase=phase, deadline=4711)
+    moving = change(
+        begun, Edit(begun.moves["r1"], at), *(Edit(c, msgspec.structs.replace(c, tombstoned=True)) for c in marked)
+    )
+    (told,) = designation.departures(moving, seen(moving), {c.number for c in marked})
+    left = judged(moving)
+    move = left.moves.get("r1")
+    if not reached(at, MovePhase.FREEZE):
+        if leaves:
+            assert move is not None
+            assert (move.old, move.new, move.phase, move.deadline) == (1, 3, MovePhase.PREPARE, 4711)
+            assert told.new == 3
+        else:
+            assert (move, place(left)[0], told.new) == (None, 1, 1)
+        assert all(x.careful for x in left.leases["r1"].values() if x.compute == 2), "as when it stood by"
+    elif not reached(at, MovePhase.FLIP) and not leaves:
+        assert move is not None
+        assert (move.old, move.new, move.turned) == (2, 1, phase), "it goes back to where it may stay"
+        assert told.new == 1
     else:
-        assert move == moving.moves["r1"], "it arrives, and moves on"
+        assert move == at, "it arrives, and moves on"
+        assert told.why[-1] == "it arrives on c2, and moves on from there"
+
+
+def test_who_dies_before_its_move_has_been_proven_is_followed_by_who_stands_by() -> None:
+    found = cloud(*(able(n) for n in (1, 2, 3)))
+    found = change(found, *parts.designate(found, "r1", 1, 2))
+    moving = change(found, *natmove.begin(found, "r1", 1, 3))
+    assert moving.moves["r1"].phase is MovePhase.PREPARE
+    left = judged(moving, c1=DEAD)
+    assert not left.moves
+    assert place(left)[0] == 2
+    assert {x.compute for x in left.leases["r1"].values() if x.opening} == {2, place(left)[1]}
+    assert {x.compute for x in left.leases["r1"].values() if not x.opening} == {2}
+    late = change(moving, Edit(moving.moves["r1"], Move("r1", 1, 3, MovePhase.EXPORT)))
+    assert place(judged(late, c1=DEAD))[0] == 3
+
+
+def test_a_move_of_a_router_that_has_no_network_any_more_is_brought_to_its_end() -> None:
+    found = served_by(1, 2)
+    moving = change(found, Edit(None, Move("r1", 1, 2, MovePhase.REPLY)))
+    bare = change(moving, *(Edit(x, None) for x in moving.legs["r1"].values()))
+    assert not judged(bare, c1=DEAD).moves
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (Standing(ready=False, reachable=True, reason="braked"), "c2 (braked)"),
+        (Standing(ready=True, reachable=True), "c2 (its port to physnet is not there)"),
+        (SILENT, ""),
+        (DEAD, ""),
+    ],
+    ids=["braked", "no wire yet", "silent", "dead"],
+)
+def test_a_compute_is_not_ended_while_somebody_will_be_able_to_have_its_nat(other: Standing, words: str) -> None:
+    found = judged(cloud(able(1), able(2, provider_mappings=())))
+    assert place(found) == (1, 0)
+    mapped = [Edit(found.computes[2], able(2)), Edit(found.computes[1], able(1, tombstoned=True))]
+    held = designation.holds(change(found, *mapped), 1, {1: WELL, 2: other})
+    assert held == (
+        [f"router r1: its NAT is here, and nobody else can have it now, but {words} will be able to"] if words else []
+    )
 
 
 def test_many_routers_are_spread_over_all() -> None:
