@@ -226,6 +226,8 @@ def test_scale_in_a_compute_which_is_designated_and_no_other_compute_has_presenc
     gone = cloud.fact("a")
     assert cloud.rpc("scalein-computes-start", "scalein-node-ids", ["a"])[0] == 204
     stays_and_is_reported(lonely)
+    (again,) = cloud.call(cloud.service.start(["a"])).verdicts
+    assert "nobody else can have the NAT of router r1 now: it stays, and ends with this compute" in again.message
     if how == "its VM migrates":
         cloud.migrate("vm1", "b")
         stays_and_is_reported(lonely)

@@ -88,7 +88,7 @@ def test_connections_are_shown_as_the_switch_and_the_record_have_them(routed: Ro
     assert serves["opened"]["other"] == 2, "two VMs have pinged"
     assert serves["received"] == serves["opened"]["tcp"] + serves["opened"]["udp"]
     assert (serves["unknown"], stands_by["opened"]["tcp"]) == (0, 0)
-    assert found["refused"] == {"sctp": 0, "other": 0}
+    assert found["refused"] == {"sctp": 0, "other": 0, "exhausted": 0}
     assert found["open"] + found["closed"] == len(found["connections"])
     assert {c["external"].partition(":")[0] for c in found["connections"]} == {SNAT}
     assert {c["compute"] for c in found["connections"]} == {routed.served_by()}

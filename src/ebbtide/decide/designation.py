@@ -269,6 +269,19 @@ def departures(state: State, standings: Mapping[int, Standing], leaving: Set[int
     return sorted(found, key=lambda d: d.router)
 
 
+def stays(found: Iterable[Departure]) -> dict[int, str]:
+    """Of the computes that are to leave: whose NAT ends with them, in words."""
+    routers: dict[int, list[str]] = {}
+    for departure in found:
+        if departure.how is Going.STAYS:
+            routers.setdefault(departure.old, []).append(departure.router)
+    return {
+        number: f"nobody else can have the NAT of router {', '.join(names[:5])}{' and others' if len(names) > 5 else ''} now: it stays, "
+        "and ends with this compute"
+        for number, names in routers.items()
+    }
+
+
 def holds(state: State, number: int, standings: Mapping[int, Standing]) -> list[str]:
     """Why a compute cannot be removed yet: what it serves and another could, or what is on its way; in words, each service."""
     found, routers = [], sorted(state.serves.get(number, ()))

@@ -7,7 +7,7 @@ to false" (Proposed change).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from enum import StrEnum
 
 import msgspec
@@ -44,6 +44,14 @@ class Decision(msgspec.Struct, frozen=True):
 
     verdicts: tuple[IdVerdict, ...]
     edits: tuple[Edit, ...] = ()
+
+    def saying(self, more: Mapping[int, str]) -> Decision:
+        """The same, and more in words of some computes (by number)."""
+        told = (
+            msgspec.structs.replace(v, message="; ".join(filter(None, (v.message, more.get(v.number, "")))))
+            for v in self.verdicts
+        )
+        return msgspec.structs.replace(self, verdicts=tuple(told))
 
     def checked(self, verb: str) -> Decision:
         """Itself.

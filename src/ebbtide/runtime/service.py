@@ -342,13 +342,12 @@ class Service:
 
         def decide(state: State) -> tuple[list[Edit], Decision]:
             decision = scalein.start(state, ids).checked("scalein-computes-start")
-            leaving = {v.number for v in decision.verdicts} if until else set()
-            if not decision.edits:
-                return natmove.dated(state, [], leaving, until), decision
-            # One election over the final set: nothing moves to a compute that is about to go as well.
+            numbers, standings = {v.number for v in decision.verdicts}, self.cluster.designations.standings()
             marked = apply(state, decision.edits, state.revision + 1)
-            moves = designation.judge(marked, self.cluster.designations.standings())
-            return [*decision.edits, *natmove.dated(state, moves, leaving, until)], decision
+            told = decision.saying(designation.stays(designation.departures(marked, standings, numbers)))
+            # One election over the final set: nothing moves to a compute that is about to go as well.
+            moves = designation.judge(marked, standings) if decision.edits else []
+            return [*decision.edits, *natmove.dated(state, moves, numbers if until else set(), until)], told
 
         decision = await self.cluster.store.commit(decide)
         self._say("scale_in_started", decision)
