@@ -297,12 +297,23 @@ def _routes(state: State, wish: Router) -> tuple[str, ...]:
             )
         if found.get(way, via) != via:
             raise Refused(f"route to {way} has two next hops, {found[way]} and {via}: one is possible")
-        if any(way == leg.subnet for leg in legs):
-            raise Refused(f"route to {way}: that subnet is connected to router {wish.id} itself")
+        for leg in legs:
+            if way == leg.subnet:
+                raise Refused(f"route to {way}: that subnet is connected to router {wish.id} itself")
+            if _within(way, leg.subnet):
+                # A longer prefix, or the same as a port's own /32, would take the addresses of ports there.
+                raise Refused(
+                    f"route to {way}: it lies within {leg.subnet}, which is connected to router {wish.id} itself: "
+                    "choose a prefix outside it"
+                )
         if not any(IPv4Address(via) in ip_network(leg.subnet) for leg in legs):
             raise Refused(f"route to {way}: next hop {via} is in no subnet of router {wish.id}")
         found[way] = via
     return tuple(sorted(f"{way} via {via}" for way, via in found.items()))
+
+
+def _within(prefix: str, subnet: str) -> bool:
+    return IPv4Network(prefix).subnet_of(IPv4Network(subnet))
 
 
 def delete_router(state: State, name: str) -> list[Edit]:
@@ -355,8 +366,9 @@ def attach(state: State, name: str, network: str, address: str = "", mac: str = 
                 f"subnet {subnet} meets {leg.subnet}, in which router {name} is already (network {leg.network})"
             )
     for way, _ in map(split_route, found.routes):
-        if way == subnet:
-            raise Refused(f"router {name} has an extra route to {subnet}: take it away first")
+        if _within(way, subnet):
+            more = "" if way == subnet else f", which lies within {subnet}"
+            raise Refused(f"router {name} has an extra route to {way}{more}: take it away first")
     for port_id in state.ports_of.get(network, ()):
         port = state.ports[port_id]
         if address in port.addresses:

@@ -161,12 +161,23 @@ def test_a_change_leaves_what_is_not_named_and_the_same_change_again_is_already_
     [
         (["10.9.0.0/16 via 10.1.0.9", "10.9.0.0/16 via 10.1.0.8"], "has two next hops, 10.1.0.9 and 10.1.0.8"),
         (["10.1.0.0/24 via 10.1.0.9"], "that subnet is connected to router r1 itself"),
+        (
+            ["10.1.0.1/32 via 10.1.0.9"],
+            "route to 10.1.0.1/32: it lies within 10.1.0.0/24, which is connected to router r1",
+        ),
+        (["10.1.0.128/25 via 10.1.0.9"], "it lies within 10.1.0.0/24, .* choose a prefix outside it"),
         (["10.9.0.0/16 via 10.2.0.9"], "next hop 10.2.0.9 is in no subnet of router r1"),
     ],
 )
 def test_a_route_that_leads_nowhere_or_two_ways_is_refused(route: list[str], words: str) -> None:
     with pytest.raises(Refused, match=words):
         routing.set_router(cloud(), "r1", routes=route)
+
+
+def test_a_route_may_hold_a_subnet_that_is_connected() -> None:
+    edits, changed = routing.set_router(cloud(), "r1", routes=["10.1.0.0/16 via 10.1.0.9"])
+    assert changed.routes == ("10.1.0.0/16 via 10.1.0.9",)
+    assert routing.attach(then(cloud(), edits), "r1", "n2")[0]
 
 
 def test_a_router_keeps_its_network_outside_while_floating_ips_come_from_there() -> None:
@@ -238,19 +249,21 @@ def test_a_router_is_deleted_when_it_is_in_no_network_and_its_tag_rests() -> Non
         ({"network": "n5", "address": "10.5.0.1"}, Refused, "is in no subnet of network n5, which has none"),
         ({"network": "n6"}, BadInput, "network n6 has 2 IPv4 subnets"),
         ({"network": "n7"}, Refused, "router r1 has an extra route to 10.9.0.0/24: take it away first"),
+        ({"network": "n8"}, Refused, "has an extra route to 10.8.0.5/32, which lies within 10.8.0.0/24: take it away"),
         ({"network": "n1", "address": "10.1.0.254", "mac": "02:00:00:00:00:99"}, Refused, "with MAC .* already"),
     ],
 )
 def test_a_place_that_cannot_be_is_refused(wishes: dict[str, Any], kind: type[Exception], words: str) -> None:
     other = leg(9, 2, address="10.2.0.9", subnet="10.2.0.0/24")
-    subnets = {4: ("10.1.0.0/16",), 5: (), 6: ("10.6.0.0/24", "10.7.0.0/24"), 7: ("10.9.0.0/24",)}
+    subnets = {4: ("10.1.0.0/16",), 5: (), 6: ("10.6.0.0/24", "10.7.0.0/24"), 7: ("10.9.0.0/24",), 8: ("10.8.0.0/24",)}
     found = cloud(
         *(network(tag, subnets=text) for tag, text in subnets.items()),
         port(7, 2, addresses=("10.2.0.7",)),
         router(9),
         other,
     )
-    found = then(found, routing.set_router(found, "r1", routes=["10.9.0.0/24 via 10.1.0.9"])[0])
+    routes = ["10.9.0.0/24 via 10.1.0.9", "10.8.0.5/32 via 10.1.0.9"]
+    found = then(found, routing.set_router(found, "r1", routes=routes)[0])
     with pytest.raises(kind, match=words):
         routing.attach(found, **{"name": "r1", "network": "n2", **wishes})
 
