@@ -629,6 +629,36 @@ def test_the_filters_fit_the_flows(site: Site, served: Served) -> None:
         assert part in text
 
 
+def test_a_wrong_wait_is_refused_before_anything_is_done(site: Site, cloud: Cloud) -> None:
+    here = site.compute()
+    pair = {"gateway": here.name, "peer": site.compute().name}
+    change(site, Edit(None, Floating(cloud.external, "203.0.113.9", 9)))
+    before = site.state.revision
+    for method, path, body in (
+        ("POST", "networks", {"id": "late"}),
+        ("DELETE", f"networks/{cloud.network}", None),
+        ("POST", "ports", {"id": "late", "network": cloud.network, "mac": "02:00:00:00:99:99"}),
+        ("DELETE", f"ports/{cloud.port}", None),
+        ("POST", "relations", pair),
+        ("POST", "externals", {"id": "late", "physical": "late", "subnet": "198.51.100.0/24"}),
+        ("PUT", "externals/late", {"physical": "late", "subnet": "198.51.100.0/24"}),
+        ("POST", "routers", {"id": "late"}),
+        ("PATCH", f"routers/{cloud.router}", {"snat": False}),
+        ("POST", f"routers/{cloud.router}/detach", {"network": cloud.network}),
+        ("POST", "floating-ips", {"external": cloud.external, "address": "203.0.113.10", "port": cloud.port}),
+        ("DELETE", f"floating-ips/{cloud.external}/203.0.113.9", None),
+        ("POST", f"computes/{here.name}/adopt", None),
+        ("POST", "scale-in/start", {"computes": [here.name]}),
+        ("POST", "reconcile", {"computes": [here.name]}),
+    ):
+        for wait in ("yes", "true", "30", "APPLIED"):
+            answer = site.ask(method, f"{API}/{path}?wait={wait}", body)
+            assert error(answer) == (400, f"wait={wait}: it is wait=applied or nothing"), path
+        assert site.state.revision == before, path
+        assert answer.json["error"]["path"] == "wait"
+    assert site.ask("PATCH", f"{cloud.route()}?wait=applied", {"snat": False}).json["behind"] == []
+
+
 def test_writes_are_in_the_audit_log(site: Site, cloud: Cloud) -> None:
     assert site.ask("PATCH", cloud.route(), {"snat": False}).status == 200
     last = msgspec.json.decode((site.state_dir / "audit.log").read_text().splitlines()[-1])

@@ -77,11 +77,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 async def struct(request: Request, kind: type[T]) -> T:
-    """The body as a struct of `kind`; none is {}.
+    """The body as a struct of `kind`; none is {}. What the query says of waiting is checked with it.
 
     Raises:
-        BadInput: it is not JSON, or not of that shape; the path says where.
+        BadInput: it is not JSON, or not of that shape, or `?wait=` has another value than "applied"; the path says where.
     """
+    # Whoever asks for a body does its work next: when the answer is made, it is too late to refuse.
+    waiting = request.query_params.get("wait", "")
+    if waiting not in ("", "applied"):
+        raise BadInput(f"wait={waiting[:40]}: it is wait=applied or nothing", "wait")
     raw = await read(request)
     if raw or request.headers.get("content-type"):
         media.check_body(request.headers.get("content-type", ""), (media.JSON, media.YANG))
