@@ -412,6 +412,8 @@ def add_floating(
         NotFound: there is no such external network or port.
         Refused: the address is taken, or no router leads from there to the port.
     """
+    if fixed and not port:
+        raise BadInput("a fixed address without a port: name the port too", "fixed")
     network = external(state, outside)
     address = _v4(address, "floating IP", "address")
     _host_in(address, network.subnet, "floating IP")

@@ -312,6 +312,7 @@ def test_a_place_is_taken_away_when_nothing_leads_through_it() -> None:
         ({"address": "203.0.113.10"}, Refused, "address 203.0.113.10 is that of router r1 in out"),
         ({"mac": "03:00:00:00:00:01"}, BadInput, "is not the MAC address of one host"),
         ({"port": "none"}, NotFound, "there is no port none"),
+        ({"fixed": "10.1.0.2"}, BadInput, "a fixed address without a port: name the port too"),
         ({"port": "p1"}, Refused, "10.1.0.1 of port p1 has floating IP 203.0.113.20 already"),
         ({"port": "p2", "fixed": "10.1.0.3"}, Refused, "10.1.0.3 is no IPv4 address of port p2, which has 10.1.0.2"),
         ({"port": "p3"}, Refused, "no router leads from out to port p3: attach one to network n2"),
@@ -342,6 +343,11 @@ def test_a_floating_ip_is_made_moved_emptied_and_deleted_with_one_mac_all_the_ti
     found = then(found, routing.delete_floating(found, "out", "203.0.113.30"))
     with pytest.raises(NotFound, match=r"there is no floating IP 203.0.113.30 in external network out"):
         routing.delete_floating(found, "out", "203.0.113.30")
+
+
+def test_a_fixed_address_alone_does_not_unplug_a_floating_ip() -> None:
+    with pytest.raises(BadInput, match="name the port too"):
+        routing.add_floating(cloud(), "out", "203.0.113.20", fixed="10.1.0.1")
 
 
 def test_a_port_with_two_addresses_has_a_floating_ip_for_each() -> None:
