@@ -61,6 +61,7 @@ ALONE = ROUTER | {
     "networks": [],
     "leases": [],
 }
+WITHOUT = ROUTER | {"id": "bare", "designated": "", "standby": "", "since": 0, "addresses": [], "leases": []}
 INNER = ALONE | {"id": "inner", "external": "", "addresses": [], "next-hop": "", "floating-ips": []}
 EXTERNALS: list[dict[str, Any]] = [
     {
@@ -115,7 +116,7 @@ FLOATING_IPS: list[dict[str, Any]] = [
 @pytest.fixture
 def known(scripted: Scripted) -> Scripted:
     """A controller that knows all of these."""
-    scripted.says("GET", "/routers", {"routers": [ROUTER, MOVING, ALONE, INNER]})
+    scripted.says("GET", "/routers", {"routers": [ROUTER, MOVING, ALONE, WITHOUT, INNER]})
     for each in (ROUTER, MOVING, ALONE, INNER):
         scripted.says("GET", f"/routers/{each['id']}", each)
     scripted.says("GET", "/externals", {"externals": EXTERNALS})

@@ -151,9 +151,11 @@ def _row(found: dict[str, Any]) -> tuple[object, ...]:
     if found["move"]:
         remarks.append(f"moves to {found['move']['new']} ({found['move']['phase']})")
     if found["external"] and not found["designated"]:
-        remarks.append("unserved")
+        remarks.append("unserved" if found["networks"] else "in no network")
     if found["external"] and not found["snat"]:
         remarks.append("no SNAT")
+    elif found["external"] and not found["addresses"]:
+        remarks.append("no address")
     if found["next-hop"] and not found["next-hop-mac"]:
         remarks.append("next hop unknown")
     networks = render.some(list(dict.fromkeys(place["network"] for place in found["networks"])), 2)

@@ -324,7 +324,7 @@ def _status(service: Service, config: Config) -> dict[str, Any]:
             "ports": len(state.ports),
             "externals": len(state.externals),
             "routers": len(state.routers),
-            "routers_unserved": sum(shapes.is_unserved(state, r) for r in state.routers.values()),
+            "routers_unserved": shapes.unserved(state),
             "floating_ips": len(state.floatings),
             "moves": len(state.moves),
             "debts": len(state.debts),

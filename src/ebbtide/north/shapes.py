@@ -14,6 +14,7 @@ from ebbtide.model.facts import (
     External,
     Floating,
     Lease,
+    Membership,
     Move,
     Network,
     Operation,
@@ -138,9 +139,20 @@ def _router(state: State, fact: Router, floating_ips: list[str]) -> dict[str, An
     }
 
 
-def is_unserved(state: State, fact: Router) -> bool:
-    """Whether a router has a network outside, and nobody who serves its NAT."""
-    return bool(fact.external) and (NAT, fact.id) not in state.designations
+def unserved(state: State) -> int:
+    """How many routers have something that needs their network outside, and nobody who serves their NAT.
+
+    One without a place in a network, or whose networks are present on no compute while no compute is a gateway, needs nobody: the
+    election does not ask for a compute then, or has none to choose from (`designation.services`).
+    """
+    gateways = any(c.gateway and c.membership is Membership.MEMBER for c in state.computes.values())
+
+    def needs(fact: Router) -> bool:
+        networks = {network for network, _ in state.legs.get(fact.id, ())}
+        return any(gateways or state.footprint(network) for network in networks)
+
+    waiting = (r for r in state.routers.values() if r.external and (NAT, r.id) not in state.designations)
+    return sum(map(needs, waiting))
 
 
 def place(fact: RouterPort) -> dict[str, Any]:
