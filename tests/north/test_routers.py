@@ -29,6 +29,7 @@ from ebbtide.model.observed import Datapath, View
 from ebbtide.model.state import NAT
 from ebbtide.north import explain, shapes
 from ebbtide.openflow.flows import encode_flow
+from tests.fakes import clouds
 from tests.north.site import Answer, Site
 
 API = "/api/v1"
@@ -546,6 +547,40 @@ def test_the_story_of_a_router_that_moves(site: Site, served: Served, golden: An
     )
     change(site, Edit(None, move), Edit(None, Neighbour(cloud.external, "203.0.113.1", 0x020000000009)))
     golden("north/router-moving.txt", masked(served, story(site, cloud.router)))
+
+
+def test_what_a_compute_serves_keeps_it_from_being_ended(site: Site, served: Served) -> None:
+    router, old, standby = served.cloud.router, served.old, served.standby
+
+    def told(compute: Compute, holds: tuple[str, ...] = (), **fields: Any) -> str:
+        shown = msgspec.structs.replace(compute, **fields)
+        state = clouds.change(site.state, Edit(compute, shown))
+        return " ".join(explain.compute_story(state, shown, site.app.service.compute_status(compute), holds))
+
+    assert f"It serves the NAT of 1 router(s): {router}." in told(old)
+    assert f"It stands by for the NAT of 1 router(s): {router}." in told(standby)
+    assert "NAT of" not in told(served.new)
+    assert "1 port(s) keep it from being ended." in told(served.new, tombstoned=True)
+    for compute in (old, standby):
+        assert "It is empty and may be ended; its parts in these NATs go with it." in told(compute, tombstoned=True)
+    words = f"router {router}: its NAT is still here, and {served.new.name} can have it"
+    assert f"It may be ended only when this has moved: {words}." in told(old, (words,), tombstoned=True)
+    assert "empty" not in told(old, (words,), tombstoned=True)
+
+
+def test_a_compute_that_a_nat_is_on_its_way_from_keeps_its_tunnels(site: Site, served: Served) -> None:
+    router, old, new = served.cloud.router, served.old.name, served.new.name
+    marked = msgspec.structs.replace(served.old, tombstoned=True)
+    change(site, Edit(served.old, marked), Edit(None, Move(router, served.old.number, served.new.number)))
+    lines = " ".join(site.get(f"{API}/explain/compute/{old}").json["lines"])
+    assert f"The NAT of 1 router(s) moves from or to it: {router}." in lines
+    words = f"router {router} moves from {old} to {new}, prepare"
+    assert f"It may be ended only when this has moved: {words}" in lines
+    answer = site.rpc("cloudscaler-rpc:scalein-computes-tep-delete", [old], "scalein-compute-names")
+    assert answer.status == 409
+    (found,) = answer.errors
+    assert f"{old} still serves: {words}" in found["error-message"]
+    assert "its tunnels go when it has moved (`ebbtide router list`)" in found["error-message"]
 
 
 def test_every_phase_has_words(site: Site, served: Served) -> None:

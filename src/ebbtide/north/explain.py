@@ -75,8 +75,11 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def compute_story(state: State, compute: Compute, status: Mapping[str, Any]) -> list[str]:
-    """Why a compute is in its phase, what it carries, and what keeps it from leaving."""
+def compute_story(state: State, compute: Compute, status: Mapping[str, Any], holds: Sequence[str] = ()) -> list[str]:
+    """Why a compute is in its phase, what it carries and serves, and what keeps it from leaving.
+
+    `holds`: what it serves that has somewhere to go or is on its way, in words (`Service.serves`).
+    """
     name, number = compute.name, compute.number
     lines = [f"{name} is {status['phase']}: {_PHASES.get(status['phase'], status['phase'])}."]
     if status["reason"]:
@@ -100,16 +103,33 @@ def compute_story(state: State, compute: Compute, status: Mapping[str, Any]) -> 
     lines.append(f"It shares a network or a gateway relation with {len(peers)} compute(s): {some(peers)}.")
     ports = carried(state, number)
     lines.append(f"It carries {len(ports)} port(s): {some(ports)}.")
+    serves = list(_nats(state, number))
+    lines += serves
     if compute.tombstoned:
-        lines.append(
-            "It is tombstoned: nothing is elected to it. "
-            + (f"{len(ports)} port(s) keep it from being ended." if ports else "It is empty and may be ended.")
-        )
+        keeps = [f"{len(ports)} port(s) keep it from being ended."] if ports else []
+        keeps += [f"It may be ended only when this has moved: {some(holds)}."] if holds else []
+        goes = "; its parts in these NATs go with it" if serves else ""
+        free = f"It is empty and may be ended{goes}."
+        lines.append(f"It is tombstoned: nothing is elected to it. {' '.join(keeps) or free}")
     if status["rejected"]:
         lines.append(f"Its switch has refused {len(status['rejected'])} fragment(s): {some(status['rejected'])}.")
     if status["debts"]:
         lines.append(f"It was unreachable when {some(status['debts'])} left, and may still hold something of them.")
     return lines
+
+
+def _nats(state: State, number: int) -> Iterator[str]:
+    """The routers in whose NAT it has a part, by what part that is."""
+    routers = sorted(state.serves.get(number, ()))
+    moving = [r for r in routers if r in state.moves and number in (state.moves[r].old, state.moves[r].new)]
+    resting = [state.designations[NAT, r] for r in routers if r not in moving]
+    for what, found in (
+        ("It serves the NAT of {} router(s)", [d.object for d in resting if d.compute == number]),
+        ("It stands by for the NAT of {} router(s)", [d.object for d in resting if d.compute != number]),
+        ("The NAT of {} router(s) moves from or to it", moving),
+    ):
+        if found:
+            yield f"{what.format(len(found))}: {some(found)}."
 
 
 def port_story(state: State, port: Port, plugged: Sequence[str]) -> list[str]:
@@ -390,7 +410,8 @@ async def story(service: Service, kind: str, text: str) -> list[str]:
         compute, reason = resolve(state, text)
         if compute is None:
             raise NotFound(reason)
-        return compute_story(state, compute, service.compute_status(compute))
+        holds = service.serves(compute.number) if compute.tombstoned else ()
+        return compute_story(state, compute, service.compute_status(compute), holds)
     if kind == "port":
         port = state.ports.get(text)
         if port is None:

@@ -55,11 +55,13 @@ async def _end_polled(service: Service, ids: Sequence[str]) -> dict[str, Any]:
 
 
 async def _tep_delete(service: Service, ids: Sequence[str]) -> None:
-    tep_delete(service.state, ids).checked("scalein-computes-tep-delete")
+    tep_delete(service.state, ids, service.serves).checked("scalein-computes-tep-delete")
 
 
-def tep_delete(state: State, ids: Sequence[str]) -> Decision:
-    """Verdicts of a tep-delete: there is nothing to store, since tunnels go by themselves as ports leave."""
+def tep_delete(state: State, ids: Sequence[str], serving: Callable[[int], Sequence[str]] = lambda _: ()) -> Decision:
+    """Verdicts of a tep-delete: there is nothing to store, since tunnels go by themselves as ports and services leave.
+
+    `serving`: what a compute still serves that has somewhere to go, in words."""
     if not ids:
         raise BadInput("no compute names were given: name at least one", tag="missing-element")
     verdicts = []
@@ -75,6 +77,9 @@ def tep_delete(state: State, ids: Sequence[str]) -> Decision:
             why = f"{compute.name} is not tombstoned: call scalein-computes-start first"
         elif not gone and left:
             why = f"{compute.name} still carries {len(left)} port(s): its tunnels go when they have left"
+        elif not gone and (left := tuple(serving(compute.number))):
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            why = f"{compute.name} still serves: {left[0]}{more}; its tunnels go when it has moved (`ebbtide router list`)"
         answer = Answer.REFUSED if why else Answer.ALREADY
         verdicts.append(IdVerdict(text, answer, compute.name, compute.number, why or "no tunnel is needed", left))
     return Decision(tuple(verdicts))
