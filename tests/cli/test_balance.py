@@ -41,6 +41,9 @@ BALANCED = {
     "gain": ["nat: balanced, no compute is above its bound"],
     "revision": 50,
 }
+MOVE = {"service": "nat", "object": "r2", "old": "host-2", "new": "host-3", "phase": "flip"}
+STOPPED = {"moves": [], "loads": [], "gain": [], "under-way": [MOVE], "revision": 50}
+NOT_MOVED = OPERATION | {"state": "done", "reason": "stopped: 1 not moved, 1 under way go on"}
 OVER = OPERATION | {"state": "done", "reason": "nat: balanced, no compute is above its bound"}
 
 
@@ -51,6 +54,8 @@ def test_how_it_is_shown(run: Run, scripted: Scripted, golden: Callable[[str, st
         (("rebalance",), "POST", PLAN | {"operation": OPERATION, "changed": True}),
         (("rebalance", "--wait", "60"), "POST", BALANCED | {"operation": OVER, "changed": False}),
         (("rebalance",), "POST", BALANCED | {"operation": None, "changed": False}),
+        (("rebalance", "--stop"), "POST", STOPPED | {"operation": NOT_MOVED, "changed": True}),
+        (("rebalance", "--stop"), "POST", STOPPED | {"under-way": [], "operation": None, "changed": False}),
         (("rebalance", "--plan"), "GET", {"moves": [], "loads": [], "gain": [], "revision": 1}),
     ):
         scripted.says(method, "/rebalance", answer)
@@ -64,7 +69,7 @@ def test_how_it_is_shown(run: Run, scripted: Scripted, golden: Callable[[str, st
 
 @pytest.mark.parametrize(("given", "body"), [((), {}), (("--stop",), {"stop": True}), (("--wait", "5"), {"wait": 5.0})])
 def test_what_is_asked(run: Run, scripted: Scripted, given: tuple[str, ...], body: dict[str, Any]) -> None:
-    scripted.says("POST", "/rebalance", PLAN | {"operation": OPERATION, "changed": True}, 202)
+    scripted.says("POST", "/rebalance", PLAN | {"operation": OPERATION, "changed": True, "under-way": []}, 202)
     assert run("rebalance", *given).exit_code == (6 if "--wait" in given else 0)
     assert scripted.asked[-1].body == body
 

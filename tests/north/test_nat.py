@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ebbtide.compile.features.nat import TCP, UDP, Translation
-from ebbtide.model.facts import Designation, Edit, Move, MovePhase
+from ebbtide.decide import rebalancing
+from ebbtide.model.facts import Designation, Edit, Move, MovePhase, Operation
 from ebbtide.model.state import NAT
 from tests.north.site import Site
 from tests.north.test_routers import Cloud, change, cloud, error
@@ -132,5 +133,25 @@ def test_a_rebalance_where_nobody_can_be_reached_says_so_and_does_nothing(site: 
     begun = site.post(f"{API}/rebalance", {})
     assert (begun.status, begun.json["operation"], begun.json["changed"]) == (200, None, False)
     assert site.post(f"{API}/rebalance", {"stop": True}).json["operation"] is None
-    for body in ({"plan": True, "stop": True}, {"wait": -1}, {"wait": 1e300}, {"now": True}):
+    both = ({"plan": True, "stop": True}, {"plan": True, "wait": 5}, {"stop": True, "wait": 5})
+    for body in (*both, {"wait": -1}, {"wait": 1e300}, {"now": True}):
         assert error(site.post(f"{API}/rebalance", body))[0] == 400
+
+
+def test_a_rebalance_that_is_stopped_says_what_goes_on_and_plans_nothing(site: Site, cloud: Cloud) -> None:
+    old, new = served(cloud)
+    numbers = site.state.by_name
+    move = Move(cloud.router, numbers[old], numbers[new], MovePhase.FLIP)
+    begun = Operation(f"rebalance-{cloud.router}", rebalancing.VERB, (), "running", "begins")
+    site.put(move, begun)
+    answer = site.post(f"{API}/rebalance", {"stop": True})
+    found = answer.json
+    assert (answer.status, found["changed"], found["operation"]["id"]) == (200, True, begun.id)
+    assert (found["moves"], found["loads"], found["gain"]) == ([], [], [])
+    phase = str(site.state.moves[cloud.router].phase)
+    mine = {"service": "nat", "object": cloud.router, "old": old, "new": new, "phase": phase}
+    assert mine in found["under-way"]
+    assert len(found["under-way"]) == len(site.state.moves)
+    again = site.post(f"{API}/rebalance", {"stop": True}).json
+    assert (again["operation"], again["changed"]) == (None, False)
+    assert mine in again["under-way"]

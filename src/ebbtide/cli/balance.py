@@ -46,11 +46,25 @@ def rebalance(session: Session, plan: bool, stop: bool, seconds: float | None) -
             found = session.client.call("POST", "/rebalance", body, timeout=(seconds or 0.0) + _SPARE_SECONDS)
     if session.json:
         render.as_json(found)
+    elif stop:
+        _show_stopped(found)
     else:
         _show(found)
     operation = found.get("operation")
     if seconds is not None and operation and operation["state"] == "running":
         sys.exit(StillWorking.exit_code)
+
+
+def _show_stopped(found: dict[str, Any]) -> None:
+    if found["under-way"]:
+        rows = [(m["service"], m["object"], m["old"], m["new"], m["phase"]) for m in found["under-way"]]
+        render.table(("service", "object", "from", "to", "phase"), rows)
+        click.echo()
+    operation = found["operation"]
+    if operation:
+        render.line(f"operation {operation['id']} is {operation['state']}: {operation['reason']}")
+    else:
+        render.line("no rebalance is under way")
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from ebbtide.decide.election import Plan
 from ebbtide.errors import BadInput
 from ebbtide.model.facts import Operation
-from ebbtide.model.state import State
+from ebbtide.model.state import NAT, State
 from ebbtide.north import body, shapes
 from ebbtide.north.answers import json_response
 from ebbtide.north.api import MAX_WAIT
@@ -44,14 +44,28 @@ def shown(state: State, found: Plan) -> dict[str, Any]:
     }
 
 
+def under_way(state: State) -> list[dict[str, Any]]:
+    """The moves that go on, whoever began them."""
+    return [
+        {
+            "service": NAT,
+            "object": move.router,
+            "old": shapes.name_of(state, move.old),
+            "new": shapes.name_of(state, move.new),
+            "phase": str(move.phase),
+        }
+        for _, move in sorted(state.moves.items())
+    ]
+
+
 def routes(service: Service) -> list[Route]:
     """The routes of this room."""
 
-    def answer(found: Plan, operation: Operation | None, changed: bool) -> Response:
+    def answer(found: dict[str, Any], operation: Operation | None, changed: bool) -> Response:
         state = service.state
         goes_on = operation is not None and operation.state == "running"
         told = {
-            **shown(state, found),
+            **found,
             "operation": shapes.operation(state, operation) if operation is not None else None,
             "changed": changed,
             "revision": state.revision,
@@ -65,17 +79,21 @@ def routes(service: Service) -> list[Route]:
         wish = await body.struct(request, Rebalancing)
         if wish.plan and wish.stop:
             raise BadInput("plan and stop were both given: say one of them", "stop")
+        if wish.wait and (wish.plan or wish.stop):
+            raise BadInput(f"{'plan' if wish.plan else 'stop'} and wait were both given: neither takes long", "wait")
         if not (math.isfinite(wish.wait) and 0 <= wish.wait <= MAX_WAIT):
             raise BadInput(f"wait = {wish.wait}: 0 to {MAX_WAIT:.0f} seconds", "wait")
         if wish.plan:
             return await plan(request)
         if wish.stop:
             stopped = await service.stop_rebalance()
-            return answer(service.rebalance_plan(), stopped, stopped is not None)
-        operation, found, changed = await service.rebalance()
+            # Nothing is moved by this call: what a plan would say of moves to come is what will not be done.
+            found = {**shown(service.state, Plan()), "under-way": under_way(service.state)}
+            return answer(found, stopped, stopped is not None)
+        operation, planned, changed = await service.rebalance()
         if operation is not None and wish.wait:
             operation = await service.wait_operation(operation.id, wish.wait)
-        return answer(found, operation, changed)
+        return answer(shown(service.state, planned), operation, changed)
 
     return [
         Route("/api/v1/rebalance", plan, methods=["GET"]),
