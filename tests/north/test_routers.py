@@ -615,6 +615,28 @@ def test_other_stories(site: Site, served: Served) -> None:
     assert error(site.get(f"{API}/explain/router/nothing"))[0] == 404
 
 
+def test_an_extra_route_whose_next_hop_is_not_there_is_told(site: Site, served: Served) -> None:
+    name, port = served.cloud.router, served.cloud.port
+    routes = ["10.8.0.0/16 via 10.1.0.9", "10.9.0.0/16 via 10.1.0.77"]
+    assert site.ask("PATCH", served.cloud.route(), {"routes": routes}).status == 200
+
+    def told(**fields: Any) -> list[str]:
+        router = msgspec.structs.replace(site.state.routers[name], **fields)
+        state = clouds.change(site.state, Edit(site.state.routers[name], router))
+        return [line for line in explain.router_story(state, router, ()) if line.startswith("Extra route")]
+
+    assert told() == [
+        f"Extra route {routes[0]}: its next hop is port {port} on {served.new.name}.",
+        f"Extra route {routes[1]}: no plugged port has its next hop, so its traffic takes the default route.",
+    ]
+    assert told(external="", addresses=())[1].endswith(
+        "no plugged port has its next hop, and there is no default route."
+    )
+    assert told(routes=()) == []
+    change(site, Edit(site.state.binding(port, served.new.number), None))
+    assert "no plugged port has its next hop" in told()[0]
+
+
 def test_where_a_floating_ip_is_exchanged(site: Site, served: Served) -> None:
     cloud = served.cloud
     start = f"Floating IP 203.0.113.9 is 10.1.0.9 of port {cloud.port}: exchanged "

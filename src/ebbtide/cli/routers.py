@@ -41,7 +41,11 @@ def _router_options(function: Any) -> Any:
     for option in (
         click.option("--record/--no-record", default=None, help="Keep a record of its connections, or not."),
         click.option(
-            "--route", "routes", multiple=True, metavar='"CIDR via IP"', help="An extra route; may be repeated."
+            "--route",
+            "routes",
+            multiple=True,
+            metavar='"CIDR via IP"',
+            help="An extra route; its next hop is in a network of the router. May be repeated.",
         ),
         click.option("--snat/--no-snat", default=None, help="Translate connections into its addresses, or not."),
         click.option("--address", "addresses", multiple=True, metavar="IP", help="One outside; may be repeated."),

@@ -307,7 +307,15 @@ def _routes(state: State, wish: Router) -> tuple[str, ...]:
                     "choose a prefix outside it"
                 )
         if not any(IPv4Address(via) in ip_network(leg.subnet) for leg in legs):
-            raise Refused(f"route to {way}: next hop {via} is in no subnet of router {wish.id}")
+            first = "" if wish.id in state.routers else f"make router {wish.id} without routes, "
+            raise Refused(
+                f"route to {way}: next hop {via} is in no subnet of router {wish.id}: {first}attach the router to the network of the next "
+                f"hop first (`ebbtide router attach {wish.id} NETWORK`), then set the route (`ebbtide router set {wish.id} --route ...`)"
+            )
+        if any(via == leg.address for leg in legs):
+            raise Refused(
+                f"route to {way}: next hop {via} is router {wish.id}'s own address: name the port's behind which {way} is"
+            )
         found[way] = via
     return tuple(sorted(f"{way} via {via}" for way, via in found.items()))
 

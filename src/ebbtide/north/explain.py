@@ -13,6 +13,7 @@ from ebbtide.decide import datapaths, parts
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.decide.scalein import carried
 from ebbtide.errors import NotFound
+from ebbtide.model.addresses import split_route
 from ebbtide.model.facts import (
     Binding,
     BindingPhase,
@@ -213,6 +214,7 @@ def router_story(
         *_refused(refused),
         *_exhausted(refused, exhausted),
         *_next_hop(state, router),
+        *_extra_routes(state, router),
         *_leased(state, router),
         *_floating(state, router),
         *electable,
@@ -327,6 +329,24 @@ def _next_hop(state: State, router: Router) -> Iterator[str]:
         return
     mac = next_hop_mac(state, outside)
     yield f"Next hop: {outside.gateway} in {outside.id}, " + (f"MAC {mac}." if mac else "not resolved yet.")
+
+
+def _extra_routes(state: State, router: Router) -> Iterator[str]:
+    """Where each extra route leads: a route is installed with the port that has its next hop, where that is plugged."""
+    if not router.routes:
+        return
+    networks = {network for network, _ in state.legs.get(router.id, ())}
+    ports = (state.ports[p] for network in sorted(networks) for p in state.ports_of.get(network, ()))
+    holders = {
+        address: (port.id, found) for port in ports if (found := state.active(port.id)) for address in port.addresses
+    }
+    default = "so its traffic takes the default route" if router.external else "and there is no default route"
+    for route in router.routes:
+        holder = holders.get(split_route(route)[1])
+        if holder is None:
+            yield f"Extra route {route}: no plugged port has its next hop, {default}."
+        else:
+            yield f"Extra route {route}: its next hop is port {holder[0]} on {name_of(state, holder[1].compute)}."
 
 
 def _leased(state: State, router: Router) -> Iterator[str]:

@@ -167,11 +167,21 @@ def test_a_change_leaves_what_is_not_named_and_the_same_change_again_is_already_
         ),
         (["10.1.0.128/25 via 10.1.0.9"], "it lies within 10.1.0.0/24, .* choose a prefix outside it"),
         (["10.9.0.0/16 via 10.2.0.9"], "next hop 10.2.0.9 is in no subnet of router r1"),
+        (["10.9.0.0/16 via 10.1.0.254"], "next hop 10.1.0.254 is router r1's own address: name the port's behind"),
     ],
 )
 def test_a_route_that_leads_nowhere_or_two_ways_is_refused(route: list[str], words: str) -> None:
     with pytest.raises(Refused, match=words):
         routing.set_router(cloud(), "r1", routes=route)
+
+
+def test_a_router_in_no_network_is_to_be_attached_before_it_has_routes() -> None:
+    routes = ["10.9.0.0/16 via 10.2.0.9"]
+    words = "attach the router to the network of the next hop first"
+    with pytest.raises(Refused, match=f"{words} .`ebbtide router attach r1 NETWORK`., then set the route"):
+        routing.set_router(cloud(), "r1", routes=routes)
+    with pytest.raises(Refused, match=f"make router r2 without routes, {words} .*, then set the route"):
+        routing.add_router(cloud(), "r2", routes=routes)
 
 
 def test_a_route_may_hold_a_subnet_that_is_connected() -> None:
