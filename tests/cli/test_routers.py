@@ -270,6 +270,20 @@ def test_what_is_not_asked_at_all(run: Run, scripted: Scripted, given: str) -> N
     assert scripted.asked == []
 
 
+def test_addresses_that_are_not_a_routers_any_more_are_named(run: Run, scripted: Scripted) -> None:
+    found = {"router": ROUTER, "changed": True, "addresses-gone": ["203.0.113.7", "203.0.113.8"]}
+    scripted.says("PATCH", "/routers/r1", found)
+    given = ("router", "set", "r1", "--address", "203.0.113.5", "--address", "203.0.113.6")
+    result = run(*given)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.endswith(
+        "\n203.0.113.7 is not its address any more: its connections are cut\n"
+        "203.0.113.8 is not its address any more: its connections are cut\n"
+    )
+    result = run(*given, "--json")
+    assert (json.loads(result.stdout), result.stderr) == (found, "")
+
+
 def test_one_that_cannot_be_deleted_does_not_stop_the_next(run: Run, scripted: Scripted) -> None:
     for path, given in (
         ("/routers/", ("router", "delete")),

@@ -29,6 +29,7 @@ from ebbtide.model.observed import Datapath, View
 from ebbtide.model.state import NAT
 from ebbtide.north import explain, shapes
 from ebbtide.openflow.flows import encode_flow
+from ebbtide.runtime.untranslated import Exhausted
 from tests.fakes import clouds
 from tests.north.site import Answer, Site
 
@@ -613,6 +614,36 @@ def test_other_stories(site: Site, served: Served) -> None:
     assert site.ask("PATCH", cloud.route(), {"snat": False}).status == 200
     assert any(line.startswith("SNAT is off") for line in story(site, cloud.router))
     assert error(site.get(f"{API}/explain/router/nothing"))[0] == 404
+
+
+def test_who_has_no_port_left_is_told_the_whole_command_for_one_more_address(site: Site, served: Served) -> None:
+    name = served.cloud.router
+    assert site.ask("PATCH", served.cloud.route(), {"addresses": ["203.0.113.5", "203.0.113.6"]}).status == 200
+    command = f"`ebbtide router set {name} --address 203.0.113.5 --address 203.0.113.6 --address NEW`"
+    state = site.state
+    router, lease = state.routers[name], state.leases[name][1024]
+    told = explain.router_story(
+        state, router, (), exhausted=Exhausted(0, served.old.name, 6, "10.1.0.9", "198.51.100.9:443")
+    )
+    assert any(line.endswith(f"Give the router one more address: {command}.") for line in told)
+    kept = clouds.change(state, Edit(lease, msgspec.structs.replace(lease, opening=False)))
+    (line,) = [line for line in explain.router_story(kept, router, ()) if "opens no new connections" in line]
+    assert line.endswith(f"Give the router one more address ({command}), or wait for connections to end.")
+
+
+def test_addresses_that_are_taken_from_a_router_are_named(site: Site, cloud: Cloud) -> None:
+    def change(**wish: Any) -> list[str]:
+        gone: list[str] = site.ask("PATCH", cloud.route(), wish).json["addresses-gone"]
+        return gone
+
+    assert change(addresses=["203.0.113.6", "203.0.113.5"]) == []
+    assert change(snat=False) == []
+    assert change(addresses=["203.0.113.7"]) == ["203.0.113.5", "203.0.113.6"]
+    other = f"{cloud.external}b"
+    wish = {"id": other, "physical": other, "subnet": "203.0.113.0/24"}
+    assert site.post(f"{API}/externals", wish).status == 201
+    assert change(external=other) == ["203.0.113.7"], "the same address of another network is another address"
+    assert change(external="") == ["203.0.113.7"]
 
 
 def test_an_extra_route_whose_next_hop_is_not_there_is_told(site: Site, served: Served) -> None:

@@ -126,7 +126,13 @@ def router_set(
     if not change:
         raise BadInput("nothing to change was given: `ebbtide router set --help`")
     found = session.client.call("PATCH", f"/routers/{segment(name)}", change, query=waiting(wait))
-    verdicts.made(session, found, "router", _router)
+
+    def show(made: dict[str, Any]) -> None:
+        _router(made)
+        for address in found.get("addresses-gone", ()):
+            render.line(f"{address} is not its address any more: its connections are cut")
+
+    verdicts.made(session, found, "router", show)
 
 
 @router.command("list")

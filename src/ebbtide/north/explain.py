@@ -212,7 +212,7 @@ def router_story(
         *_moving(state, router),
         *_unproven(state, router, carriers or {}),
         *_refused(refused),
-        *_exhausted(refused, exhausted),
+        *_exhausted(router, refused, exhausted),
         *_next_hop(state, router),
         *_extra_routes(state, router),
         *_leased(state, router),
@@ -293,13 +293,19 @@ def _refused(refused: Refusals | None) -> Iterator[str]:
         )
 
 
-def _exhausted(refused: Refusals | None, exhausted: Exhausted | None) -> Iterator[str]:
+def _one_more(router: Router) -> str:
+    """The command that gives it one more address. Those that it has are said again: what is not said is taken away."""
+    present = "".join(f" --address {address}" for address in router.addresses)
+    return f"`ebbtide router set {router.id}{present} --address NEW`"
+
+
+def _exhausted(router: Router, refused: Refusals | None, exhausted: Exhausted | None) -> Iterator[str]:
     if exhausted is not None:
         count = f"{refused.exhausted} packet(s)" if refused is not None and refused.exhausted else "packets"
         yield (
             f"No port was left for {count} that would have begun a connection: they were dropped, the last at {exhausted.compute} "
             f"{_when(exhausted.at)}, {exhausted.words}. All ports that it opens from lead to that end point already. Give the router "
-            "one more address."
+            f"one more address: {_one_more(router)}."
         )
 
 
@@ -367,7 +373,7 @@ def _leased(state: State, router: Router) -> Iterator[str]:
         if serves is not None and state.opening(router.id, serves.compute) is None:
             yield (
                 f"{name_of(state, serves.compute)} opens no new connections: no range of {parts.FEWEST_PORTS} ports is free. Give the "
-                "router one more address, or wait for connections to end."
+                f"router one more address ({_one_more(router)}), or wait for connections to end."
             )
     elif router.external:
         yield "No ports are leased: nobody opens connections for it."

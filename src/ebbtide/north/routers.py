@@ -165,7 +165,9 @@ def _routers(service: Service) -> list[Route]:
         wish, name = await body.struct(request, RouterChange), request.path_params["id"]
         old = service.state.routers.get(name)
         made = await service.set_router(name, **wish.wishes())
-        shown = {"router": shapes.router(service.state, made), "changed": made != old}
+        kept = made.addresses if old is not None and made.external == old.external else ()
+        gone = [address for address in old.addresses if address not in kept] if old is not None else []
+        shown = {"router": shapes.router(service.state, made), "changed": made != old, "addresses-gone": gone}
         return await answer(request, service, shown, wait=wish.wait)
 
     async def delete(request: Request) -> Response:
