@@ -12,6 +12,8 @@ import pytest
 from ebbtide.lab import wait_until
 from ebbtide.lab.flows import Load, Traffic
 from ebbtide.model.facts import MovePhase
+from ebbtide.model.state import NAT
+from ebbtide.runtime import natmoves
 from tests.support.cloud import Cloud
 from tests.support.outside import NEXT_HOP
 from tests.support.routed import SNAT, Routed
@@ -25,6 +27,10 @@ LOAD = Load(active=TALKS, silent=SILENT, udp=0, udp_slow=0, new=0, half_open=0, 
 
 @pytest.fixture
 def routed(make_cloud: Callable[..., Cloud]) -> Routed:
+    return served(make_cloud)
+
+
+def served(make_cloud: Callable[..., Cloud]) -> Routed:
     """a and b with a wire, a VM on each; a move waits for five minutes, if nobody says how long."""
     made = Routed(make_cloud(web=True, lag=0.6, nat_patience=300.0), "a", "b")
     for index, name in enumerate("ab", 1):
@@ -139,6 +145,41 @@ def test_a_deadline_of_a_scale_in_that_is_over_ends_the_wait_by_itself(routed: R
         routed.wait_moved(30.0)
         assert time.time() - began >= 1.0
         assert routed.served_by() not in ("", old)
+
+
+def test_a_move_that_waits_for_unknown_connections_lets_others_have_its_turn(
+    make_cloud: Callable[..., Cloud], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(natmoves, "AT_ONCE", 1)
+    routed = served(make_cloud)
+    cloud = routed.cloud
+    for n in (2, 3, 4):
+        cloud.call(cloud.service.add_router(f"r{n}", outside="out", addresses=[f"203.0.113.{9 + n}"]))
+        cloud.call(cloud.service.attach(f"r{n}", "blue", f"10.1.0.{255 - n}"))
+    cloud.wait(lambda: len(routed.state.designations) == 4, what="all routers to be served")
+    old = unrecorded(routed)
+    other = next(r for kind, r in routed.state.designations if kind == NAT and r != "r1" and routed.served_by(r) == old)
+    with talking(routed):
+        cloud.call(cloud.service.start([old], deadline=600))
+
+        def queued() -> bool:
+            first, second = routed.move(), routed.move(other)
+            return (
+                first is not None and not first.reason and second is not None and "waits for its turn" in second.reason
+            )
+
+        cloud.wait(queued, what="the second one to wait for its turn")
+        wait_unknown(routed)
+        cloud.wait(lambda: routed.move(other) is None, 60.0, "the second one to be over")
+        assert routed.served_by(other) not in ("", old)
+        move = routed.move()
+        assert move is not None
+        assert move.phase is MovePhase.REPLY
+        assert "in no record" in move.reason
+        cloud.call(cloud.service.set_deadline("r1", 0))
+        routed.wait_moved()
+        assert routed.served_by() not in ("", old)
+    cloud.assert_clean()
 
 
 def test_the_plan_of_a_scale_in_says_what_then_happens_and_how_long_it_takes(routed: Routed) -> None:

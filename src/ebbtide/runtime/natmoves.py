@@ -1,7 +1,8 @@
 """The driver of NAT moves: takes each from phase to phase when what it asks for is there to be seen on the switches.
 
 One task a move, a few at a time. A task reads the stored phase, waits for its condition and stores the next one; what it does besides (rows
-of connections, packet-outs) may be done twice. Where something does not follow, the move stands where it is, serves, and says why.
+of connections, packet-outs) may be done twice. Where something does not follow, the move stands where it is, serves, says why, and lets
+others have its turn.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ebbtide.model.state import NAT, State
 from ebbtide.runtime import exports, sessions
 from ebbtide.runtime.connections import newest
 from ebbtide.runtime.switch import SwitchLink
+from ebbtide.runtime.turns import Turn, Turns
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -34,8 +36,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("natmove")
 P = MovePhase
-#: Moves that are under way at the same time.
+#: Moves that are driven at the same time; those that wait for somebody else are not counted.
 AT_ONCE = 8
+#: Seconds that a wait may take beyond what it takes if everybody follows; after that, another move has the turn.
+_LATE = 1.0
+_QUEUED = "it waits for its turn"
 #: Seconds between two looks while something is waited for; and between two reads of a counter that is to be at rest, beside the lag.
 _LOOK, _REST = 0.05, 0.3
 #: Seconds after which a network outside that does not follow is told again where the address is.
@@ -44,6 +49,8 @@ _TELL_AGAIN = 3.0
 _ROUND_TRIP = 0.5
 #: Seconds between two questions for the next hop by which it is seen where the network outside has learnt an address.
 _ASK = 0.2
+#: Seconds between two counts of what is unknown, of up to AT_ONCE moves; of more, each is counted less often, at least every so many.
+_COUNT, _COUNT_AT_LEAST = 0.5, 5.0
 #: The tables of the old compute that must be at rest before a phase is over, and what it means if they are not.
 _WATCHED = {
     P.FREEZE: (T.NAT_OPEN,),
@@ -72,13 +79,18 @@ class _Lost(EbbtideError):
     """Somebody who is needed has gone away; the phase is taken again when they are back."""
 
 
+class _Overtaken(_Lost):
+    """The phase is not asked for any more."""
+
+
 class NatMoves:
     """All moves, as far as this controller leads."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns = Turns(AT_ONCE)
+        self._queue: set[str] = set()
         self._cleaning: set[tuple[str, int]] = set()
 
     async def run(self) -> None:
@@ -108,23 +120,51 @@ class NatMoves:
         return self._cluster.state.moves.get(router) if self._cluster.store.leading.is_set() else None
 
     async def _drive(self, router: str) -> None:
-        async with self._turns:
-            began, last = self._cluster.now(), None
-            while (move := self._move(router)) is not None:
+        began, last, turn = self._cluster.now(), None, self._turns.turn(partial(self._in_queue, router))
+        try:
+            while self._move(router) is not None:
+                await turn.take()
+                if (move := self._move(router)) is None:
+                    break
                 last = move
                 try:
-                    await self._phase(move)
+                    await self._phase(move, turn)
+                except _Overtaken:
+                    continue
                 except EbbtideError as error:
                     if not isinstance(error, _Lost):
                         log.info("move_waits", router=router, phase=str(move.phase), reason=str(error))
                     await self._say(move, str(error))
+                    turn.give_back()
                     await asyncio.sleep(0.2)
+                    # Whoever looks is to see the error, not that there is a queue.
+                    await turn.take(told=False)
                 except Exception:
                     log.exception("move_fault", router=router, phase=str(move.phase))
+                    turn.give_back()
                     await asyncio.sleep(1.0)
-            log.info("move_over", router=router, seconds=round(self._cluster.now() - began, 2))
+        finally:
+            turn.give_back()
+        log.info("move_over", router=router, seconds=round(self._cluster.now() - began, 2))
         if last is not None and (last.turned or last.phase is not P.QUIET):
             await self._forget_passed(last)
+
+    async def _in_queue(self, router: str, waits: bool) -> None:
+        """A move has to wait for its turn, or need not any more. Noted for all that wait, since many come at once."""
+        if waits:
+            self._queue.add(router)
+        else:
+            self._queue.discard(router)
+
+        def decide(state: State) -> tuple[list[Edit], None]:
+            edits: list[Edit] = []
+            for name in sorted({router, *self._queue}):
+                move, reason = state.moves.get(name), _QUEUED if name in self._queue else ""
+                if move is not None and move.reason != reason and (reason or move.reason == _QUEUED):
+                    edits.append(Edit(move, msgspec.structs.replace(move, reason=reason)))
+            return edits, None
+
+        await self._note(decide)
 
     async def _say(self, move: Move, reason: str) -> None:
         """Note what a move waits for, where an operator sees it."""
@@ -135,6 +175,9 @@ class NatMoves:
                 return [], None
             return [Edit(now, msgspec.structs.replace(now, reason=reason))], None
 
+        await self._note(decide)
+
+    async def _note(self, decide: Callable[[State], tuple[list[Edit], None]]) -> None:
         try:
             await self._cluster.store.commit(decide)
         except EbbtideError as error:
@@ -142,33 +185,39 @@ class NatMoves:
 
     # --- phases ---
 
-    async def _phase(self, move: Move) -> None:
+    async def _phase(self, move: Move, turn: Turn) -> None:
         """What this phase asks for, and then the next one is stored."""
-        await self._until(move, partial(self._behind, settled=False))
+        async with turn.given_back(after=_LATE):
+            await self._until(move, partial(self._behind, settled=False))
         watched = _WATCHED.get(move.phase, ())
         if move.phase is (P.FREEZE if move.turned else P.SILENCE):
             # Called back, the new one leaves packets to the frozen one to open until it has applied "silence".
             watched = ()
         # The first read is taken now: if nothing has come by the time that all have settled, nothing is on its way.
         before = await self._counts(move, watched)
-        await self._until(move, partial(self._behind, settled=True))
+        async with turn.given_back(after=self._cluster.settings.lag + _LATE):
+            await self._until(move, partial(self._behind, settled=True))
         match move.phase:
             case P.PREPARE:
-                await self._prepared(move)
+                async with turn.given_back(after=_LATE):
+                    await self._prepared(move)
             case P.ADDRESS:
-                await self._followed(move)
+                async with turn.given_back(after=_TELL_AGAIN):
+                    await self._followed(move)
             case P.IMPORT:
                 await self._import(move)
             case P.FLIP:
                 await self._import(move, replies=True)
             case P.REPLY:
-                await self._known_enough(move)
+                async with turn.given_back(after=_LATE):
+                    await self._known_enough(move)
             case P.UNCOUPLE_OUT:
                 await asyncio.sleep(_ROUND_TRIP)
             case _:
                 pass
         if watched:
-            await self._at_rest(move, watched, before)
+            async with turn.given_back(after=_TELL_AGAIN):
+                await self._at_rest(move, watched, before)
         if move.phase is P.QUIET:
             await self._arrive(move)
         else:
@@ -190,15 +239,15 @@ class NatMoves:
         """Whether the phase is still asked for.
 
         Raises:
-            _Lost: it is not.
+            _Overtaken: it is not.
         """
         now = self._move(move.router)
         if now is None or (now.phase, now.since) != (move.phase, move.since):
-            raise _Lost("the move has been called back, or taken on")
+            raise _Overtaken("the move has been called back, or taken on")
 
     async def _until(self, move: Move, reason: Callable[[Move], str]) -> None:
         """Wait until `reason(move)` is "", and say what it is while it lasts."""
-        said, since = move.reason, self._cluster.now()
+        said, since = "", self._cluster.now()
         while why := reason(move):
             self._check(move)
             if why != said and self._cluster.now() - since > 1.0:
@@ -382,7 +431,10 @@ class NatMoves:
             if time.time() >= deadline:
                 log.warning("connections_cut", router=move.router, unknown=unknown, old=move.old)
                 return
-            await self._cluster.wait_for(partial(self._is_redated, move.router, deadline), 0.5)
+            pause = min(
+                _COUNT * max(1.0, len(self._running) / AT_ONCE), _COUNT_AT_LEAST, max(_LOOK, deadline - time.time())
+            )
+            await self._cluster.wait_for(partial(self._is_redated, move.router, deadline), pause)
 
     def _is_redated(self, router: str, deadline: int) -> bool:
         move = self._move(router)
