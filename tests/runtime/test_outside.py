@@ -15,6 +15,7 @@ from ebbtide.errors import Refused
 from ebbtide.lab import Vm, packets, wait_until
 from ebbtide.model.facts import format_mac
 from ebbtide.north import explain
+from ebbtide.runtime.outside import FOLLOW
 from ebbtide.runtime.untranslated import Exhausted
 from tests.support import snapshots
 from tests.support.cloud import Cloud
@@ -346,6 +347,23 @@ def test_the_next_hop_is_found_followed_and_kept_over_a_restart_without_a_flow_m
     assert next_hop(cloud) == host.mac
     assert [cloud.controller.member(n).resync_flow_mods for n in "ab"] == [0, 0]
     assert vm.ping(NEXT_HOP, count=3).lost == 0
+
+
+def test_a_new_mac_of_the_next_hop_that_cannot_be_stored_is_asked_for_again_soon(cloud: Cloud) -> None:
+    host = outside(cloud, "a", "b")
+    behind(cloud, "a", "b")
+    app, new, began = cloud.controller.app, "06:eb:04:00:00:99", cloud.controller.app.cluster.now()
+    assert app.private is not None
+    cloud.wait(lambda: app.cluster.now() > began + FOLLOW, what="a change to be followed at once")
+    host.exec(["ip", "link", "set", host.device, "address", new])
+    cloud.call(app.private.stop())
+    cloud.wait(lambda: not app.cluster.store.reachable, what="the store away")
+    host.announce()
+    cloud.wait(app.cluster.store.leading.is_set, what="the store started again")
+    cloud.wait(lambda: next_hop(cloud) == new, 8.0, "the new MAC, without another word of it")
+    cloud.wait_ready("a", "b")
+    assert cloud.lab.vm("vm2").ping(NEXT_HOP, count=3).lost == 0
+    assert_well(cloud)
 
 
 def test_a_next_hop_that_falls_silent_is_kept_and_one_that_is_no_host_is_not_believed(cloud: Cloud) -> None:

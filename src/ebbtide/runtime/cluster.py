@@ -175,6 +175,7 @@ class Cluster:
             self.compiled.clear()
             # What was seen before belongs to another leadership: moves have come and gone meanwhile.
             self.places.forget()
+            self.outside.begin()
             self._unexplained.clear()
             for number in [*self.state.computes, *self.state.removed]:
                 self._member(number).renew()

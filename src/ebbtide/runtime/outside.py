@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -53,7 +54,8 @@ class Outside:
         self._asked: dict[str, float] = {}
         self._turn: dict[str, int] = {}
         self._followed: dict[str, float] = {}
-        #: When to ask again for a next hop whose MAC has changed too soon after it had changed.
+        #: When to ask again for a next hop whose MAC has changed too soon after it had changed, that could not be stored, or that nobody
+        #: could ask for.
         self._doubted: dict[str, float] = {}
         self._places: dict[tuple[str, str], Place] = {}
         self._announcing: list[tuple[float, tuple[str, str], Place]] = []
@@ -67,6 +69,12 @@ class Outside:
         """State has changed."""
         if self._cluster.state.externals or self._places:
             self._wake.set()
+
+    def begin(self) -> None:
+        """A new leadership: nobody has listened before it, so all next hops are asked for at once."""
+        self._asked.clear()
+        self._doubted.clear()
+        self._wake.set()
 
     async def run(self) -> None:
         """Ask and announce when it is due; until cancelled."""
@@ -92,6 +100,9 @@ class Outside:
                 await asyncio.sleep(1.0)
 
     def _idle(self) -> float:
+        if not self._cluster.store.leading.is_set():
+            # What is due is done by who leads.
+            return FOLLOW
         now, waits = self._cluster.now(), [3600.0]
         if self._announcing:
             waits.append(self._announcing[0][0] - now)
@@ -174,8 +185,10 @@ class Outside:
             self._doubted.pop(external.id, None)
             if external.gateway:
                 # All of those that serve or stand by, and one of the others: so that a dead cable is known before it is needed.
-                for number in self._askers(state, external):
-                    self.probe(external.id, number)
+                sent = [self.probe(external.id, number) for number in self._askers(state, external)]
+                if sent and not any(sent):
+                    # A leadership begins without a session.
+                    self._doubted[external.id] = now + ASK_SOON
 
     def _askers(self, state: State, external: External) -> list[int]:
         wired = [n for n in sorted(state.wired(external.id)) if n in self._cluster.members]
@@ -243,7 +256,7 @@ class Outside:
             "next_hop", external=external.id, address=external.gateway, mac=format_mac(found.sender_mac), at=member.name
         )
         task = asyncio.ensure_future(self._store(external.id, external.gateway, found.sender_mac))
-        task.add_done_callback(lambda t: None if t.cancelled() else t.exception())
+        task.add_done_callback(partial(self._has_stored, external.id))
 
     async def _store(self, external: str, address: str, mac: int) -> None:
         def decide(state: State) -> tuple[list[Edit], None]:
@@ -254,6 +267,19 @@ class Outside:
             return ([] if old == new else [Edit(old, new)]), None
 
         await self._cluster.store.commit(decide)
+
+    def _has_stored(self, external: str, task: asyncio.Future[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        if isinstance(error, EbbtideError):
+            log.warning("next_hop_not_stored", external=external, reason=str(error))
+        else:
+            log.error("outside_fault", external=external, exc_info=error)
+        # Nobody may speak of it again for long: it is asked for.
+        self._followed.pop(external, None)
+        self._doubted[external] = self._cluster.now() + FOLLOW
+        self._wake.set()
 
     # --- TTL ---
 
