@@ -654,9 +654,9 @@ class Cluster:
                 self.connections.tell(_RECORDED[punt], owner, member.number, known)
             return
         if punt is ledger.Punt.EXHAUSTED:
-            for router in self.state.routers.values():
-                if router.tag == owner:
-                    self.exhaustions.heard(router.id, owner, member.name, packet.data)
+            router = self.state.by_router_tag.get(owner)
+            if router is not None:
+                self.exhaustions.heard(router, owner, member.name, packet.data)
             return
         port = self.state.by_lport.get(owner)
         if port is None or len(packet.data) < 12:
