@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from ebbtide.compile import compiler, ledger
+from ebbtide.compile.features.nat import UDP
 from ebbtide.model.facts import (
     Binding,
     BindingPhase,
@@ -29,7 +30,7 @@ from ebbtide.model.observed import Datapath, View
 from ebbtide.model.state import NAT
 from ebbtide.north import explain, shapes
 from ebbtide.openflow.flows import encode_flow
-from ebbtide.runtime.untranslated import Exhausted
+from ebbtide.runtime.untranslated import Exhausted, Refusals
 from tests.fakes import clouds
 from tests.north.site import Answer, Site
 
@@ -755,6 +756,23 @@ def test_writes_are_in_the_audit_log(site: Site, cloud: Cloud) -> None:
     assert site.ask("PATCH", cloud.route(), {"snat": False}).status == 200
     last = msgspec.json.decode((site.state_dir / "audit.log").read_text().splitlines()[-1])
     assert (last["method"], last["path"], last["status"]) == ("PATCH", cloud.route(), 200)
+
+
+def test_a_port_too_few_is_told_of_by_the_counters_alone_after_a_restart(site: Site, served: Served) -> None:
+    state = site.state
+    router = state.routers[served.cloud.router]
+
+    def told(refused: Refusals | None, exhausted: Exhausted | None = None) -> list[str]:
+        lines = explain.router_story(state, router, (), refused=refused, exhausted=exhausted)
+        return [line for line in lines if line.startswith("No port was left")]
+
+    assert told(None) == told(Refusals(sctp=3)) == []
+    (line,) = told(Refusals(exhausted=7))
+    assert line.startswith(
+        "No port was left for 7 packet(s) that would have begun a connection: they were dropped. All ports"
+    )
+    (line,) = told(Refusals(exhausted=7), Exhausted(0.0, "a", UDP, "10.1.0.1", "198.51.100.7:53"))
+    assert "were dropped, the last at a 1970-01-01T00:00:00Z, 10.1.0.1 to 198.51.100.7:53 (UDP). All ports" in line
 
 
 def test_a_datapath_on_which_the_move_is_not_proven_is_told_where_its_nat_may_be(site: Site, served: Served) -> None:

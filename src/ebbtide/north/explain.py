@@ -300,13 +300,18 @@ def _one_more(router: Router) -> str:
 
 
 def _exhausted(router: Router, refused: Refusals | None, exhausted: Exhausted | None) -> Iterator[str]:
-    if exhausted is not None:
-        count = f"{refused.exhausted} packet(s)" if refused is not None and refused.exhausted else "packets"
-        yield (
-            f"No port was left for {count} that would have begun a connection: they were dropped, the last at {exhausted.compute} "
-            f"{_when(exhausted.at)}, {exhausted.words}. All ports that it opens from lead to that end point already. Give the router "
-            f"one more address: {_one_more(router)}."
-        )
+    counted = refused.exhausted if refused is not None else 0
+    if exhausted is None and not counted:
+        return
+    count = f"{counted} packet(s)" if counted else "packets"
+    # The counters are the switches', and outlive the controller; who it was last does not.
+    last = (
+        f", the last at {exhausted.compute} {_when(exhausted.at)}, {exhausted.words}" if exhausted is not None else ""
+    )
+    yield (
+        f"No port was left for {count} that would have begun a connection: they were dropped{last}. All ports that it opens from lead to "
+        f"{'that' if last else 'one'} end point already. Give the router one more address: {_one_more(router)}."
+    )
 
 
 def _when(seconds: float) -> str:
