@@ -26,7 +26,7 @@ from ebbtide.model.state import NAT, State
 from tests.core.compile.test_walks import STEPS, STORIES, Moment, moments, must_reach, tables
 from tests.fakes import clouds
 from tests.fakes.clouds import ACTIVE, PROVIDER, Story, compute, external, leg, network, ofport, port, router, state
-from tests.fakes.conntrack import ACK, ECHO_REPLY, ECHO_REQUEST, FIN, ICMP, SYN, TCP, UDP
+from tests.fakes.conntrack import ACK, ECHO_REPLY, ECHO_REQUEST, FIN, ICMP, INV, NEW, SYN, TCP, TRK, UDP
 from tests.fakes.flow_table import Packet, Table, Walk, arp_request
 
 A, B, G = 1, 2, 3
@@ -250,6 +250,14 @@ def test_a_full_range_of_ports_drops_and_never_leaves_untranslated(proto: int) -
         assert [(at, data) for at, data, _ in walk.punts] == [(G, ledger.userdata(Punt.EXHAUSTED, 1))]
     assert from_vm(held, P1, to(P1, "198.51.100.8", proto, (4002, 53))).wires == [(G, "physnet")]
     assert from_vm(held, P1, to(P1, REMOTE, proto, (4001, 53))).wires == [(G, "physnet")]
+
+
+@pytest.mark.parametrize("proto", [TCP, UDP])
+def test_what_conntrack_finds_invalid_is_dropped_and_not_taken_for_a_full_range(proto: int) -> None:
+    held = tables(cloud())[G]
+    begun = to(P1, REMOTE, proto) | {"metadata": ledger.metadata_vrf(1)[0]}
+    found = [held.lookup(ledger.T.NAT_OPENED, begun | {"ct_state": TRK | more}) for more in (NEW, INV)]
+    assert [flow is not None and flow.priority == ledger.Priority.EXHAUSTED for flow in found] == [True, False]
 
 
 def test_one_id_of_two_vms_that_ping_one_place_is_dropped_for_the_second() -> None:

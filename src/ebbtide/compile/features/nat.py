@@ -336,7 +336,8 @@ class _Gate:
             {"ip_proto": TCP, "tcp_flags": (_SYN, _SYN | _ACK)},
             {"ip_proto": UDP},
         )
-        nothing = ct_state(TRACKED, SNAT)
+        # The userspace datapath lets it go on as it came, new and not translated; the kernel's drops it in conntrack, and tells nobody.
+        nothing = ct_state(TRACKED, SNAT | INVALID)
         return [
             self._flow(T.NAT_OPENED, Priority.EXHAUSTED, self._ours(ct_state=nothing, **begun), told)
             for begun in fields
