@@ -101,8 +101,11 @@ def test_what_cannot_be_told_apart_behind_one_address_is_refused_and_counted(clo
         with vm.packets() as out:
             out.send(frame)
 
-    def refused() -> tuple[int, int] | None:
-        return cloud.call(cloud.service.refused("r1"))
+    def refused() -> tuple[int, int]:
+        found = cloud.call(cloud.service.refused("r1"))
+        assert found is not None
+        assert not found.exhausted
+        return found.sctp, found.other
 
     assert refused() == (0, 0)
     with host.packets() as ear:
