@@ -176,6 +176,46 @@ def test_the_designated_compute_dies_and_established_connections_live(routed: Ro
     cloud.assert_clean()
 
 
+def test_a_standby_that_was_away_for_a_while_has_its_rows_when_it_is_needed(
+    routed: Routed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes back with what it had, as one that has no part; when it stands by again a moment later, nothing of that may go any more."""
+    monkeypatch.setattr(standbys, "EVERY", 0.1)
+    cloud, owner, standby = routed.cloud, routed.served_by(), routed.stands_by()
+    third = ({"a", "b", "c"} - {owner, standby}).pop()
+    away, victim = cloud.lab.compute(standby), cloud.lab.compute(owner)
+    vms, tag, call = fresh_vms(routed, third), routed.state.routers["r1"].tag, cloud.call
+    call(cloud.service.start([third]))  # nobody else may stand by
+    try:
+        with Traffic(cloud.lab, "ext", vms, KILLED) as traffic:
+            traffic.wait_flowing(30)
+            wait_until(lambda: lent(away, tag) >= 24, "rows of connections of some age", 20)
+            away.cut_control()
+            die(away, "links cut")
+            cloud.wait(
+                lambda: not routed.stands_by() and unreachable(routed, standby)(), what=f"{standby} to be missed"
+            )
+            revive(away, "links cut")
+            away.heal_control()
+            cloud.wait(lambda: routed.stands_by() == standby, 40, f"{standby} to stand by again")
+            wait_until(lambda: lent(away, tag) >= 24, "its rows", 20)
+            cloud.wait_clean()  # all is gone by now that was to go
+            assert lent(away, tag) >= 24
+            die(victim, "vswitchd killed")
+            cloud.wait(lambda: routed.served_by() == standby, what=f"{standby} to take over")
+            traffic.reset()
+            traffic.speak()
+            report = traffic.report()
+            assert not broken(report), f"{broken(report)}\n{report.table()}"
+            assert report.addresses("active") == {SNAT}
+    finally:
+        call(cloud.service.recover([third]))
+        revive(victim, "vswitchd killed")
+    cloud.wait_ready()
+    routed.wait_served()
+    cloud.assert_clean()
+
+
 def die(victim: Compute, how: str) -> None:
     """As a crash of the switch, or of the network around it."""
     if how == "links cut":

@@ -645,8 +645,12 @@ class Member:
 
     def _left_over(self, state: State) -> list[Break]:
         """Learnt and imported flows of routers in whose NAT this compute has no part: what a move has left while it was away."""
-        served = {state.routers[r].tag for r in state.serves.get(self.number, ()) if r in state.routers}
+        served = self._served(state)
         return [Break(key, cookie) for key, cookie in self._volatile if ledger.read_cookie(cookie)[2] not in served]
+
+    def _served(self, state: State) -> set[int]:
+        """Tags of the routers in whose NAT this compute has a part."""
+        return {state.routers[r].tag for r in state.serves.get(self.number, ()) if r in state.routers}
 
     def _check_found(self, compute: Compute, strange: int) -> None:
         """Whether a switch that shows so many flows of others may be written to by us, now."""
@@ -805,6 +809,17 @@ class Member:
             self.touch_rows()
             return
         flows, groups = self._breaks.due(self.cluster.now())
+        # Rows that were to go are those of a router that it has got a part in since: whoever keeps them has read them, and counts on them.
+        served = self._served(self.cluster.state) if flows else ()
+        back = [
+            f
+            for f in flows
+            if ledger.read_cookie(f.cookie)[0] == ledger.Kind.VOLATILE and ledger.read_cookie(f.cookie)[2] in served
+        ]
+        if back:
+            self._breaks.done(back, [])
+            spared = {f.key for f in back}
+            flows = [f for f in flows if f.key not in spared]
         if flows or groups:
             await switch.take_away(flows, groups)
             self._breaks.done(flows, groups)
