@@ -98,7 +98,8 @@ class NatMoves:
         try:
             while True:
                 await self._cluster.changed.until(self._something_to_do, float("inf"))
-                for router in list(self._cluster.state.moves):
+                # In the order in which they were decided, and by name: whoever watches many finds his way.
+                for router, _ in sorted(self._cluster.state.moves.items(), key=lambda item: (item[1].began, item[0])):
                     if router not in self._running:
                         task = asyncio.create_task(self._drive(router), name=f"natmove-{router}")
                         self._running[router] = task
