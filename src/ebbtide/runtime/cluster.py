@@ -41,7 +41,7 @@ from ebbtide.runtime.pulse import Pulse
 from ebbtide.runtime.record_log import What
 from ebbtide.runtime.renewals import Renewals
 from ebbtide.runtime.rows import Rows
-from ebbtide.runtime.standbys import Standbys
+from ebbtide.runtime.standbys import JUDGED, Standbys
 from ebbtide.runtime.store import Store
 from ebbtide.runtime.switch import Rejected, SwitchLink, SwitchLost
 from ebbtide.runtime.untranslated import Exhaustions
@@ -557,8 +557,7 @@ class Cluster:
             view, again = member.look_around(view)
         if len(member.down_at) != downs:
             self.designations.look()
-            self.standbys.hurry()
-            self.changed.fire()
+            asyncio.get_running_loop().call_later(JUDGED, self.standbys.hurry)
         if again:
             asyncio.get_running_loop().call_later(again + 0.01, self._look_again, member)
         if old == view:

@@ -39,6 +39,8 @@ log = structlog.get_logger("standbys")
 EVERY, OLD_ENOUGH = 1.0, 5.0
 #: Seconds that whoever has taken over stays careful after all rows are there: packets may be on their way to a row.
 GRACE = 3.0
+#: Seconds after somebody has come out of sight until what its standby opens is looked at: a death is judged before that, undisturbed.
+JUDGED = 0.15
 #: Seconds from which on what a standby opens for a compute out of sight is not looked for ten times a second any more.
 HURRIES = 10.0
 #: Seconds after a compute has been out of somebody's sight until what its standby has carried meanwhile is forgotten there.
@@ -103,8 +105,9 @@ class Standbys:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def hurry(self) -> None:
-        """Somebody does not see somebody any more."""
+        """Somebody did not see somebody any more, a moment ago."""
         self._hurry = True
+        self._cluster.changed.fire()
 
     def _look(self) -> bool:
         """Begin what there is to do at each compute, each for itself: one that has just died, or hangs, keeps nobody else waiting.
