@@ -98,6 +98,15 @@ def broken(report: Report) -> list[str]:
     return [line for line in report.failures() if "connections" in line]
 
 
+def all_live(traffic: Traffic) -> None:
+    """Each connection speaks once more; none is broken, and all are seen under the router's address."""
+    traffic.reset()
+    traffic.speak()
+    report = traffic.report()
+    assert not broken(report), f"{broken(report)}\n{report.table()}"
+    assert report.addresses("active") == {SNAT}
+
+
 class Places:
     """Who has been designated and has stood by, one after the other."""
 
@@ -157,11 +166,7 @@ def test_the_designated_compute_dies_and_established_connections_live(routed: Ro
         wait_until(lambda: _recorded(routed) >= 2 * 24, "the record to have them all", 10)
         die(victim, how)
         places.until(lambda: routed.served_by() == standby, f"{standby} to take over")
-        traffic.reset()
-        traffic.speak()
-        report = traffic.report()
-        assert not broken(report), f"{broken(report)}\n{report.table()}"
-        assert report.addresses("active") == {SNAT}
+        all_live(traffic)
         revive(victim, how)
         places.until(lambda: bool(routed.stands_by()), "a new standby")
         routed.cloud.wait_ready("a", "b", "c")
@@ -203,11 +208,7 @@ def test_a_standby_that_was_away_for_a_while_has_its_rows_when_it_is_needed(
             assert lent(away, tag) >= 24
             die(victim, "vswitchd killed")
             cloud.wait(lambda: routed.served_by() == standby, what=f"{standby} to take over")
-            traffic.reset()
-            traffic.speak()
-            report = traffic.report()
-            assert not broken(report), f"{broken(report)}\n{report.table()}"
-            assert report.addresses("active") == {SNAT}
+            all_live(traffic)
     finally:
         call(cloud.service.recover([third]))
         revive(victim, "vswitchd killed")
@@ -463,11 +464,7 @@ def test_who_carries_packets_is_not_dead_for_want_of_bfd(
             zone, stood_in = ledger.router_zone(tag), cloud.lab.compute(standby)
             wait_until(lambda: not conntrack(stood_in, zone), f"{standby} to have forgotten what it has carried")
         assert [asked(each) for each in begun] == seen_as, "what was begun meanwhile lives on"
-        traffic.reset()
-        traffic.speak()
-        report = traffic.report()
-        assert not broken(report), f"{broken(report)}\n{report.table()}"
-        assert report.addresses("active") == {SNAT}
+        all_live(traffic)
     assert {served for served, _ in places.seen} == ({owner, standby} if long else {owner})
     assert owners(routed) == [routed.served_by()]
     cloud.assert_clean()
@@ -491,11 +488,7 @@ def test_who_dies_in_the_middle_of_a_move_is_replaced_by_who_is_left(routed: Rou
             for victim in victims:
                 victim.kill_switch()
             cloud.wait(lambda: routed.served_by() == heir and not routed.state.moves, 30, f"{heir} to serve")
-            traffic.reset()
-            traffic.speak()
-            report = traffic.report()
-            assert not broken(report), f"{broken(report)}\n{report.table()}"
-            assert report.addresses("active") == {SNAT}
+            all_live(traffic)
     finally:
         for victim in victims:
             victim.start_switch()
@@ -517,11 +510,7 @@ def test_a_provider_mapping_is_taken_away_from_who_serves(routed: Routed) -> Non
         wait_until(lambda: _recorded(routed) >= 2 * 24, "the record to have them all", 10)
         compute.vsctl("remove", "open_vswitch", ".", "other_config", "provider_mappings")
         cloud.wait(lambda: routed.served_by() == standby, what=f"{standby} to serve")
-        traffic.reset()
-        traffic.speak()
-        report = traffic.report()
-        assert not broken(report), f"{broken(report)}\n{report.table()}"
-        assert report.addresses("active") == {SNAT}
+        all_live(traffic)
     compute.vsctl("set", "open_vswitch", ".", f"other_config:provider_mappings={PHYSICAL}:br-ex")
     cloud.wait_ready()
     routed.wait_served()

@@ -90,9 +90,8 @@ def call_back(state: State, move: Move) -> list[Edit]:
         return edits
     if move.turned:
         raise Refused(f"the NAT of router {name} is on its way back already: let it arrive, then move it again")
-    back = Move(
-        name, move.new, move.old, P.COUPLE_NEW, str(move.phase), began=move.began
-    )  # the deadline was that of the way there
+    # Without its deadline, which was that of the way there.
+    back = Move(name, move.new, move.old, P.COUPLE_NEW, str(move.phase), began=move.began)
     edits = [Edit(move, back)]
     if reached(move, P.FLIP):
         # The old place does not see all connections with its ports any more: it opens from a new range.

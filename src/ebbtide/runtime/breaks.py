@@ -6,7 +6,7 @@ something is always on its way out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from ebbtide.compile import ledger
 from ebbtide.reconcile.delta import Break, FlowKey, Work
@@ -43,6 +43,14 @@ class Breaks:
             self._flows.pop(flow.key, None)
         for group in work.groups if self._groups else ():
             self._groups.pop(group.group_id, None)
+
+    def spare_rows(self, served: Container[int]) -> None:
+        """Rows of connections that were to go stay, if they are of routers (by tag) that the compute has got a part in since: whoever keeps
+        them has read them, and counts on them."""
+        for key, (cookie, _, _) in list(self._flows.items()):
+            kind, _, owner = ledger.read_cookie(cookie)
+            if kind == ledger.Kind.VOLATILE and owner in served:
+                del self._flows[key]
 
     def due(self, now: float) -> tuple[list[Break], list[int]]:
         """What may go now. A group has no user left by then: its flows were due with it, and go first."""

@@ -15,6 +15,7 @@ from ebbtide.openflow import messages as m
 from ebbtide.openflow.actions import decode_instructions
 from ebbtide.openflow.flows import InstalledFlow
 from ebbtide.openflow.oxm import decode_match
+from ebbtide.runtime import frames
 
 
 def _tuple(match: bytes) -> tuple[int, int, int, int, int] | None:
@@ -73,12 +74,13 @@ def read_replied(rows: Iterable[InstalledFlow]) -> list[Translation]:
 
 def read_punt(packet: m.PacketIn) -> Translation | None:
     """The connection that a copied packet belongs to: its original tuple is in the metadata, its external address and port in itself."""
-    fields = {name: value for name, value, _ in packet.match}
     data = packet.data
-    if len(data) < 38 or data[12:14] != b"\x08\x00":
+    found = frames.transport(data)
+    if found is None:
         return None
-    proto, at = data[23], 14 + (data[14] & 0xF) * 4
-    if proto not in (TCP, UDP) or len(data) < at + 4 or fields.get("ct_nw_proto", proto) != proto:
+    proto, at = found
+    fields = {name: value for name, value, _ in packet.match}
+    if fields.get("ct_nw_proto", proto) != proto:
         return None
     try:
         src, sport, dst, dport = fields["ct_nw_src"], fields["ct_tp_src"], fields["ct_nw_dst"], fields["ct_tp_dst"]

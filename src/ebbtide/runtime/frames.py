@@ -13,7 +13,7 @@ BROADCAST = 0xFFFF_FFFF_FFFF
 _ETHERNET = struct.Struct("!6s6sH")
 _ARP = struct.Struct("!HHBBH6sI6sI")
 _IPV4 = struct.Struct("!BBHHHBBHII")
-_ICMP_TIME_EXCEEDED = 11
+_ICMP_TIME_EXCEEDED, _TCP, _UDP = 11, 6, 17
 _QUOTED = 128 - 14
 
 
@@ -43,6 +43,14 @@ def read_arp(data: bytes) -> Arp | None:
     if (kind, proto, hlen, plen) != (1, 0x0800, 6, 4):
         return None
     return Arp(operation, int.from_bytes(sha, "big"), spa, int.from_bytes(tha, "big"), tpa)
+
+
+def transport(data: bytes) -> tuple[int, int] | None:
+    """Of an untagged frame with TCP or UDP over IPv4: the protocol, and where the ports begin. None: it is another, or cut before them."""
+    if len(data) < 38 or data[12:14] != b"\x08\x00":
+        return None
+    proto, at = data[23], 14 + (data[14] & 0xF) * 4
+    return (proto, at) if proto in (_TCP, _UDP) and len(data) >= at + 4 else None
 
 
 def announcements(address: int, mac: int) -> tuple[bytes, bytes]:

@@ -808,18 +808,9 @@ class Member:
             self.synced = False
             self.touch_rows()
             return
+        if self._breaks:
+            self._breaks.spare_rows(self._served(self.cluster.state))
         flows, groups = self._breaks.due(self.cluster.now())
-        # Rows that were to go are those of a router that it has got a part in since: whoever keeps them has read them, and counts on them.
-        served = self._served(self.cluster.state) if flows else ()
-        back = [
-            f
-            for f in flows
-            if ledger.read_cookie(f.cookie)[0] == ledger.Kind.VOLATILE and ledger.read_cookie(f.cookie)[2] in served
-        ]
-        if back:
-            self._breaks.done(back, [])
-            spared = {f.key for f in back}
-            flows = [f for f in flows if f.key not in spared]
         if flows or groups:
             await switch.take_away(flows, groups)
             self._breaks.done(flows, groups)

@@ -172,10 +172,10 @@ class Standbys:
         self._cluster.exhaustions.keep(tags)
         self._cluster.renewals.keep(state.routers)
         self._adopted.intersection_update(state.routers)
-        standing = {(d.object, d.standby) for d in state.designations.values() if d.object not in state.moves}
+        serving = {(d.object, d.compute, d.standby) for d in state.designations.values() if d.object not in state.moves}
+        standing = {(router, standby) for router, _, standby in serving}
         self._following = {key: known for key, known in self._following.items() if key in standing}
         self._emptied = {key: switch for key, switch in self._emptied.items() if key in standing}
-        serving = {(d.object, d.compute, d.standby) for d in state.designations.values() if d.object not in state.moves}
         self._lending = {name: known for name, known in self._lending.items() if (name, *known[:2]) in serving}
         self._unseen = {name: at for name, at in self._unseen.items() if name in self._lending}
 
@@ -232,13 +232,16 @@ class Standbys:
         """Somebody does not see who serves, and sends to the standby: what is opened there from now on is lent back."""
         record = self._cluster.connections
         self._unseen[router.id] = self._cluster.now()
-        # A record may say that something was opened a second before, or after, it was.
-        fresh = _Lending(found.compute, found.standby, record.now() - 2.0, Follower(record, router.tag, 0.0))
-        self._lending.setdefault(router.id, fresh)
+        if router.id not in self._lending:
+            # A record may say that something was opened a second before, or after, it was.
+            follower = Follower(record, router.tag, 0.0)
+            self._lending[router.id] = _Lending(found.compute, found.standby, record.now() - 2.0, follower)
 
     async def _lend(self, router: Router) -> None:
         """To who serves, rows of what its standby has opened in its place, as long as that is open."""
-        known, rows = self._lending[router.id], self._cluster.rows
+        known, rows = self._lending.get(router.id), self._cluster.rows
+        if known is None:
+            return  # others serve and stand by since this was to be done
         _, ripe, over = known.follower.look()
         try:
             lent = [e for e in ripe if e.compute == known.standby and e.opened >= known.since]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from ebbtide.compile import ledger
-from ebbtide.compile.features.nat import TCP, UDP
+from ebbtide.compile.features.nat import TCP
 from ebbtide.compile.ledger import Feature, Kind, Priority, T
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Router
+from ebbtide.runtime import frames
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -105,10 +106,9 @@ class Exhaustions:
 
 
 def _ends(data: bytes) -> tuple[int, str, str] | None:
-    if len(data) < 38 or data[12:14] != b"\x08\x00":
+    found = frames.transport(data)
+    if found is None:
         return None
-    proto, at = data[23], 14 + (data[14] & 0xF) * 4
-    if proto not in (TCP, UDP) or len(data) < at + 4:
-        return None
+    proto, at = found
     source, remote = (str(IPv4Address(data[n : n + 4])) for n in (26, 30))
     return proto, source, f"{remote}:{int.from_bytes(data[at + 2 : at + 4], 'big')}"

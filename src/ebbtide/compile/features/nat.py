@@ -199,9 +199,9 @@ class _Gate:
                 flows.append(self._flow(table, priorities[1], matched, *before, *kept, *self._export_mark(), into))
         return flows
 
-    def _note(self, punt: Punt) -> ToController:
-        """A copy to the controller, for the record of connections."""
-        return ToController(max_len=64, userdata=ledger.userdata(punt, self.router.tag), meter_id=ledger.RECORD_METER)
+    def _note(self, punt: Punt, meter: int = ledger.RECORD_METER) -> ToController:
+        """A copy to the controller, by default for the record of connections."""
+        return ToController(max_len=64, userdata=ledger.userdata(punt, self.router.tag), meter_id=meter)
 
     def _outbound_ct(self) -> tuple[Action, ...]:
         return (*self._export_mark(), self._translate(T.NAPT_OUT))
@@ -330,8 +330,7 @@ class _Gate:
 
     def _exhausted(self) -> list[Flow]:
         """What has just begun and got no port: all of them lead to that remote end point."""
-        data = ledger.userdata(Punt.EXHAUSTED, self.router.tag)
-        told = ToController(max_len=64, userdata=data, meter_id=ledger.EXHAUSTED_METER)
+        told = self._note(Punt.EXHAUSTED, ledger.EXHAUSTED_METER)
         fields: tuple[dict[str, int | tuple[int, int]], ...] = (
             {"ip_proto": TCP, "tcp_flags": (_SYN, _SYN | _ACK)},
             {"ip_proto": UDP},
