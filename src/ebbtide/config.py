@@ -46,7 +46,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     silence: float = 60.0
     unreachable_grace: float = 300.0
     nat_patience: float = 300.0
-    bfd_interval_ms: int = 75
+    bfd_interval_ms: int = 65
     audit_wait: float = 30.0
     log_format: str = "auto"
     log_level: str = "info"

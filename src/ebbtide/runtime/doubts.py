@@ -1,6 +1,6 @@
 """Whether a compute that BFD does not see any more carries packets all the same.
 
-BFD that is silent for three intervals (225 ms) is a death, or a machine that had no processor for as long: whoever takes over from one
+BFD that is silent for three intervals (195 ms) is a death, or a machine that had no processor for as long: whoever takes over from one
 that lives breaks what it is there to save. A dead process ends its session at once and is dead. Who holds its session is asked first, by
 probes through the tunnels of those who have lost it: they are answered by its switch, and by nobody else.
 """
