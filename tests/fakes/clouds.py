@@ -26,6 +26,7 @@ from ebbtide.model.facts import (
     External,
     Fact,
     Floating,
+    Learnt,
     Lease,
     Membership,
     Move,
@@ -38,9 +39,10 @@ from ebbtide.model.facts import (
     Retired,
     Router,
     RouterPort,
+    Vpn,
 )
 from ebbtide.model.observed import Interface, View
-from ebbtide.model.state import State, apply
+from ebbtide.model.state import NAT, SUBNET, State, apply, subnet_name
 
 PENDING, ACTIVE, LEAVING = BindingPhase.PENDING, BindingPhase.ACTIVE, BindingPhase.LEAVING
 FIRST_TUNNEL = 1000
@@ -74,6 +76,11 @@ def external(tag: int, **more: Any) -> External:
 def router(tag: int, **more: Any) -> Router:
     """Router "r<tag>"."""
     return msgspec.structs.replace(Router(f"r{tag}", tag, ledger.mac("store", ledger.MacOf.ROUTER, tag)), **more)
+
+
+def vpn(tag: int, *targets: str, **more: Any) -> Vpn:
+    """VPN "v<tag>", which imports and exports these targets."""
+    return msgspec.structs.replace(Vpn(f"v{tag}", tag, f"100:{tag}", targets, targets), **more)
 
 
 def leg(router_tag: int, network_tag: int, **more: Any) -> RouterPort:
@@ -128,6 +135,8 @@ def key_of(fact: Fact) -> tuple[Any, ...]:
             return ("leg", fact.router, fact.network, fact.address)
         case Floating() | Neighbour():
             return (type(fact).__name__, fact.external, fact.address)
+        case Learnt():
+            return ("learnt", fact.network, fact.address)
         case Designation():
             return ("designation", fact.service, fact.object)
         case Lease():
@@ -272,7 +281,7 @@ def _port(s: Story) -> list[Edit]:
 
 def _readdress(s: Story) -> list[Edit]:
     n = s.fresh()
-    fields: dict[str, Any] = {"mac": 0x06_0000_000000 + n, "addresses": (f"10.2.0.{n % 250}", "fd00::1")}
+    fields: dict[str, Any] = {"mac": 0x06_0000_000000 + n, "addresses": (f"10.2.{n >> 8}.{n & 255}", f"fd00::{n:x}")}
     name = s.random.choice([*fields, "lport"])
     return s.changed(s.pick(s.state.ports.values()), **{name: fields.get(name, n)})
 
@@ -285,6 +294,8 @@ def _unport(s: Story) -> list[Edit]:
 def _without(s: Story, found: Port) -> list[Edit]:
     named = [s.state.floatings[key] for key in s.state.floatings_of.get(found.id, ())]
     freed = [Edit(f, msgspec.structs.replace(f, port="", fixed="", router="")) for f in named]
+    learnt = s.state.learnt.get(found.network, Map())
+    freed += [Edit(learnt[address], None) for address in s.state.learnt_of.get(found.id, Map())]
     return [Edit(found, None), *(Edit(b, None) for b in s.state.bindings.get(found.id, ())), *freed]
 
 
@@ -326,8 +337,36 @@ def _unrouter(s: Story) -> list[Edit]:
     return [Edit(found, None), *legs, *(Edit(f, None) for f in used), *parts.resign(s.state, found.id)]
 
 
+def _some_targets(s: Story) -> tuple[str, ...]:
+    return s.random.choice([(), ("64512:1",), ("64512:2",), ("64512:1", "64512:2")])
+
+
+def _vpn(s: Story) -> list[Edit]:
+    return [Edit(None, vpn(s.fresh(), imports=_some_targets(s), exports=_some_targets(s)))]
+
+
+def _target(s: Story) -> list[Edit]:
+    return s.changed(s.pick(s.state.vpns.values()), **{s.random.choice(["imports", "exports"]): _some_targets(s)})
+
+
+def _associate(s: Story) -> list[Edit]:
+    found = s.pick(s.state.vpns.values())
+    name = found.id if found is not None and s.random.random() < 0.8 else ""
+    return s.changed(s.pick(s.state.routers.values()), vpn=name)
+
+
+def _unvpn(s: Story) -> list[Edit]:
+    found = s.pick(s.state.vpns.values())
+    if found is None:
+        return []
+    legs = [Edit(x, None) for x in s.state.places(found.id)]
+    freed = [s.changed(s.state.routers[r], vpn="") for r in s.state.vpn_routers.get(found.id, ())]
+    return [Edit(found, None), *legs, *(edit for edits in freed for edit in edits)]
+
+
 def _leg(s: Story) -> list[Edit]:
-    found, net = s.pick(s.state.routers.values()), s.pick(s.state.networks.values())
+    found = s.pick([*s.state.routers.values(), *s.state.vpns.values()])
+    net = s.pick(s.state.networks.values())
     if found is None or net is None:
         return []
     held = s.pick(x for x in s.state.legs.get(found.id, Map()).values() if x.network == net.id)
@@ -361,7 +400,7 @@ def _designate(s: Story) -> list[Edit]:
 
 
 def _move(s: Story) -> list[Edit]:
-    found, to = s.pick(s.state.designations.values()), s.member()
+    found, to = s.pick(d for d in s.state.designations.values() if d.service == NAT), s.member()
     held = s.state.moves.get(found.object) if found else None
     if held is not None:
         return (
@@ -373,8 +412,35 @@ def _move(s: Story) -> list[Edit]:
 
 
 def _resign(s: Story) -> list[Edit]:
-    found = s.pick(s.state.designations.values())
+    found = s.pick(d for d in s.state.designations.values() if d.service == NAT)
     return parts.resign(s.state, found.object) if found else []
+
+
+def _serve(s: Story) -> list[Edit]:
+    """Somebody is designated for a subnet, or nobody any more."""
+    place = s.pick(x for inner in s.state.legs.values() for x in inner.values())
+    one, two = s.member(), s.member()
+    held = s.pick(d for d in s.state.designations.values() if d.service == SUBNET)
+    if held is not None and s.random.random() < 0.3:
+        return [Edit(held, None)]
+    if place is None or one is None or two is None:
+        return []
+    name = subnet_name(place.network, place.subnet)
+    made = Designation(SUBNET, name, one.number, two.number if one != two else 0)
+    return [Edit(s.state.designations.get((SUBNET, name)), made)]
+
+
+def _learn(s: Story) -> list[Edit]:
+    found = s.pick(s.state.ports.values())
+    if found is None:
+        return []
+    address = f"10.{s.random.choice([1, 2])}.200.{s.random.randint(1, 5)}"
+    held = s.state.learnt.get(found.network, Map()).get(address)
+    mac = s.random.choice([found.mac, 0x0A_0000_000001])
+    if held is not None and s.random.random() < 0.4:
+        return [Edit(held, None)]
+    made = Learnt(found.network, address, mac, found.id)
+    return [Edit(held, made)] if held != made else []
 
 
 def _neighbour(s: Story) -> list[Edit]:
@@ -456,11 +522,17 @@ _CHANGES: dict[Callable[[Story], list[Edit]], int] = {
     _reroute: 2,
     _unrouter: 1,
     _leg: 5,
+    _vpn: 2,
+    _target: 2,
+    _associate: 3,
+    _unvpn: 1,
     _float: 4,
     _designate: 4,
     _move: 4,
     _resign: 1,
     _neighbour: 2,
+    _serve: 4,
+    _learn: 5,
 }
 
 

@@ -17,6 +17,7 @@ from ebbtide.cli.session import (
     known_operations,
     known_ports,
     known_routers,
+    known_vpns,
 )
 from ebbtide.cli.tree import NounGroup
 from ebbtide.errors import NotReady
@@ -91,7 +92,13 @@ def _show(report: dict[str, Any]) -> None:
             render.line(f"{total - len(findings)} more are not listed")
 
 
-_EXPLAINED = {"compute": known_computes, "port": known_ports, "network": known_networks, "router": known_routers}
+_EXPLAINED = {
+    "compute": known_computes,
+    "port": known_ports,
+    "network": known_networks,
+    "router": known_routers,
+    "vpn": known_vpns,
+}
 
 
 def _known(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -104,7 +111,7 @@ def _known(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 @click.argument("name", metavar="ID", shell_complete=_known)
 @client_verb
 def explain(session: Session, kind: str, name: str) -> None:
-    """Why a compute, port, network or router is as it is, in words.
+    """Why a compute, port, network, router or VPN is as it is, in words.
 
     Of a router: who serves its NAT, a move under way, its next hop, the ports leased for it, its floating IPs, and the commands that show
     its flows and connections on a compute.

@@ -29,6 +29,7 @@ COMMANDS: dict[str, Entry] = {
     "port": Entry("Cluster", "networks:port", "Logical ports: the MAC and addresses of a VM's interface."),
     "external": Entry("Cluster", "outside:external", "Networks outside of the overlay, each with its next hop."),
     "router": Entry("Cluster", "routers:router", "Routers between networks, and to a network outside."),
+    "vpn": Entry("Cluster", "vpns:vpn", "L3VPNs: networks and routers that have routes to each other."),
     "nat": Entry("Cluster", "nat:nat", "Connections through a router's NAT, and what a move of it waits for."),
     "floating-ip": Entry(
         "Cluster", "outside:floating_ip", "Floating IPs: an address outside that stands for a port's."
@@ -44,7 +45,9 @@ COMMANDS: dict[str, Entry] = {
     ),
     "status": Entry("Looking", "looking:status", "The controller: leading or not, at which revision, what is held up."),
     "audit": Entry("Looking", "looking:audit", "Compare all that is installed with what should be; look for residue."),
-    "explain": Entry("Looking", "looking:explain", "Why a compute, port, network or router is as it is, in words."),
+    "explain": Entry(
+        "Looking", "looking:explain", "Why a compute, port, network, router or VPN is as it is, in words."
+    ),
     "operation": Entry(
         "Looking", "looking:operation", "Long work: scale-in ends and rebalances, and what they wait for."
     ),
@@ -66,6 +69,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "ports": ("port", "list"),
     "externals": ("external", "list"),
     "routers": ("router", "list"),
+    "vpns": ("vpn", "list"),
     "floating-ips": ("floating-ip", "list"),
     "relations": ("relation", "list"),
     "operations": ("operation", "list"),

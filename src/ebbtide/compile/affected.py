@@ -11,7 +11,7 @@ from typing import Any
 
 from immutables import Map
 
-from ebbtide.compile.compiler import BASE, floating_key, is_large
+from ebbtide.compile.compiler import BASE, floating_key, is_large, routes_key
 from ebbtide.compile.fragment import Key
 from ebbtide.model.facts import (
     Binding,
@@ -21,6 +21,7 @@ from ebbtide.model.facts import (
     External,
     Fact,
     Floating,
+    Learnt,
     Lease,
     Membership,
     Move,
@@ -30,9 +31,10 @@ from ebbtide.model.facts import (
     Relation,
     Router,
     RouterPort,
+    Vpn,
 )
 from ebbtide.model.observed import View
-from ebbtide.model.state import State
+from ebbtide.model.state import NAT, SUBNET, State, split_subnet
 
 _NONE: Map[Any, Any] = Map()
 
@@ -53,6 +55,7 @@ class _Change:
         self.joined: set[tuple[str, int]] = set()
         self.routers: set[str] = set()
         self.reached: set[str] = set()  # those of the routers whose reach may differ
+        self.sights: set[str] = set()  # VPNs of which what they see, or what is seen of them, may differ
         self.externals: set[str] = set()
         self.floatings: set[tuple[str, str]] = set()
 
@@ -64,6 +67,8 @@ class _Change:
                 method(self, fact, old, new)
         for network, compute in self.joined:
             self._joined(network, compute)
+        for vrf in {v for state in self.both for vpn in self.sights for v in state.onlookers(vpn)}:
+            self._sees(vrf)
         for router in self.reached:
             self._reached(router)
         for router in self.routers | self.reached:
@@ -85,7 +90,7 @@ class _Change:
         for compute in computes:
             self.found.setdefault(compute, set()).add(Key(room, name, compute))
 
-    def _either(self, method: str, name: str) -> set[int]:
+    def _either(self, method: str, name: str) -> set[Any]:
         return {n for state in self.both for n in getattr(state, method)(name)}
 
     def footprint(self, network: str) -> set[int]:
@@ -98,10 +103,9 @@ class _Change:
         return {*self.before.routers_of.get(network, _NONE), *self.after.routers_of.get(network, _NONE)}
 
     def routes(self, network: str, ports: Iterable[str]) -> None:
-        routers = self.routers_of(network)
-        if routers:
-            computes = {n for router in routers for n in self.reach(router)}
-            self.add(computes, *(Key("routes", port) for port in ports))
+        """The rows of these ports of a network in all VRFs that have a route to it."""
+        for vrf in self._either("vrfs_with", network):
+            self.add(self.reach(vrf), *(routes_key(vrf, port) for port in ports))
 
     # --- one method a kind of fact ---
 
@@ -113,8 +117,10 @@ class _Change:
         for port in ports:
             self.add(footprint, Key("port", port))
             self.each((b.compute for b in self.after.bindings.get(port, ())), "plug", port)
-        self.routers |= self.routers_of(fact.id)
+        self.routers |= self._either("vrfs_with", fact.id)
         self.routes(fact.id, ports)
+        self._subnets(fact.id)
+        self._roles(fact.id)
 
     def port(self, fact: Port, old: Fact | None, new: Fact | None) -> None:
         bound = {b.compute for state in self.both for b in state.bindings.get(fact.id, ())}
@@ -134,6 +140,8 @@ class _Change:
         if (fact.compute in self.before.footprint(network)) != (fact.compute in self.after.footprint(network)):
             self.joined.add((network, fact.compute))
             self.reached |= self.routers_of(network)
+            for vrf in self._either("vrfs_with", network):
+                self._tunnels(fact.compute, self.reach(vrf))
         self.routes(network, [port.id])
         self._floatings_of(port.id)
 
@@ -178,17 +186,45 @@ class _Change:
             for state in self.both:
                 for network, _ in state.legs.get(fact.id, _NONE):
                     self.routes(network, state.ports_of.get(network, _NONE))
+        self.sights.update(f.vpn for f in (old, new) if isinstance(f, Router) and f.vpn)
+
+    def vpn(self, fact: Vpn, old: Fact | None, new: Fact | None) -> None:
+        self.reached.add(fact.id)
+        self.sights.add(fact.id)
 
     def routerport(self, fact: RouterPort, old: Fact | None, new: Fact | None) -> None:
         self.reached.add(fact.router)
+        self._subnets(fact.network)
+        self._roles(fact.network)
         for state in self.both:
             self.routes(fact.network, state.ports_of.get(fact.network, _NONE))
+            owner = state.vrf(fact.router)
+            self.sights.update([owner.vpn or owner.id] if isinstance(owner, Router) else [fact.router])
 
     def floating(self, fact: Floating, old: Fact | None, new: Fact | None) -> None:
         self.floatings.add((fact.external, fact.address))
 
     def designation(self, fact: Designation, old: Fact | None, new: Fact | None) -> None:
-        self._part(fact.object)
+        if fact.service == NAT:
+            self._part(fact.object)
+        elif fact.service == SUBNET:
+            network, _ = split_subnet(fact.object)
+            self._subnets(network)
+            parts = (f for f in (old, new) if isinstance(f, Designation))
+            self.each({n for f in parts for n in (f.compute, f.standby) if n}, "hidden", network)
+
+    def learnt(self, fact: Learnt, old: Fact | None, new: Fact | None) -> None:
+        for port in {f.port for f in (old, new) if isinstance(f, Learnt)}:
+            self.add(self.footprint(fact.network), Key("port", port))
+            self.routes(fact.network, [port])
+
+    def _roles(self, network: str) -> None:
+        """Who may have a part in a network's subnets."""
+        self.each(self._either("designated_for", network), "hidden", network)
+
+    def _subnets(self, network: str) -> None:
+        computes = {n for vrf in self._either("vrfs_with", network) for n in self.reach(vrf)}
+        self.add(computes, Key("subnets", network))
 
     def move(self, fact: Move, old: Fact | None, new: Fact | None) -> None:
         self._part(fact.router)
@@ -224,12 +260,27 @@ class _Change:
         computes = self.reach(router)
         joining = self.before.reach(router) ^ self.after.reach(router)
         served = self.before.servers(router) ^ self.after.servers(router)
+        seen = {leg.network for state in self.both for leg in state.seen.get(router, ())}
+        others = computes.union(*map(self.footprint, seen))
         for compute in joining | served:
-            self._tunnels(compute, computes)
+            self._tunnels(compute, others if compute in joining else computes)
         if joining:
-            networks = {n for state in self.both for n, _ in state.legs.get(router, _NONE)}
+            networks = self._either("horizon", router)
             ports = {p for state in self.both for n in networks for p in state.ports_of.get(n, _NONE)}
-            self.add(joining, *(Key("routes", port) for port in ports))
+            self.add(joining, *(routes_key(router, p) for p in ports), *(Key("subnets", n) for n in networks))
+
+    def _sees(self, vrf: str) -> None:
+        """What a VRF has routes to may differ."""
+        before, after = (set(state.seen.get(vrf, ())) for state in self.both)
+        if before == after:
+            return
+        self.routers.add(vrf)
+        computes = self.reach(vrf)
+        for network in {leg.network for leg in before ^ after}:
+            ports = {p for state in self.both for p in state.ports_of.get(network, _NONE)}
+            self.add(computes, *(routes_key(vrf, port) for port in ports), Key("subnets", network))
+            for compute in computes:
+                self._tunnels(compute, self.footprint(network))
 
     def _router_flows(self, router: str) -> None:
         reach = self.reach(router)
@@ -260,10 +311,12 @@ _METHODS: dict[type, Any] = {
     External: _Change.external,
     Neighbour: _Change.neighbour,
     Router: _Change.router,
+    Vpn: _Change.vpn,
     RouterPort: _Change.routerport,
     Floating: _Change.floating,
     Designation: _Change.designation,
     Move: _Change.move,
+    Learnt: _Change.learnt,
     Lease: _Change.lease,
 }
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from immutables import Map
 
 from ebbtide.compile import ledger
-from ebbtide.compile.features import arp, base, l2, l3, nat, outside, stances, tunnel
+from ebbtide.compile.features import arp, base, l2, l3, nat, outside, stances, subnet_route, tunnel
 from ebbtide.compile.fragment import Fragment, Key
-from ebbtide.model.facts import BindingPhase, External, Floating, Membership, Router
+from ebbtide.model.facts import BindingPhase, External, Floating, Learnt, Membership, Port, Router
 from ebbtide.model.observed import View
-from ebbtide.model.state import State
+from ebbtide.model.state import SUBNET, State, split_subnet, subnet_name
 
 BASE = Key("base", 0)
 QUARANTINE = Key("quarantine", 0)
@@ -64,7 +64,13 @@ def _port(state: State, key: Key, view: View) -> Fragment | None:
     if port is None or active is None:
         return None
     net = state.networks[port.network]
-    return Fragment(l2.known_mac(net, port, active).flows + arp.responder(net, port).flows)
+    claims = subnet_route.claims(net, port, _learnt(state, port))
+    return Fragment(l2.known_mac(net, port, active).flows + arp.responder(net, port).flows + claims.flows)
+
+
+def _learnt(state: State, port: Port) -> list[Learnt]:
+    known = state.learnt.get(port.network, Map())
+    return [known[address] for address in sorted(state.learnt_of.get(port.id, _NONE))]
 
 
 def _plug(state: State, key: Key, view: View) -> Fragment | None:
@@ -92,21 +98,54 @@ def _towards(state: State, key: Key, view: View) -> Fragment | None:
 
 
 def _router(state: State, key: Key, view: View) -> Fragment | None:
-    found = state.routers.get(str(key.object))
-    legs = state.legs.get(str(key.object), Map())
-    return l3.router(found, [(leg, state.networks[leg.network]) for _, leg in sorted(legs.items())]) if found else None
+    found = state.vrf(str(key.object))
+    if found is None:
+        return None
+    external = bool(found.external) if isinstance(found, Router) else False
+    own, seen = (
+        [(leg, state.networks[leg.network]) for leg in legs]
+        for legs in (state.places(found.id), state.seen.get(found.id, ()))
+    )
+    return l3.router(found.tag, own, seen, external=external)
+
+
+def routes_key(vrf: str, port: str) -> Key:
+    """The rows of a port in a VRF."""
+    return Key("routes", f"{vrf} {port}")
 
 
 def _routes(state: State, key: Key, view: View) -> Fragment | None:
-    port = state.ports.get(str(key.object))
-    active = state.active(str(key.object))
-    if port is None or active is None:
+    name, _, port_id = str(key.object).partition(" ")
+    vrf, port, active = state.vrf(name), state.ports.get(port_id), state.active(port_id)
+    if vrf is None or port is None or active is None:
         return None
-    routers = [
-        (state.routers[r], [leg for _, leg in sorted(state.legs[r].items()) if leg.network == port.network])
-        for r in sorted(state.routers_of.get(port.network, _NONE))
-    ]
-    return l3.routes(state.networks[port.network], port, active, routers)
+    own = [leg for leg in state.places(name) if leg.network == port.network]
+    legs = own + [leg for leg in state.seen.get(name, ()) if leg.network == port.network]
+    # An extra route is its router's own: who sees its networks does not see what is behind them.
+    extra = vrf.routes if isinstance(vrf, Router) and own else ()
+    return l3.routes(state.networks[port.network], port, active, vrf.tag, legs, extra, _learnt(state, port))
+
+
+def _subnets(state: State, key: Key, view: View) -> Fragment | None:
+    net = state.networks.get(str(key.object))
+    if net is None:
+        return None
+    served = {s: state.designations.get((SUBNET, subnet_name(net.id, s))) for s in state.subnets(net.id)}
+    return subnet_route.towards(net, {s: found.compute if found is not None else 0 for s, found in served.items()})
+
+
+def _hidden(state: State, key: Key, view: View) -> Fragment | None:
+    net = state.networks.get(str(key.object))
+    if net is None:
+        return None
+    mine, others = [], []
+    for subnet in state.subnets(net.id):
+        found = state.designations.get((SUBNET, subnet_name(net.id, subnet)))
+        if found is not None and found.compute == key.compute:
+            mine.append(subnet)
+        elif found is not None and found.standby == key.compute:
+            others.append(subnet)
+    return subnet_route.here(net, mine, others, view.hold_off)
 
 
 def _exit(state: State, key: Key, view: View) -> Fragment | None:
@@ -218,6 +257,8 @@ _ROOMS = {
     "tunnel": _towards,
     "router": _router,
     "routes": _routes,
+    "subnets": _subnets,
+    "hidden": _hidden,
     "exit": _exit,
     "gate": _gate,
     "outside": _outside,
@@ -228,7 +269,7 @@ _ROOMS = {
 }
 
 
-_SHARED_BY_SOME = frozenset({"network", "port", "router", "routes", "outside", "addresses", "address"})
+_SHARED_BY_SOME = frozenset({"network", "port", "router", "routes", "subnets", "outside", "addresses", "address"})
 
 
 def keys(state: State, compute: int, view: View) -> Iterator[Key]:
@@ -243,15 +284,21 @@ def keys(state: State, compute: int, view: View) -> Iterator[Key]:
         yield Key("plug", port, compute)
     for peer in {*state.peers(compute), *view.tunnels}:
         yield Key("tunnel", peer, compute)
-    routed: dict[str, None] = {}
+    routed: set[str] = set()
     for router in state.routers_at(compute):
         yield Key("router", router)
         yield Key("exit", router, compute)
         yield Key("gate", router, compute)
-        routed |= dict.fromkeys(network for network, _ in state.legs.get(router, Map()))
+        networks = state.horizon(router)
+        routed |= networks
+        for network in networks:
+            for port in state.ports_of.get(network, Map()):
+                yield routes_key(router, port)
     for network in routed:
-        for port in state.ports_of.get(network, Map()):
-            yield Key("routes", port)
+        yield Key("subnets", network)
+    duties: Map[tuple[str, str], None] = state.duties.get(compute, Map())
+    for network in {split_subnet(name)[0] for service, name in duties if service == SUBNET}:
+        yield Key("hidden", network, compute)
     own = state.computes.get(compute)
     physical = dict(own.provider_mappings) if own is not None else {}
     for external in state.externals.values():
@@ -285,8 +332,9 @@ def audience(state: State, key: Key) -> Iterable[int]:
     if key.room == "router":
         return state.reach(str(key.object))
     if key.room == "routes":
-        port = state.ports.get(str(key.object))
-        return {n for r in state.routers_of.get(port.network, _NONE) for n in state.reach(r)} if port else ()
+        return state.reach(str(key.object).partition(" ")[0])
+    if key.room == "subnets":
+        return {n for vrf in state.vrfs_with(str(key.object)) for n in state.reach(vrf)}
     if key.room in ("outside", "addresses", "address"):
         return _wired_for(state, key)
     return [c.number for c in state.members()]

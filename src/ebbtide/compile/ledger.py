@@ -19,7 +19,7 @@ class T(IntEnum):
     DISPATCHER = 17
     GATEWAY_MAC = 19
     FIB = 21
-    SUBNET_ROUTE = 22  # reserved
+    SUBNET_ROUTE = 22
     PRE_DNAT = 25
     PRE_SNAT = 26
     DNAT = 27  # reserved
@@ -56,6 +56,7 @@ TABLE_JOBS: dict[T, str] = {
     T.DISPATCHER: "logical port to the services bound to its network",
     T.GATEWAY_MAC: "what is for a router, by destination MAC; what else comes from outside",
     T.FIB: "a router's routes, its own addresses, TTL",
+    T.SUBNET_ROUTE: "addresses of a subnet that nobody is known to have: to the subnet's designated compute, which asks for them",
     T.PRE_DNAT: "from outside: external address to router, floating IP to the address that it stands for",
     T.PRE_SNAT: "to the outside: floating IPs, else to the designated compute or into its NAT",
     T.SNAT: "to the outside: next hop's MAC",
@@ -96,8 +97,16 @@ class Priority:
     SERVICE = 10
     # table 36
     VNI = 5
+    # table 22
+    HIDDEN = 10
+    HIDDEN_HERE = 20
+    HELD_OFF = 30
+    NO_HOST = 42
     # table 43
     ARP_REQUEST = 100
+    CLAIM = 110
+    OWN_CLAIM = 111
+    ANSWER_TO_US = 120
     # table 81
     ARP_ANSWER = 100
     ARP_OWN = 101
@@ -258,6 +267,7 @@ class Feature(IntEnum):
     NAT = 8
     FLOATING = 9
     EXTERNAL = 10
+    SUBNET_ROUTE = 11
 
 
 OWNER_BITS = 20
@@ -278,6 +288,11 @@ def cookie(kind: Kind, feature: Feature, owner: int = 0) -> int:
 def connections_cookie(tag: int) -> int:
     """The upper half of the cookies of a router's connections: learnt and imported rows."""
     return cookie(Kind.VOLATILE, Feature.NAT, tag)
+
+
+def held_off_cookie(tag: int) -> int:
+    """The upper half of the cookies of what holds off repeats of questions for a network's addresses."""
+    return cookie(Kind.VOLATILE, Feature.SUBNET_ROUTE, tag)
 
 
 def read_cookie(value: int) -> tuple[int, int, int]:
@@ -354,10 +369,16 @@ NEXT_HOP_METER = 3
 EXPIRED_METER = 4
 RECORD_METER = 5
 EXHAUSTED_METER = 6
+HIDDEN_METER = 7
+ANSWER_METER = 8
+CLAIM_METER = 9
 NEXT_HOPS_PER_SECOND = 100
 EXPIRED_PER_SECOND = 100
 RECORDS_PER_SECOND = 20_000
 EXHAUSTED_PER_SECOND = 10
+HIDDEN_PER_SECOND = 200
+ANSWERS_PER_SECOND = 1000
+CLAIMS_PER_SECOND = 100
 PUNTS_PER_SECOND = 200
 #: A compute that joins a thousand others hears two probes of each, at once.
 PROBES_PER_SECOND = 2000
@@ -366,7 +387,7 @@ MAX_COMPUTE = 65279
 MAX_LPORT = (1 << LPORT_BITS) - 2
 MAX_TAG = (1 << NETWORK_BITS) - 1
 FIRST_VNI, LAST_VNI = 10_000, 14_999_999
-RELATION_VNI = 15_000_000  # up to DELIVER_VNI - 1
+RELATION_VNI = 15_000_000  # up to _SUBNET_VNI - 1
 DELIVER_VNI = 0xF0_0000  # | lport: "for this port here, and nowhere else"
 PROBE_VNI = 0xFF_FFFF
 
@@ -419,6 +440,16 @@ def mac(store_id: str, whose: MacOf, number: int) -> int:
 #: Ports of an external address that connections may be given.
 FIRST_NAT_PORT, LAST_NAT_PORT = 1024, 65535
 
+# --- subnet routes ---
+
+_SUBNET_VNI = 0xE8_0000
+
+
+def subnet_vni(tag: int) -> int:
+    """VNI of what goes to the designated compute of a network's subnet, since nobody is known to have its address."""
+    return _SUBNET_VNI + tag
+
+
 # --- punts ---
 
 PROBE_ETHERTYPE = 0x88B5
@@ -435,6 +466,9 @@ class Punt(IntEnum):
     CLOSED = 6
     SEEN = 7
     EXHAUSTED = 8
+    HIDDEN = 9
+    ANSWER = 10
+    CLAIM = 11
 
 
 _PUNTS = {int(punt): punt for punt in Punt}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ebbtide.compile import ledger
 from ebbtide.errors import Refused
-from ebbtide.model.facts import Cursor, Edit, External, Network, Retired, Router
+from ebbtide.model.facts import Cursor, Edit, External, Network, Retired, Router, Vpn
 from ebbtide.model.state import State
 
 _RANGES: dict[str, tuple[int, int, Callable[[State, int], bool]]] = {
@@ -55,9 +55,9 @@ class Allocator:
         return [Edit(self._state.cursors.get(kind), Cursor(kind, last)) for kind, last in self._last.items()]
 
 
-def retire(gone: Network | External | Router) -> Edit:
-    """What is stored when a network or a router is deleted, so that nobody gets its ids too soon."""
-    if isinstance(gone, Router):
+def retire(gone: Network | External | Router | Vpn) -> Edit:
+    """What is stored when a network, a router or a VPN is deleted, so that nobody gets its ids too soon."""
+    if isinstance(gone, Router | Vpn):
         return Edit(None, Retired(ledger.ROUTER_TAGS | gone.tag, ledger.gateway_vni(gone.tag), gone.id))
     return Edit(None, Retired(gone.tag, gone.vni if isinstance(gone, Network) else 0, gone.id))
 

@@ -96,4 +96,16 @@ def leave(state: State, gone: Set[int]) -> list[Edit]:
         if found.standby in gone:
             edits.append(Edit(found, msgspec.structs.replace(found, standby=0)))
         edits += inherit(state, router, gone, found.compute)
+    return edits + _resigned(state, gone)
+
+
+def _resigned(state: State, gone: Set[int]) -> list[Edit]:
+    """Of all other services: whoever stands by serves at once; where nobody does, it is an election's to find somebody."""
+    edits = []
+    for key in sorted({key for number in gone for key in state.duties.get(number, ()) if key[0] != NAT}):
+        found = state.designations[key]
+        standby = found.standby if found.standby not in gone else 0
+        compute = found.compute if found.compute not in gone else standby
+        left = msgspec.structs.replace(found, compute=compute, standby=standby if standby != compute else 0)
+        edits.append(Edit(found, left if compute else None))
     return edits

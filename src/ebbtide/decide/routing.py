@@ -18,7 +18,7 @@ from ebbtide.decide import parts
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.errors import BadInput, NotFound, Refused
 from ebbtide.model.addresses import ipv4, split_route
-from ebbtide.model.facts import Edit, External, Floating, Port, Router, RouterPort, format_mac, parse_mac
+from ebbtide.model.facts import Edit, External, Floating, Port, Router, RouterPort, Vpn, format_mac, parse_mac
 from ebbtide.model.state import State
 
 MAX_NAME = 255
@@ -144,12 +144,13 @@ def delete_external(state: State, name: str) -> list[Edit]:
     users = [f"router {r.id}" for r in state.routers.values() if r.external == name]
     users += [f"floating IP {address}" for e, address in state.floatings if e == name]
     if users:
-        raise Refused(f"external network {name} is used by {_some(users)}; take it from them first")
+        raise Refused(f"external network {name} is used by {some(users)}; take it from them first")
     near = [Edit(n, None) for n in state.neighbours.values() if n.external == name]
     return [Edit(found, None), *near, retire(found)]
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first five of them in order, and how many more there are."""
     chosen = sorted(names)
     return ", ".join(chosen[:5]) + (f" and {len(chosen) - 5} more" if len(chosen) > 5 else "")
 
@@ -194,6 +195,23 @@ def router(state: State, name: str) -> Router:
     return found
 
 
+def vrf(state: State, name: str) -> Router | Vpn:
+    """The router or VPN of that name.
+
+    Raises:
+        NotFound: there is neither.
+    """
+    found = state.vrf(name)
+    if found is None:
+        raise NotFound(f"there is no router and no VPN {name}: `ebbtide router add {name}` makes a router")
+    return found
+
+
+def named(state: State, name: str) -> str:
+    """What a VRF is, and its name: "router r1", "VPN blue"."""
+    return f"{'VPN' if name in state.vpns else 'router'} {name}"
+
+
 def add_router(
     state: State,
     name: str,
@@ -211,12 +229,15 @@ def add_router(
         Refused: it exists and is different, or an address is taken.
     """
     check_name("router", name)
+    if name in state.vpns:
+        raise Refused(f"{name} is the name of a VPN: routers and VPNs share their names, choose another")
     known = state.routers.get(name)
     tag, mac, ids = (known.tag, known.mac, None) if known is not None else (0, 0, Allocator(state))
     if ids is not None:
         tag = ids.take("router")
         mac = ledger.mac(state.store_id, ledger.MacOf.ROUTER, tag)
-    made = _checked(state, Router(name, tag, mac, outside, tuple(addresses), snat, tuple(routes), record))
+    vpn = known.vpn if known is not None else ""
+    made = _checked(state, Router(name, tag, mac, outside, tuple(addresses), snat, tuple(routes), record, vpn))
     if known is not None:
         if known == made:
             return [], known
@@ -250,7 +271,7 @@ def set_router(
     if made.external != known.external:
         used = [f.address for f in state.floatings.values() if f.router == name]
         if used:
-            raise Refused(f"floating IP {_some(used)} leads to ports behind router {name}: take them away first")
+            raise Refused(f"floating IP {some(used)} leads to ports behind router {name}: take them away first")
         edits += parts.resign(state, name)
     return edits, made
 
@@ -329,29 +350,30 @@ def delete_router(state: State, name: str) -> list[Edit]:
     found = router(state, name)
     legs = [network for network, _ in state.legs.get(name, {})]
     if legs:
-        raise Refused(f"router {name} is still in network {_some(legs)}: `ebbtide router detach {name} NETWORK` first")
+        raise Refused(f"router {name} is still in network {some(legs)}: `ebbtide router detach {name} NETWORK` first")
     used = [f.address for f in state.floatings.values() if f.router == name]
     if used:
-        raise Refused(f"floating IP {_some(used)} leads to ports behind router {name}: take them away first")
+        raise Refused(f"floating IP {some(used)} leads to ports behind router {name}: take them away first")
     return [Edit(found, None), *parts.resign(state, name), retire(found)]
 
 
 def attach(state: State, name: str, network: str, address: str = "", mac: str = "") -> tuple[list[Edit], RouterPort]:
-    """Give a router a place in a network: its address there ("" : the first of the only subnet), and maybe its MAC.
+    """Give a router or a VPN a place in a network: its address there ("" : the first of the only subnet), and maybe its MAC.
 
     Raises:
         BadInput: a value is not valid.
-        NotFound: there is no such router or network.
-        Refused: the address is taken, or the subnet meets another of the router's.
+        NotFound: there is no such router, VPN or network.
+        Refused: the address is taken, or the subnet meets another of the router's, or of its VPN's.
     """
-    found, net = router(state, name), state.networks.get(network)
+    found, net = vrf(state, name), state.networks.get(network)
+    who = named(state, name)
     if net is None:
         raise NotFound(f"there is no network {network}: `ebbtide network add {network}` makes one")
     subnets = [text for text in net.subnets if ":" not in text]
     if not address:
         if len(subnets) != 1:
             raise BadInput(
-                f"network {network} has {len(subnets)} IPv4 subnets: say which address the router has there", "address"
+                f"network {network} has {len(subnets)} IPv4 subnets: say which address {who} has there", "address"
             )
         address = str(next(iter(IPv4Network(subnets[0]).hosts())))
     address = _v4(address, "address", "address")
@@ -367,16 +389,15 @@ def attach(state: State, name: str, network: str, address: str = "", mac: str = 
     if known is not None:
         if not mac or known.mac == value:
             return [], known
-        raise Refused(f"router {name} is in network {network} with MAC {format_mac(known.mac)} already")
-    for leg in state.legs.get(name, {}).values():
+        raise Refused(f"{who} is in network {network} with MAC {format_mac(known.mac)} already")
+    for other, leg in _fellows(state, found):
         if IPv4Network(leg.subnet).overlaps(IPv4Network(subnet)):
-            raise Refused(
-                f"subnet {subnet} meets {leg.subnet}, in which router {name} is already (network {leg.network})"
-            )
-    for way, _ in map(split_route, found.routes):
+            there = named(state, other) + ("" if other == name else f", of the same VPN {vpn_of(found)},")
+            raise Refused(f"subnet {subnet} meets {leg.subnet}, in which {there} is already (network {leg.network})")
+    for way, _ in map(split_route, found.routes if isinstance(found, Router) else ()):
         if _within(way, subnet):
             more = "" if way == subnet else f", which lies within {subnet}"
-            raise Refused(f"router {name} has an extra route to {way}{more}: take it away first")
+            raise Refused(f"{who} has an extra route to {way}{more}: take it away first")
     for port_id in state.ports_of.get(network, ()):
         port = state.ports[port_id]
         if address in port.addresses:
@@ -386,24 +407,45 @@ def attach(state: State, name: str, network: str, address: str = "", mac: str = 
     for other in state.routers_of.get(network, ()):
         for leg in state.legs.get(other, {}).values():
             if leg.network == network and (leg.address == address or leg.mac == value) and leg.router != name:
-                raise Refused(f"{address} or MAC {format_mac(value)} is that of router {other} in network {network}")
+                hint = (
+                    f": associate that router with {who} instead"
+                    if isinstance(found, Vpn) and other in state.routers
+                    else ""
+                )
+                raise Refused(
+                    f"{address} or MAC {format_mac(value)} is that of {named(state, other)} in network {network}{hint}"
+                )
     return [Edit(None, made)], made
 
 
+def vpn_of(found: Router | Vpn) -> str:
+    """The VPN that a VRF belongs to ("": none)."""
+    return found.vpn if isinstance(found, Router) else found.id
+
+
+def _fellows(state: State, found: Router | Vpn) -> list[tuple[str, RouterPort]]:
+    """The places of a VRF, and of all others of its VPN: name of the VRF, place."""
+    vpn = vpn_of(found)
+    names = {found.id, *([vpn, *state.vpn_routers.get(vpn, ())] if vpn else ())}
+    return [(name, leg) for name in sorted(names) for leg in state.places(name)]
+
+
 def detach(state: State, name: str, network: str, address: str = "") -> list[Edit]:
-    """Take a router's place in a network away (all of them, unless an address is given)."""
-    found = router(state, name)
+    """Take a router's or a VPN's place in a network away (all of them, unless an address is given)."""
+    found = vrf(state, name)
     legs = [leg for (n, a), leg in state.legs.get(name, {}).items() if n == network and address in ("", a)]
     if not legs:
-        raise NotFound(f"router {name} is not in network {network}" + (f" with address {address}" if address else ""))
+        with_it = f" with address {address}" if address else ""
+        raise NotFound(f"{named(state, name)} is not in network {network}{with_it}")
     for leg in legs:
         inside = IPv4Network(leg.subnet)
         used = [f.address for f in state.floatings.values() if f.router == name and IPv4Address(f.fixed) in inside]
         if used:
-            raise Refused(f"floating IP {_some(used)} leads to ports in {leg.subnet}: take them away first")
-        ways = [route for route in found.routes if IPv4Address(split_route(route)[1]) in inside]
+            raise Refused(f"floating IP {some(used)} leads to ports in {leg.subnet}: take them away first")
+        extra = found.routes if isinstance(found, Router) else ()
+        ways = [route for route in extra if IPv4Address(split_route(route)[1]) in inside]
         if ways:
-            raise Refused(f"extra route {_some(ways)} leads through {leg.subnet}: take it away first")
+            raise Refused(f"extra route {some(ways)} leads through {leg.subnet}: take it away first")
     return [Edit(leg, None) for leg in legs]
 
 
@@ -461,7 +503,7 @@ def _behind(state: State, network: External, port: Port, fixed: str) -> tuple[st
             )
         addresses = [fixed]
     for address in addresses:
-        for name in sorted(state.routers_of.get(port.network, ())):
+        for name in sorted(r for r in state.routers_of.get(port.network, ()) if r in state.routers):
             legs = (leg for leg in state.legs.get(name, {}).values() if leg.network == port.network)
             inside = any(ip_address(address) in ip_network(leg.subnet) for leg in legs)
             if inside and state.routers[name].external == network.id:
@@ -486,13 +528,13 @@ def without_port(state: State, port: str) -> list[Edit]:
 
 
 def own_addresses(state: State, network: str) -> dict[str, str]:
-    """Addresses of routers in a network, and whose they are."""
-    return {leg.address: leg.router for leg in _legs_in(state, network)}
+    """Addresses of routers and VPNs in a network, and whose they are, in words."""
+    return {leg.address: named(state, leg.router) for leg in _legs_in(state, network)}
 
 
 def own_macs(state: State, network: str) -> dict[int, str]:
-    """MACs of routers in a network, and whose they are."""
-    return {leg.mac: leg.router for leg in _legs_in(state, network)}
+    """MACs of routers and VPNs in a network, and whose they are, in words."""
+    return {leg.mac: named(state, leg.router) for leg in _legs_in(state, network)}
 
 
 def _legs_in(state: State, network: str) -> list[RouterPort]:

@@ -189,6 +189,7 @@ class Router(msgspec.Struct, frozen=True):
 
     `external`: the network outside that its default route leads to ("": none). `addresses`: those of its own there, into which
     connections are translated if `snat`. `routes`: "prefix via address". `record`: whether a record of its connections is kept.
+    `vpn`: the VPN that it belongs to ("": none).
     """
 
     id: str
@@ -199,10 +200,27 @@ class Router(msgspec.Struct, frozen=True):
     snat: bool = True
     routes: tuple[str, ...] = ()
     record: bool = True
+    vpn: str = ""
+
+
+class Vpn(msgspec.Struct, frozen=True):
+    """An L3VPN instance (RFC 4364). `tag` is its VRF, of the same range as a router's; `rd` its route distinguisher.
+
+    `imports`, `exports`: route targets. It sees what a VPN exports with a target that it imports.
+    """
+
+    id: str
+    tag: int
+    rd: str
+    imports: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
 
 
 class RouterPort(msgspec.Struct, frozen=True):
-    """A router's place in a network: its address there (the subnet's gateway), the subnet, and the MAC that it has in it."""
+    """A router's place in a network: its address there (the subnet's gateway), the subnet, and the MAC that it has in it.
+
+    A VPN has such places too: `router` is the name of either, which no two of them share.
+    """
 
     router: str
     network: str
@@ -230,8 +248,20 @@ class Neighbour(msgspec.Struct, frozen=True):
     mac: int
 
 
+class Learnt(msgspec.Struct, frozen=True):
+    """An address of a network's subnet that no port was given, where it answers: behind `port`, with `mac`."""
+
+    network: str
+    address: str
+    mac: int
+    port: str
+
+
 class Designation(msgspec.Struct, frozen=True):
-    """The one compute that serves something, and the one that stands by (0: none). `service` is "nat", `object` the router."""
+    """The one compute that serves something, and the one that stands by (0: none).
+
+    `service` and `object`: "nat" and the router; "subnet" and network and subnet (`subnet_name`); "dhcp" and the network.
+    """
 
     service: str
     object: str
@@ -304,9 +334,11 @@ Fact = (
     | Operation
     | External
     | Router
+    | Vpn
     | RouterPort
     | Floating
     | Neighbour
+    | Learnt
     | Designation
     | Lease
     | Move

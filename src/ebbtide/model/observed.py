@@ -58,7 +58,8 @@ class View(msgspec.Struct, frozen=True):
     """One compute as its OVSDB shows it.
 
     `ports`: iface-id -> interface; `tunnels`: far end's number -> interface of the tunnel made for it.
-    `providers`: physical network -> our port to it. `live` tells whether the OVSDB session is up; a view outlives its session.
+    `providers`: physical network -> our port to it. `hold_off`: seconds for which its switch asks for an unknown address but once, as the
+    controller is set. `live` tells whether the OVSDB session is up; a view outlives its session.
     """
 
     live: bool = False
@@ -66,6 +67,7 @@ class View(msgspec.Struct, frozen=True):
     tunnels: Map[int, Interface] = Map()
     datapath: Datapath = Datapath()
     providers: Map[str, Interface] = Map()
+    hold_off: int = 10
 
     @property
     def userspace(self) -> bool:

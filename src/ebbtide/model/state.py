@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from immutables import Map
 
+from ebbtide.model import horizon
 from ebbtide.model.facts import (
     Binding,
     BindingPhase,
@@ -24,6 +25,7 @@ from ebbtide.model.facts import (
     External,
     Fact,
     Floating,
+    Learnt,
     Lease,
     Membership,
     Move,
@@ -35,11 +37,12 @@ from ebbtide.model.facts import (
     Retired,
     Router,
     RouterPort,
+    Vpn,
 )
 
 _EMPTY: Map[Any, Any] = Map()
-#: The service of designations that are a router's NAT.
-NAT = "nat"
+#: The services of designations: a router's NAT; what is sent to addresses of a subnet that nobody has.
+NAT, SUBNET = "nat", "subnet"
 
 
 class State(msgspec.Struct, frozen=True):
@@ -51,7 +54,13 @@ class State(msgspec.Struct, frozen=True):
     `legs`: router -> its places in networks, by (network, address); `routers_of`: network -> {router: number of places}.
     `floatings` and `neighbours` are keyed by (external, address), `designations` by (service, object), `leases` by router and then first
     port. `floatings_of`: port -> its floating IPs; `serves`: compute -> {router: number of parts that it has in its NAT}.
-    `mapped`: physical network -> {member with a provider mapping for it: 1}.
+    `mapped`: physical network -> {member with a provider mapping for it: 1}. `duties`: compute -> {(service, object): None} of all
+    designations that it has a part in. `claimed`: network -> {address: port}. `learnt`: network -> {address: where it answers};
+    `learnt_of`: port -> its learnt addresses.
+
+    A VRF is a router or a VPN, by its name: `legs` and `routers_of` hold the places of both, `by_router_tag` the tags. `vpn_routers`:
+    VPN -> its routers. `importers`, `exporters`: route target -> VPNs. `seen`: VRF of a VPN -> places of other VRFs that it has routes to
+    (`horizon.py`); `seers`: network -> {VRF that has a route to it by that: number of places}.
     """
 
     revision: int = 0
@@ -80,6 +89,13 @@ class State(msgspec.Struct, frozen=True):
     externals: Map[str, External] = _EMPTY
     routers: Map[str, Router] = _EMPTY
     by_router_tag: Map[int, str] = _EMPTY
+    vpns: Map[str, Vpn] = _EMPTY
+    by_rd: Map[str, str] = _EMPTY
+    vpn_routers: Map[str, Map[str, None]] = _EMPTY
+    importers: Map[str, Map[str, None]] = _EMPTY
+    exporters: Map[str, Map[str, None]] = _EMPTY
+    seen: Map[str, tuple[RouterPort, ...]] = _EMPTY
+    seers: Map[str, Map[str, int]] = _EMPTY
     legs: Map[str, Map[tuple[str, str], RouterPort]] = _EMPTY
     routers_of: Map[str, Map[str, int]] = _EMPTY
     floatings: Map[tuple[str, str], Floating] = _EMPTY
@@ -90,6 +106,10 @@ class State(msgspec.Struct, frozen=True):
     moves: Map[str, Move] = _EMPTY
     serves: Map[int, Map[str, int]] = _EMPTY
     mapped: Map[str, Map[int, int]] = _EMPTY
+    duties: Map[int, Map[tuple[str, str], None]] = _EMPTY
+    claimed: Map[str, Map[str, str]] = _EMPTY
+    learnt: Map[str, Map[str, Learnt]] = _EMPTY
+    learnt_of: Map[str, Map[str, None]] = _EMPTY
 
     def footprint(self, network: str) -> Map[int, int]:
         """The computes on which a network is present, each with its number of bindings."""
@@ -123,8 +143,12 @@ class State(msgspec.Struct, frozen=True):
             return found
         for network in self.networks_on.get(compute, _EMPTY):
             found.update(self.presence[network])
+            for vrf in self.seers.get(network, _EMPTY):
+                found |= self.reach(vrf)
         for router in self.routers_at(compute):
             found |= self.reach(router)
+            for leg in self.seen.get(router, ()):
+                found.update(self.presence.get(leg.network, _EMPTY))
         for gateway, peer in self.relations:
             if gateway == compute:
                 found.add(peer)
@@ -140,6 +164,34 @@ class State(msgspec.Struct, frozen=True):
             servers = self.servers(router)
             found |= self.reach(router) if compute in servers else servers
         return found - {compute}
+
+    def vrf(self, name: str) -> Router | Vpn | None:
+        """The router or VPN of that name."""
+        found: Router | Vpn | None = self.routers.get(name) or self.vpns.get(name)
+        return found
+
+    def places(self, vrf: str) -> tuple[RouterPort, ...]:
+        """The places of a VRF in networks, by network and address."""
+        return tuple(leg for _, leg in sorted(self.legs.get(vrf, _EMPTY).items()))
+
+    def horizon(self, vrf: str) -> set[str]:
+        """The networks that a VRF has routes to: those of its own places, and those that it sees."""
+        return {n for n, _ in self.legs.get(vrf, _EMPTY)} | {leg.network for leg in self.seen.get(vrf, ())}
+
+    def vrfs_with(self, network: str) -> set[str]:
+        """The VRFs that have a route to a network: those with a place in it, and those that see such a place."""
+        return {*self.routers_of.get(network, _EMPTY), *self.seers.get(network, _EMPTY)}
+
+    def onlookers(self, vpn: str) -> set[str]:
+        """The VRFs that may see something of a VPN's: its own, and those of the VPNs that import what it exports."""
+        found = self.vpns.get(vpn)
+        targets = found.exports if found is not None else ()
+        names = {vpn, *(name for target in targets for name in self.importers.get(target, _EMPTY))}
+        return {vrf for name in names for vrf in (name, *self.vpn_routers.get(name, _EMPTY))}
+
+    def shadowed(self, vrf: str, vpn: str) -> tuple[tuple[str, RouterPort], ...]:
+        """VPN and place of what a VRF of that VPN would have a route to, did that not overlap with something else."""
+        return horizon.shadowed({name: getattr(self, name) for name in horizon.MAPS}, vrf, vpn)
 
     def present(self, router: str) -> set[int]:
         """The computes with a port on a network of this router."""
@@ -179,6 +231,17 @@ class State(msgspec.Struct, frozen=True):
             found |= {n: False for n in self.servers(floating.router) if n in wired and n not in found}
         return found
 
+    def subnets(self, network: str) -> tuple[str, ...]:
+        """The subnets of a network in which some VRF has a place."""
+        legs = self.legs
+        here = (leg for vrf in self.routers_of.get(network, _EMPTY) for leg in legs.get(vrf, _EMPTY).values())
+        return tuple(sorted({leg.subnet for leg in here if leg.network == network}))
+
+    def designated_for(self, network: str) -> set[int]:
+        """The computes that have a part in serving a network's subnets."""
+        found = (self.designations.get((SUBNET, subnet_name(network, s))) for s in self.subnets(network))
+        return {n for d in found if d is not None for n in (d.compute, d.standby) if n}
+
     def opening(self, router: str, compute: int) -> Lease | None:
         """The range of ports from which a compute opens connections for a router now."""
         found = (x for x in self.leases.get(router, _EMPTY).values() if x.compute == compute and x.opening)
@@ -188,6 +251,17 @@ class State(msgspec.Struct, frozen=True):
         """The routers whose reach this compute is in."""
         here = {r for network in self.networks_on.get(compute, _EMPTY) for r in self.routers_of.get(network, _EMPTY)}
         return here | set(self.serves.get(compute, _EMPTY))
+
+
+def subnet_name(network: str, subnet: str) -> str:
+    """What a network's subnet is called as the object of a designation."""
+    return f"{network} {subnet}"
+
+
+def split_subnet(name: str) -> tuple[str, str]:
+    """Network and subnet of such a name."""
+    network, _, subnet = name.rpartition(" ")
+    return network, subnet
 
 
 def _bump(index: Map[Any, Map[Any, int]], outer: Any, inner: Any, by: int) -> Map[Any, Map[Any, int]]:
@@ -203,6 +277,10 @@ class _Draft:
 
     def __init__(self, state: State) -> None:
         self.maps: dict[str, Any] = {f: getattr(state, f) for f in state.__struct_fields__}
+        #: VPNs of which what they see may differ now, targets with which something else is exported, and routers that belong to none.
+        self._vpns: set[str] = set()
+        self._targets: set[str] = set()
+        self._alone: set[str] = set()
 
     def edit(self, old: Fact | None, new: Fact | None) -> None:
         for fact, present in ((old, False), (new, True)):
@@ -240,6 +318,10 @@ class _Draft:
         self._put("ports", fact.id, fact, present)
         self._index("by_lport", fact.lport, fact.id, present)
         self._inner("ports_of", fact.network, fact.id, None, present)
+        for address in fact.addresses:
+            # Of two that change hands in one revision, the one who gives up takes nothing from the other.
+            if present or self.maps["claimed"].get(fact.network, _EMPTY).get(address) == fact.id:
+                self._inner("claimed", fact.network, address, fact.id, present)
 
     def _binding(self, fact: Binding, present: bool) -> None:
         others = tuple(b for b in self.maps["bindings"].get(fact.port, ()) if b.compute != fact.compute)
@@ -274,6 +356,21 @@ class _Draft:
     def _router(self, fact: Router, present: bool) -> None:
         self._put("routers", fact.id, fact, present)
         self._index("by_router_tag", fact.tag, fact.id, present)
+        if fact.vpn:
+            self._inner("vpn_routers", fact.vpn, fact.id, None, present)
+            self._vpns.add(fact.vpn)
+        self._alone.add(fact.id)
+
+    def _vpn(self, fact: Vpn, present: bool) -> None:
+        self._put("vpns", fact.id, fact, present)
+        self._index("by_router_tag", fact.tag, fact.id, present)
+        self._index("by_rd", fact.rd, fact.id, present)
+        for index, targets in (("importers", fact.imports), ("exporters", fact.exports)):
+            for target in targets:
+                self._inner(index, target, fact.id, None, present)
+        self._vpns.add(fact.id)
+        self._targets.update(fact.exports)
+        self._alone.add(fact.id)
 
     def _inner(self, name: str, outer: Any, key: Any, value: Any, present: bool) -> None:
         index = self.maps[name]
@@ -284,6 +381,10 @@ class _Draft:
     def _routerport(self, fact: RouterPort, present: bool) -> None:
         self._inner("legs", fact.router, (fact.network, fact.address), fact, present)
         self.maps["routers_of"] = _bump(self.maps["routers_of"], fact.network, fact.router, 1 if present else -1)
+        router = self.maps["routers"].get(fact.router)
+        vpn = router.vpn if router is not None else fact.router
+        if vpn:
+            self._vpns.add(vpn)
 
     def _floating(self, fact: Floating, present: bool) -> None:
         key = fact.external, fact.address
@@ -303,6 +404,12 @@ class _Draft:
         self._put("designations", (fact.service, fact.object), fact, present)
         if fact.service == NAT:
             self._serves(fact.object, (fact.compute, fact.standby), present)
+        for compute in {fact.compute, fact.standby} - {0}:
+            self._inner("duties", compute, (fact.service, fact.object), None, present)
+
+    def _learnt(self, fact: Learnt, present: bool) -> None:
+        self._inner("learnt", fact.network, fact.address, fact, present)
+        self._inner("learnt_of", fact.port, fact.address, None, present)
 
     def _lease(self, fact: Lease, present: bool) -> None:
         self._inner("leases", fact.router, fact.first, fact, present)
@@ -311,9 +418,43 @@ class _Draft:
         self._put("moves", fact.router, fact, present)
         self._serves(fact.router, (fact.old, fact.new), present)
 
+    def look_around(self) -> None:
+        """Once all facts are there: what the VRFs of VPNs see, where that may differ."""
+        if not self._vpns:
+            return
+        vpns, importers = self.maps["vpns"], self.maps["importers"]
+        targets = self._targets.union(*(vpns[name].exports for name in self._vpns if name in vpns))
+        names = self._vpns.union(*(importers.get(target, ()) for target in targets))
+        found = {vrf: horizon.seen(self.maps, vrf, name) for name in names for vrf in horizon.members(self.maps, name)}
+        for vrf in self._alone.difference(found):
+            found[vrf] = ()
+        for vrf, now in found.items():
+            before = self.maps["seen"].get(vrf, ())
+            if now == before:
+                continue
+            for legs, by in ((before, -1), (now, 1)):
+                for leg in legs:
+                    self.maps["seers"] = _bump(self.maps["seers"], leg.network, vrf, by)
+            self._put("seen", vrf, now, bool(now))
+
 
 _ORDER = (
-    *(Operation, Retired, Cursor, Debt, Move, Lease, Designation, Neighbour, Floating, RouterPort, Router, External),
+    *(
+        Operation,
+        Retired,
+        Cursor,
+        Debt,
+        Move,
+        Lease,
+        Designation,
+        Neighbour,
+        Learnt,
+        Floating,
+        RouterPort,
+        Router,
+        Vpn,
+        External,
+    ),
     *(Relation, Binding, Port, Network, Compute),
 )
 
@@ -338,6 +479,7 @@ def apply(
     draft = _Draft(state)
     for old, new in in_order(list(edits)):
         draft.edit(old, new)
+    draft.look_around()
     draft.maps["revision"] = revision
     if store_id is not None:
         draft.maps["store_id"] = store_id
@@ -353,9 +495,12 @@ def facts(state: State) -> list[Fact]:
     for bindings in state.bindings.values():
         found += bindings
     found += [*state.relations.values(), *state.debts.values(), *state.cursors.values()]
-    found += [*state.retired.values(), *state.operations.values(), *state.externals.values(), *state.routers.values()]
+    found += [*state.retired.values(), *state.operations.values(), *state.externals.values()]
+    found += [*state.routers.values(), *state.vpns.values()]
     for legs in state.legs.values():
         found += legs.values()
+    for known in state.learnt.values():
+        found += known.values()
     found += [*state.floatings.values(), *state.neighbours.values(), *state.designations.values()]
     for leases in state.leases.values():
         found += leases.values()

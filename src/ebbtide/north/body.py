@@ -114,3 +114,19 @@ def check_ids(request: Request, ids: list[str] | tuple[str, ...], path: str) -> 
             )
     request.state.ids = list(ids)
     return list(ids)
+
+
+def named(request: Request, given: str, name: str = "id") -> str:
+    """The name of a thing to make: that of the path where there is one, else that of the body.
+
+    Raises:
+        BadInput: neither has one, or they differ.
+    """
+    path: str = request.path_params.get(name, "")
+    if not path and not given:
+        raise BadInput(
+            f"{name} is missing: say in the body which it is, or PUT it under its name", name, "missing-element"
+        )
+    if path and given not in ("", path):
+        raise BadInput(f"the path names {path[:80]}, and the body {given[:80]}", name)
+    return path or given

@@ -25,6 +25,7 @@ from ebbtide.model.facts import (
     Network,
     Port,
     Router,
+    Vpn,
     format_mac,
 )
 from ebbtide.model.moves import reached
@@ -430,6 +431,36 @@ def _filters(router: Router) -> Iterator[str]:
     yield f"Its connections, where it is served: ovs-appctl dpctl/dump-conntrack zone={ledger.router_zone(tag)}"
 
 
+def vpn_story(state: State, vpn: Vpn) -> list[str]:
+    """Who has routes to whom by a VPN, and why not; and where to look for its flows."""
+    routers = sorted(state.vpn_routers.get(vpn.id, ()))
+    vrfs = [vpn.id, *routers]
+    on = sorted({name_of(state, n) for vrf in vrfs for n in state.present(vrf)})
+    lines = [f"VPN {vpn.id}, route distinguisher {vpn.rd}, is on {some(on)}: on each compute with a port behind it."]
+    lines += [f"It is the gateway of network {g.network}: {g.address} in {g.subnet}." for g in state.places(vpn.id)]
+    for router in routers:
+        subnets = [f"{leg.subnet} ({leg.network})" for leg in state.places(router)]
+        lines.append(f"Router {router} belongs to it, with {some(subnets)}.")
+    if not lines[1:]:
+        lines.append(f"Nothing is associated with it: `ebbtide vpn associate {vpn.id} --network NETWORK`, or --router.")
+    for other in sorted({name for target in vpn.imports for name in state.exporters.get(target, ())} - {vpn.id}):
+        by = sorted(set(vpn.imports) & set(state.vpns[other].exports))
+        theirs = {other, *state.vpn_routers.get(other, ())}
+        seen = {leg for vrf in vrfs for leg in state.seen.get(vrf, ()) if leg.router in theirs}
+        back = set(state.vpns[other].imports) & set(vpn.exports)
+        way = "" if back else f", which does not import from {vpn.id}: nothing comes back from there"
+        lines.append(f"It imports {some(sorted(g.subnet for g in seen))} of VPN {other}, by {some(by)}{way}.")
+    for vrf in vrfs:
+        for owner, leg in state.shadowed(vrf, vpn.id):
+            lines.append(f"{vrf} has no route to {leg.subnet} of VPN {owner}: it overlaps with what comes before it.")
+    for target in vpn.imports:
+        if not state.exporters.get(target):
+            lines.append(f"No VPN exports with target {target}.")
+    value, mask = ledger.metadata_vrf(vpn.tag)
+    lines.append(f"Flows in its VRF: ovs-ofctl -O OpenFlow14 dump-flows br-int metadata={value:#x}/{mask:#x}")
+    return lines
+
+
 async def story(service: Service, kind: str, text: str) -> list[str]:
     """The words for one thing.
 
@@ -467,4 +498,9 @@ async def story(service: Service, kind: str, text: str) -> list[str]:
         return router_story(
             state, router, cluster.reachable(), electable, carriers, refused, cluster.unseen(), exhausted
         )
-    raise NotFound(f"{kind[:40]} is not explained: compute, port, network or router")
+    if kind == "vpn":
+        vpn = state.vpns.get(text)
+        if vpn is None:
+            raise NotFound(f"there is no VPN {text[:80]}")
+        return vpn_story(state, vpn)
+    raise NotFound(f"{kind[:40]} is not explained: compute, port, network, router or vpn")

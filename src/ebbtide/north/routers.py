@@ -88,18 +88,6 @@ def routes(service: Service) -> list[Route]:
     return [*_externals(service), *_routers(service), *_places(service), *_floatings(service)]
 
 
-def _named(request: Request, given: str, name: str = "id") -> str:
-    """The name of a thing to make: that of the path where there is one, else that of the body."""
-    path: str = request.path_params.get(name, "")
-    if not path and not given:
-        raise BadInput(
-            f"{name} is missing: say in the body which it is, or PUT it under its name", name, "missing-element"
-        )
-    if path and given not in ("", path):
-        raise BadInput(f"the path names {path[:80]}, and the body {given[:80]}", name)
-    return path or given
-
-
 def _arguments(wishes: dict[str, Any]) -> dict[str, Any]:
     """Wishes under the names that the verbs have."""
     return {"outside" if k == "external" else k: v for k, v in wishes.items()}
@@ -117,7 +105,7 @@ def _externals(service: Service) -> list[Route]:
 
     async def make(request: Request) -> Response:
         wish = await body.struct(request, NewExternal)
-        name = _named(request, wish.id)
+        name = body.named(request, wish.id)
         old = name in service.state.externals
         made = await service.add_external(name, wish.physical, wish.subnet, wish.gateway, wish.vlan, wish.mtu)
         shown = {"external": shapes.external(service.state, made), "changed": not old}
@@ -154,7 +142,7 @@ def _routers(service: Service) -> list[Route]:
 
     async def make(request: Request) -> Response:
         wish = await body.struct(request, NewRouter)
-        name = _named(request, wish.id)
+        name = body.named(request, wish.id)
         old = name in service.state.routers
         wishes = {k: getattr(wish, k) for k in ("external", "addresses", "snat", "routes", "record")}
         made = await service.add_router(name, **_arguments(wishes))
@@ -238,7 +226,7 @@ def _floatings(service: Service) -> list[Route]:
 
     async def make(request: Request) -> Response:
         wish = await body.struct(request, NewFloating)
-        outside, address = _named(request, wish.external, "external"), _named(request, wish.address, "address")
+        outside, address = body.named(request, wish.external, "external"), body.named(request, wish.address, "address")
         before = service.state.floatings
         made = await service.add_floating(outside, address, wish.port, wish.fixed, wish.mac)
         old = before.get((made.external, made.address))

@@ -22,6 +22,7 @@ from ebbtide.model.facts import (
     Relation,
     Router,
     RouterPort,
+    Vpn,
     format_mac,
 )
 from ebbtide.model.state import NAT, State
@@ -127,6 +128,7 @@ def _router(state: State, fact: Router, floating_ips: list[str]) -> dict[str, An
         "snat": fact.snat,
         "routes": list(fact.routes),
         "record": fact.record,
+        "vpn": fact.vpn,
         "designated": name_of(state, served.compute) if served else "",
         "standby": name_of(state, served.standby) if served and served.standby else "",
         "since": served.since if served else 0,
@@ -155,8 +157,31 @@ def unserved(state: State) -> int:
     return sum(map(needs, waiting))
 
 
+def vpn(state: State, fact: Vpn) -> dict[str, Any]:
+    """A VPN: what is associated with it, what it imports, and on which computes it is present.
+
+    `shadowed`: what it would have a route to, did that not overlap with something that comes before it.
+    """
+    routers = sorted(state.vpn_routers.get(fact.id, ()))
+    vrfs = [fact.id, *routers]
+    shadowed = {pair: None for vrf in vrfs for pair in state.shadowed(vrf, fact.id)}
+    imported = {leg: None for vrf in vrfs for leg in state.seen.get(vrf, ()) if leg.router not in vrfs}
+    return {
+        "id": fact.id,
+        "tag": fact.tag,
+        "rd": fact.rd,
+        "imports": list(fact.imports),
+        "exports": list(fact.exports),
+        "networks": [place(leg) for leg in state.places(fact.id)],
+        "routers": routers,
+        "imported": [{"vrf": leg.router, **place(leg)} for leg in imported],
+        "shadowed": [{"vpn": owner, "vrf": leg.router, **place(leg)} for owner, leg in shadowed],
+        "computes": sorted(name_of(state, n) for n in {n for vrf in vrfs for n in state.present(vrf)}),
+    }
+
+
 def place(fact: RouterPort) -> dict[str, Any]:
-    """A router's place in a network."""
+    """A router's or a VPN's place in a network."""
     return {"network": fact.network, "address": fact.address, "subnet": fact.subnet, "mac": format_mac(fact.mac)}
 
 

@@ -24,6 +24,7 @@ from ebbtide.model.facts import (
     External,
     Fact,
     Floating,
+    Learnt,
     Lease,
     Move,
     Neighbour,
@@ -34,10 +35,11 @@ from ebbtide.model.facts import (
     Retired,
     Router,
     RouterPort,
+    Vpn,
 )
 
 DATABASE = "Ebbtide"
-SCHEMA_VERSION = "1.2.0"
+SCHEMA_VERSION = "1.3.0"
 
 TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Compute": (Compute, ("number",)),
@@ -51,9 +53,11 @@ TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Operation": (Operation, ("id",)),
     "External": (External, ("id",)),
     "Router": (Router, ("id",)),
+    "Vpn": (Vpn, ("id",)),
     "RouterPort": (RouterPort, ("router", "network", "address")),
     "Floating": (Floating, ("external", "address")),
     "Neighbour": (Neighbour, ("external", "address")),
+    "Learnt": (Learnt, ("network", "address")),
     "Designation": (Designation, ("service", "object")),
     "Lease": (Lease, ("router", "first")),
     "Move": (Move, ("router",)),

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from ebbtide.compile import ledger
-from ebbtide.decide import datapaths, designation, lifecycle, natmove, rebalancing, routing, scalein
+from ebbtide.decide import datapaths, designation, lifecycle, natmove, rebalancing, routing, scalein, vpns
 from ebbtide.decide.designation import Departure
 from ebbtide.decide.election import Plan
 from ebbtide.decide.ids import Allocator, retire
@@ -39,6 +39,7 @@ from ebbtide.model.facts import (
     Retired,
     Router,
     RouterPort,
+    Vpn,
     format_mac,
 )
 from ebbtide.model.observed import Datapath
@@ -140,9 +141,9 @@ class Service:
                 raise Refused(
                     f"network {name} still has {len(ports)} port(s): {', '.join(ports[:5])}; delete them first"
                 )
-            routers = sorted(state.routers_of.get(name, ()))
-            if routers:
-                raise Refused(f"network {name} has router {', '.join(routers[:5])} in it: detach it first")
+            vrfs = [routing.named(state, vrf) for vrf in sorted(state.routers_of.get(name, ()))]
+            if vrfs:
+                raise Refused(f"network {name} has {', '.join(vrfs[:5])} in it: detach it first")
             return [Edit(known, None), retire(known)], None
 
         await self.cluster.store.commit(decide)
@@ -185,10 +186,10 @@ class Service:
             routers = routing.own_addresses(state, network)
             for address in found:
                 if address in routers:
-                    raise Refused(f"address {address} is that of router {routers[address]} in network {network}")
+                    raise Refused(f"address {address} is that of {routers[address]} in network {network}")
             holder = routing.own_macs(state, network).get(value)
             if holder is not None:
-                raise Refused(f"MAC {format_mac(value)} is that of router {holder} in network {network}")
+                raise Refused(f"MAC {format_mac(value)} is that of {holder} in network {network}")
             for other_id in state.ports_of.get(network, ()):
                 other = state.ports[other_id]
                 if other.mac == value:
@@ -259,6 +260,38 @@ class Service:
     async def delete_floating(self, external: str, address: str) -> None:
         """Delete a floating IP."""
         await self.cluster.store.commit(lambda state: (routing.delete_floating(state, external, address), None))
+
+    # --- VPNs: see decide/vpns.py for what each verb refuses ---
+
+    async def add_vpn(self, name: str, rd: str, imports: Sequence[str] = (), exports: Sequence[str] = ()) -> Vpn:
+        """Make a VPN; the same again is "already so"."""
+        return await self.cluster.store.commit(lambda state: vpns.add(state, name, rd, imports, exports))
+
+    async def set_vpn(
+        self, name: str, imports: Sequence[str] | None = None, exports: Sequence[str] | None = None
+    ) -> Vpn:
+        """Change a VPN's route targets."""
+        return await self.cluster.store.commit(lambda state: vpns.change(state, name, imports, exports))
+
+    async def delete_vpn(self, name: str) -> None:
+        """Delete a VPN with which nothing is associated."""
+        await self.cluster.store.commit(lambda state: (vpns.delete(state, name), None))
+
+    async def associate_network(self, vpn: str, network: str, address: str = "", mac: str = "") -> list[RouterPort]:
+        """Give a VPN its places in a network; the same again is "already so"."""
+        return await self.cluster.store.commit(lambda state: vpns.associate_network(state, vpn, network, address, mac))
+
+    async def dissociate_network(self, vpn: str, network: str) -> None:
+        """Take a VPN's places in a network away."""
+        await self.cluster.store.commit(lambda state: (vpns.dissociate_network(state, vpn, network), None))
+
+    async def associate_router(self, vpn: str, router: str) -> Router:
+        """Make a router one of a VPN's; the same again is "already so"."""
+        return await self.cluster.store.commit(lambda state: vpns.associate_router(state, vpn, router))
+
+    async def dissociate_router(self, vpn: str, router: str) -> Router:
+        """Take a router out of a VPN."""
+        return await self.cluster.store.commit(lambda state: vpns.dissociate_router(state, vpn, router))
 
     async def relate(self, gateway: str, peer: str, *, on: bool = True) -> Relation:
         """Make (or end) a gateway relation: `peer` sends by `gateway`, with a tunnel watched by BFD."""

@@ -242,7 +242,7 @@ def test_a_router_is_deleted_when_it_is_in_no_network_and_its_tag_rests() -> Non
 @pytest.mark.parametrize(
     ("wishes", "kind", "words"),
     [
-        ({"name": "none"}, NotFound, "there is no router none"),
+        ({"name": "none"}, NotFound, "there is no router and no VPN none"),
         ({"network": "none"}, NotFound, "there is no network none: `ebbtide network add none` makes one"),
         ({"address": "10.2.0"}, BadInput, "is not an IPv4 address"),
         ({"address": "10.3.0.1"}, Refused, "address 10.3.0.1 is in no subnet of network n2, which has 10.2.0.0/24"),
@@ -255,7 +255,7 @@ def test_a_router_is_deleted_when_it_is_in_no_network_and_its_tag_rests() -> Non
         ({"mac": "02:eb:04:00:00:09"}, Refused, "MAC 02:eb:04:00:00:09 is that of router r9 in network n2"),
         ({"network": "n1", "address": "10.1.0.253"}, Refused, "subnet 10.1.0.0/24 meets 10.1.0.0/24, in which router"),
         ({"network": "n4"}, Refused, "subnet 10.1.0.0/16 meets 10.1.0.0/24"),
-        ({"network": "n5"}, BadInput, "network n5 has 0 IPv4 subnets: say which address the router has there"),
+        ({"network": "n5"}, BadInput, "network n5 has 0 IPv4 subnets: say which address router r1 has there"),
         ({"network": "n5", "address": "10.5.0.1"}, Refused, "is in no subnet of network n5, which has none"),
         ({"network": "n6"}, BadInput, "network n6 has 2 IPv4 subnets"),
         ({"network": "n7"}, Refused, "router r1 has an extra route to 10.9.0.0/24: take it away first"),
@@ -399,8 +399,8 @@ def test_floating_ips_of_a_port_that_is_deleted_stay_and_lead_nowhere() -> None:
 
 def test_the_addresses_and_macs_of_routers_in_a_network_are_known_with_their_owners() -> None:
     both = cloud(router(2), leg(2, 1, address="10.1.0.253", subnet="10.1.0.0/24"))
-    assert routing.own_addresses(both, "n1") == {"10.1.0.254": "r1", "10.1.0.253": "r2"}
-    assert routing.own_macs(both, "n1") == {IN_BLUE.mac: "r1", leg(2, 1).mac: "r2"}
+    assert routing.own_addresses(both, "n1") == {"10.1.0.254": "router r1", "10.1.0.253": "router r2"}
+    assert routing.own_macs(both, "n1") == {IN_BLUE.mac: "router r1", leg(2, 1).mac: "router r2"}
     assert (routing.own_addresses(both, "n2"), routing.own_macs(both, "n2")) == ({}, {})
 
 

@@ -43,6 +43,9 @@ BASE = Fragment(
         Meter(ledger.EXPIRED_METER, ledger.EXPIRED_PER_SECOND, burst=ledger.EXPIRED_PER_SECOND),
         Meter(ledger.RECORD_METER, ledger.RECORDS_PER_SECOND, burst=ledger.RECORDS_PER_SECOND),
         Meter(ledger.EXHAUSTED_METER, ledger.EXHAUSTED_PER_SECOND, burst=ledger.EXHAUSTED_PER_SECOND),
+        Meter(ledger.HIDDEN_METER, ledger.HIDDEN_PER_SECOND, burst=ledger.HIDDEN_PER_SECOND),
+        Meter(ledger.ANSWER_METER, ledger.ANSWERS_PER_SECOND, burst=ledger.ANSWERS_PER_SECOND),
+        Meter(ledger.CLAIM_METER, ledger.CLAIMS_PER_SECOND, burst=ledger.CLAIMS_PER_SECOND),
     ),
 )
 

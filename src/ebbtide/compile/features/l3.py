@@ -7,38 +7,48 @@ one leaves towards the network outside (table 26: `nat`, `floating`). RFC 1812 f
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from ebbtide.compile import ledger
 from ebbtide.compile.features import arp
 from ebbtide.compile.flow import DecTtl, Flow, M, Move, SetField, ToController, match
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
 from ebbtide.model.addresses import ipv4, prefix, split_route
-from ebbtide.model.facts import Binding, Network, Port, Router, RouterPort
+from ebbtide.model.facts import Binding, Learnt, Network, Port, RouterPort
 
 _ECHO_REQUEST, _ECHO_REPLY, _TTL = 8, 0, 64
 
 
-def router(found: Router, legs: list[tuple[RouterPort, Network]]) -> Fragment:
-    """Shared by the reach: the router's own addresses, TTL, its subnets and the way out. IPv6 subnets are not routed."""
-    cookie = ledger.cookie(Kind.ROUTER, Feature.ROUTER, found.tag)
-    vrf = ledger.metadata_vrf(found.tag)
+Places = Sequence[tuple[RouterPort, Network]]
+
+
+def router(tag: int, legs: Places, seen: Places = (), *, external: bool = False) -> Fragment:
+    """Shared by the reach of a VRF, a router's or a VPN's: its own addresses, TTL, its subnets and the way out. IPv6 is not routed.
+
+    `legs`: its own places. `seen`: those of other VRFs that it has routes to. `external`: whether a default route leads outside.
+    """
+    cookie = ledger.cookie(Kind.ROUTER, Feature.ROUTER, tag)
+    vrf = ledger.metadata_vrf(tag)
     flows = []
-    subnets = set()
-    known: set[tuple[int, int]] = set()  # a network with several subnets has the router's MAC once
+    subnets = {leg.subnet: net for leg, net in seen}
+    # A network with several subnets has the router's MAC once.
+    known: set[tuple[int, int]] = set()
     for leg, net in legs:
         own, address = ledger.metadata_network(net.tag), ipv4(leg.address)
         if address is None:
             continue
-        subnets.add(leg.subnet)
+        subnets[leg.subnet] = net
         if (net.tag, leg.mac) not in known:
             known.add((net.tag, leg.mac))
+            flows.append(_answer_to_us(net, leg.mac, cookie))
             flows.append(
                 Flow(
                     T.GATEWAY_MAC,
                     Priority.GATEWAY,
                     # Untagged: what a VM tags would leave by the provider port on a VLAN of the VM's choice.
                     match(metadata=own, eth_dst=leg.mac, eth_type=0x0800, vlan_vid=0),
-                    actions=(SetField(ledger.VRF_REG, found.tag),),
+                    actions=(SetField(ledger.VRF_REG, tag),),
                     metadata=vrf,
                     goto=T.FIB,
                     cookie=cookie,
@@ -55,20 +65,24 @@ def router(found: Router, legs: list[tuple[RouterPort, Network]]) -> Fragment:
             )
         )
         flows += _own_address(vrf, address, cookie)
-    for text in sorted(subnets):
+    for leg, _ in seen:
+        # A gateway that is routed to answers in the sender's own switch too: where it stands, nobody is it.
+        flows += _own_address(vrf, ipv4(leg.address) or 0, cookie)
+    for text, net in sorted(subnets.items()):
         address, mask, length = prefix(text)
         flows.append(
             Flow(
                 T.FIB,
                 Priority.ROUTE + length,
                 match(metadata=vrf, eth_type=0x0800, ipv4_dst=(address, mask)),
+                metadata=ledger.metadata_network(net.tag),
                 goto=T.SUBNET_ROUTE,
                 cookie=cookie,
             )
         )
     if legs:
-        flows += _expired(found, vrf, cookie)
-    if found.external and legs:
+        flows += _expired(tag, vrf, cookie)
+    if external and legs:
         flows.append(
             Flow(
                 T.FIB,
@@ -80,6 +94,14 @@ def router(found: Router, legs: list[tuple[RouterPort, Network]]) -> Fragment:
             )
         )
     return Fragment(tuple(flows))
+
+
+def _answer_to_us(net: Network, mac: int, cookie: int) -> Flow:
+    """An ARP answer to the router's own MAC: the controller has asked (`runtime/hidden.py`), and nobody else wants it."""
+    said = match(metadata=ledger.metadata_network(net.tag), eth_type=0x0806, arp_op=2, eth_dst=mac)
+    data = ledger.userdata(Punt.ANSWER, net.tag)
+    punt = ToController(max_len=64, userdata=data, meter_id=ledger.ANSWER_METER)
+    return Flow(T.ARP_CHECK, Priority.ANSWER_TO_US, said, actions=(punt,), cookie=cookie)
 
 
 def _own_address(vrf: tuple[int, int], address: int, cookie: int) -> list[Flow]:
@@ -100,9 +122,9 @@ def _own_address(vrf: tuple[int, int], address: int, cookie: int) -> list[Flow]:
     ]
 
 
-def _expired(found: Router, vrf: tuple[int, int], cookie: int) -> list[Flow]:
+def _expired(tag: int, vrf: tuple[int, int], cookie: int) -> list[Flow]:
     """A TTL that ends here: the controller tells the sender (metered), and the packet goes no further."""
-    data = ledger.userdata(Punt.EXPIRED, found.tag)
+    data = ledger.userdata(Punt.EXPIRED, tag)
     punt = ToController(max_len=128, userdata=data, meter_id=ledger.EXPIRED_METER)
     return [
         Flow(T.FIB, Priority.EXPIRED, match(metadata=vrf, eth_type=0x0800, nw_ttl=1), actions=(punt,), cookie=cookie),
@@ -110,42 +132,57 @@ def _expired(found: Router, vrf: tuple[int, int], cookie: int) -> list[Flow]:
     ]
 
 
-def routes(net: Network, port: Port, active: Binding, routers: list[tuple[Router, list[RouterPort]]]) -> Fragment:
-    """Shared by the routers' reach: the way to each of the port's addresses, and by them to what is behind it."""
+def routes(
+    net: Network,
+    port: Port,
+    active: Binding,
+    tag: int,
+    legs: Sequence[RouterPort],
+    extra: Iterable[str] = (),
+    learnt: Iterable[Learnt] = (),
+) -> Fragment:
+    """Shared by a VRF's reach: the way to each of the port's addresses, and by them to what is behind it.
+
+    `tag`: the VRF's. `legs`: the places in the port's network that it has routes to. `extra`: extra routes, which may lead by the port.
+    `learnt`: addresses that nobody gave the port, and that answer behind it.
+    """
     cookie = ledger.cookie(Kind.PORT, Feature.ROUTER, port.lport)
-    flows = []
-    for found, legs in routers:
-        vrf = ledger.metadata_vrf(found.tag)
-        for text in port.addresses:
-            address = ipv4(text)
-            leg = next((g for g in legs if address is not None and _holds(g.subnet, address)), None)
-            if leg is None or address is None:
-                continue
-            to = (
-                DecTtl(),
-                SetField("eth_src", leg.mac),
-                SetField("eth_dst", port.mac),
-                SetField(ledger.TO_LPORT_REG, port.lport),
-                SetField(ledger.TO_COMPUTE_REG, active.compute),
-                SetField("tun_id", net.vni),
+    held = [(text, port.mac, net.vni) for text in port.addresses]
+    # Behind a MAC that is not the port's own there is no row for it where it arrives: it is sent to this port and to nobody else.
+    alone = ledger.DELIVER_VNI | port.lport
+    held += [(x.address, x.mac, net.vni if x.mac == port.mac else alone) for x in learnt]
+    vrf = ledger.metadata_vrf(tag)
+    flows: list[Flow] = []
+    for text, mac, vni in held:
+        address = ipv4(text)
+        leg = next((g for g in legs if address is not None and _holds(g.subnet, address)), None)
+        if leg is None or address is None:
+            continue
+        to = (
+            DecTtl(),
+            SetField("eth_src", leg.mac),
+            SetField("eth_dst", mac),
+            SetField(ledger.TO_LPORT_REG, port.lport),
+            SetField(ledger.TO_COMPUTE_REG, active.compute),
+            SetField("tun_id", vni),
+        )
+        ways = [(address, 0xFFFFFFFF, 32)]
+        ways += [prefix(way) for way, via in map(split_route, extra) if via == text]
+        flows += [
+            Flow(
+                T.FIB,
+                Priority.ROUTE + length,
+                (
+                    M("eth_type", 0x0800),
+                    M("ipv4_dst", value, None if length == 32 else mask),
+                    M("metadata", *vrf),
+                ),
+                actions=to,
+                goto=T.L2_FILTER,
+                cookie=cookie,
             )
-            ways = [(address, 0xFFFFFFFF, 32)]
-            ways += [prefix(way) for way, via in map(split_route, found.routes) if via == text]
-            flows += [
-                Flow(
-                    T.FIB,
-                    Priority.ROUTE + length,
-                    (
-                        M("eth_type", 0x0800),
-                        M("ipv4_dst", value, None if length == 32 else mask),
-                        M("metadata", *vrf),
-                    ),
-                    actions=to,
-                    goto=T.L2_FILTER,
-                    cookie=cookie,
-                )
-                for value, mask, length in ways
-            ]
+            for value, mask, length in ways
+        ]
     return Fragment(tuple(flows))
 
 

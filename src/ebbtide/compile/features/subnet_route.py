@@ -1,0 +1,134 @@
+"""Subnet routes: what is sent to an address of a connected subnet that nobody is known to have goes to the subnet's designated compute.
+
+There the first packet to an address goes to the controller, which asks the network for it by ARP (`runtime/hidden.py`), and the next ones
+are dropped until the answer is there, or the hold-off over: at most one packet an address and hold-off. What has answered is a route of
+its own on every compute (`l3.routes`), and passes nobody's designated compute any more.
+
+The table of the FIB has written the destination's network into the metadata (`l3.router`): what is here knows networks, not VRFs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ebbtide.compile import ledger
+from ebbtide.compile.flow import Action, Flow, Learn, LearnMatch, M, Resubmit, SetField, ToController, match
+from ebbtide.compile.fragment import Fragment
+from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
+from ebbtide.model.addresses import ipv4, prefix
+from ebbtide.model.facts import Learnt, Network, Port
+
+
+def _cookie(net: Network) -> int:
+    return ledger.cookie(Kind.NETWORK, Feature.SUBNET_ROUTE, net.tag)
+
+
+def _within(metadata: tuple[int, int], subnet: str) -> tuple[M, ...]:
+    value, mask, _ = prefix(subnet)
+    return match(metadata=metadata, eth_type=0x0800, ipv4_dst=(value, mask))
+
+
+def towards(net: Network, designated: Mapping[str, int]) -> Fragment:
+    """Shared by all who have a route to the network: to whom its subnets' unknown addresses go.
+
+    `designated`: subnet -> compute (0: nobody).
+    The subnet's own address and its broadcast address are nobody's; without a designated compute nothing is sent, and the row counts it.
+    """
+    flows = []
+    for subnet, compute in sorted(designated.items()):
+        value, mask, length = prefix(subnet)
+        for address in {value, value | ~mask & 0xFFFF_FFFF} if length < 31 else ():
+            ends = match(metadata=ledger.metadata_network(net.tag), eth_type=0x0800, ipv4_dst=address)
+            flows.append(Flow(T.SUBNET_ROUTE, Priority.NO_HOST, ends, cookie=_cookie(net)))
+        to: tuple[Action, ...] = (
+            SetField("tun_id", ledger.subnet_vni(net.tag)),
+            SetField(ledger.TO_LPORT_REG, 0),
+            SetField(ledger.TO_COMPUTE_REG, compute),
+        )
+        flows.append(
+            Flow(
+                T.SUBNET_ROUTE,
+                Priority.HIDDEN,
+                _within(ledger.metadata_network(net.tag), subnet),
+                actions=to if compute else (),
+                goto=T.EGRESS if compute else None,
+                cookie=_cookie(net),
+            )
+        )
+    return Fragment(tuple(flows))
+
+
+def here(net: Network, designated: Iterable[str], standing_by: Iterable[str], hold_off: int) -> Fragment:
+    """One compute's, of the subnets that it is designated for, and of those that it stands by for: these it serves if somebody sends to it.
+
+    `hold_off`: seconds for which a question for an address is not repeated; 0: each packet is one.
+    """
+    cookie = _cookie(net)
+    own = ledger.metadata_network(net.tag)
+    arrived = own[0] | ledger.SPLIT_HORIZON, own[1] | ledger.SPLIT_HORIZON
+    learn = Learn(
+        table=T.SUBNET_ROUTE,
+        priority=Priority.HELD_OFF,
+        cookie=ledger.held_off_cookie(net.tag),
+        hard_timeout=hold_off,
+        specs=(
+            LearnMatch("eth_type", 16, value=0x0800),
+            LearnMatch("metadata", ledger.NETWORK_BITS, ledger.NETWORK_SHIFT, "metadata", ledger.NETWORK_SHIFT),
+            LearnMatch("ipv4_dst", 32, src="ipv4_dst"),
+        ),
+    )
+    # Whole: it is sent on when the answer is there.
+    punt = ToController(userdata=ledger.userdata(Punt.HIDDEN, net.tag), meter_id=ledger.HIDDEN_METER)
+    ask: tuple[Action, ...] = (*((learn,) if hold_off else ()), punt)
+    mine = sorted(set(designated))
+    others = sorted(set(standing_by) - set(mine))
+    if not mine and not others:
+        return Fragment()
+    flows = [
+        Flow(
+            T.TUNNEL_TERMINATION,
+            Priority.RELATION,
+            match(tun_id=ledger.subnet_vni(net.tag)),
+            actions=(SetField("metadata", *arrived), Resubmit(T.SUBNET_ROUTE)),
+            cookie=cookie,
+        )
+    ]
+    # Whoever stands by asks for what others send it, and for nothing of its own: one question an address is enough.
+    for metadata, subnets in ((own, mine), (arrived, others)):
+        flows += [
+            Flow(T.SUBNET_ROUTE, Priority.HIDDEN_HERE, _within(metadata, subnet), actions=ask, cookie=cookie)
+            for subnet in subnets
+        ]
+    return Fragment(tuple(flows))
+
+
+def claims(net: Network, port: Port, learnt: Iterable[Learnt]) -> Fragment:
+    """Shared by the network's footprint: a copy of what anybody but its holder says under a learnt address (gratuitous ARP above all)."""
+    cookie = ledger.cookie(Kind.PORT, Feature.SUBNET_ROUTE, port.lport)
+    elan = ledger.metadata_network(net.tag)
+    lport = ledger.metadata_lport(port.lport)
+    punt = ToController(max_len=64, userdata=ledger.userdata(Punt.CLAIM, net.tag), meter_id=ledger.CLAIM_METER)
+    flows = []
+    for found in learnt:
+        address = ipv4(found.address)
+        if address is None:
+            continue
+        said = {"eth_type": 0x0806, "arp_spa": address}
+        # From VMs here: what comes out of a tunnel has been looked at where it entered.
+        anybody = (elan[0], elan[1] | ledger.SPLIT_HORIZON)
+        holder = (elan[0] | lport[0], elan[1] | lport[1])
+        for priority, who, actions in (
+            (Priority.CLAIM, anybody, (punt,)),
+            (Priority.OWN_CLAIM, holder, ()),
+        ):
+            flows.append(
+                Flow(
+                    T.ARP_CHECK,
+                    priority,
+                    match(metadata=who, **said),
+                    actions=actions,
+                    goto=T.ARP_RESPONDER,
+                    cookie=cookie,
+                )
+            )
+    return Fragment(tuple(flows))
