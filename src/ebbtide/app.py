@@ -83,6 +83,7 @@ class App:
                 nat_patience=config.nat_patience,
                 bfd_interval=config.bfd_interval_ms,
                 audit_wait=config.audit_wait,
+                hold_off=config.subnet_route_punt_timeout,
                 openflow_port=openflow.getsockname()[1],
                 openflow_tls=config.openflow_listen.startswith("pssl:"),
             ),

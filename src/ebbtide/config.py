@@ -22,6 +22,8 @@ LOG_FORMATS = ("auto", "json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 #: BFD's interval, in milliseconds: 0 turns it off in Open vSwitch, and slower than this it watches nothing.
 BFD_INTERVALS = (1, 60_000)
+#: Seconds for which an unknown address is asked for but once, at most: for as long it cannot be reached if it comes up meanwhile.
+PUNT_TIMEOUT = 600
 #: Durations that may be infinite: "never". Somebody waits for the others.
 _ENDLESS = ("silence", "unreachable_grace")
 
@@ -48,6 +50,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nat_patience: float = 300.0
     bfd_interval_ms: int = 65
     audit_wait: float = 30.0
+    subnet_route_punt_timeout: int = 10
     log_format: str = "auto"
     log_level: str = "info"
 
@@ -83,6 +86,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not least <= self.bfd_interval_ms <= most:
             raise BadInput(
                 f"bfd_interval_ms = {self.bfd_interval_ms}: it is {least} to {most} milliseconds", "bfd_interval_ms"
+            )
+        if not 0 <= self.subnet_route_punt_timeout <= PUNT_TIMEOUT:
+            raise BadInput(
+                f"subnet_route_punt_timeout = {self.subnet_route_punt_timeout}: it is 0 (no hold-off) to {PUNT_TIMEOUT} seconds",
+                "subnet_route_punt_timeout",
             )
         return self
 

@@ -87,6 +87,7 @@ def test_every_setting_can_come_from_each_place(tmp_path: Path) -> None:
         "nat_patience": 302.5,
         "bfd_interval_ms": 101,
         "audit_wait": 31.5,
+        "subnet_route_punt_timeout": 11,
         "log_format": "text",
         "log_level": "error",
     }
@@ -172,6 +173,7 @@ def test_files_that_are_refused(tmp_path: Path, content: bytes) -> None:
         ("lag", [-1.0, -0.001, math.nan, math.inf], "0 or more"),
         ("silence", [-1.0, math.nan, -math.inf], "0 or more, or inf"),
         ("unreachable_grace", [-1.0, math.nan], "0 or more, or inf"),
+        ("subnet_route_punt_timeout", [-1, 601], "0 (no hold-off) to 600"),
         ("audit_wait", [-1.0, math.nan, math.inf], "0 or more"),
         ("bfd_interval_ms", [0, -100, 60_001], "1 to 60000"),
         ("log_format", ["", "xml"], "auto, json or text"),

@@ -434,9 +434,12 @@ def _learn(s: Story) -> list[Edit]:
     found = s.pick(s.state.ports.values())
     if found is None:
         return []
+    others = [a for a in s.state.claimed.get(found.network, Map()) if ":" not in a and a not in found.addresses]
     address = f"10.{s.random.choice([1, 2])}.200.{s.random.randint(1, 5)}"
+    if others and s.random.random() < 0.3:
+        address = s.pick(others) or address  # a port's that is not plugged, maybe
     held = s.state.learnt.get(found.network, Map()).get(address)
-    mac = s.random.choice([found.mac, 0x0A_0000_000001])
+    mac = s.random.choice([found.mac, 0x0A_0000_000000 + int(found.id[1:])])
     if held is not None and s.random.random() < 0.4:
         return [Edit(held, None)]
     made = Learnt(found.network, address, mac, found.id)

@@ -228,6 +228,7 @@ ACTIONS: list[tuple[Match, tuple[Action, ...]]] = [
             ),
         ),
     ),
+    (match(), (Learn(22, 30, 7, (LearnMatch("eth_type", 16, value=IP),), hard_timeout=10, limit=200),)),
     (match(), (Learn(11, 2, 3, (LearnLoad("xxreg0", 128, value=5), LearnLoad("eth_dst", 48, value=MAC))),)),
 ]  # fmt: skip
 

@@ -95,6 +95,7 @@ def learn_specs(draw: st.DrawFn) -> f.LearnMatch | f.LearnLoad | f.LearnOutput:
 learns = st.builds(
     f.Learn,
     *(u8, u16, u64, st.lists(learn_specs(), max_size=5).map(tuple), u16, u16, u16, u16, st.booleans(), st.booleans()),
+    limit=st.sampled_from([0, 0, 1, 200, 0xFFFFFFFF]),
 )
 ports = st.integers(1, 0xFEFF) | st.integers(0xFFFFFFF8, 0xFFFFFFFE)
 actions = st.one_of(

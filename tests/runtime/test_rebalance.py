@@ -41,7 +41,7 @@ def routed(make_cloud: Callable[..., Cloud]) -> Routed:
     for router in ROUTERS[1:]:
         cloud.call(cloud.service.add_router(router, outside="out", addresses=[address(router)]))
         cloud.call(cloud.service.attach(router, "blue", gateway(router)))
-    cloud.wait(lambda: len(made.state.designations) == len(ROUTERS), what="all routers served")
+    cloud.wait(lambda: sum(loads(made).values()) == len(ROUTERS), what="all routers served")
     assert loads(made) == {"a": 3, "b": 3}
     join(made, "c", 3)
     made.wait_served()
@@ -57,7 +57,7 @@ def join(made: Routed, name: str, index: int) -> None:
 
 def loads(made: Routed) -> Counter[str]:
     """How many routers each compute serves."""
-    return Counter(made.served_by(router) for (_, router) in made.state.designations)
+    return Counter(made.served_by(router) for (service, router) in made.state.designations if service == NAT)
 
 
 def plan(made: Routed) -> Plan:

@@ -39,6 +39,7 @@ HELP = {
     "nat_patience": "Seconds that a NAT move waits for connections that are in no record.",
     "bfd_interval_ms": "BFD's transmission interval in milliseconds.",
     "audit_wait": "Seconds that a scale-in end waits for its proof.",
+    "subnet_route_punt_timeout": "Seconds for which an unknown address of a subnet is asked for but once.",
     "log_format": "auto (text on a terminal, else JSON), json or text.",
     "log_level": "debug, info, warning or error.",
 }

@@ -34,6 +34,10 @@ COMMANDS: dict[str, Entry] = {
     "floating-ip": Entry(
         "Cluster", "outside:floating_ip", "Floating IPs: an address outside that stands for a port's."
     ),
+    "learnt": Entry("Cluster", "learnt:learnt", "Addresses that no port was given, and that answer."),
+    "designation": Entry(
+        "Cluster", "learnt:designation", "Who is designated for what: routers' NAT, and subnets' unknown addresses."
+    ),
     "relation": Entry("Cluster", "networks:relation", "Gateway relations: who sends by whom, watched by BFD."),
     "scale-in": Entry(
         "Cluster", "scalein:scale_in", "Take computes out of the cluster, or back, without a packet lost."
@@ -71,6 +75,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "routers": ("router", "list"),
     "vpns": ("vpn", "list"),
     "floating-ips": ("floating-ip", "list"),
+    "designations": ("designation", "list"),
     "relations": ("relation", "list"),
     "operations": ("operation", "list"),
     "labs": ("lab", "list"),

@@ -125,6 +125,7 @@ class _Change:
     def port(self, fact: Port, old: Fact | None, new: Fact | None) -> None:
         bound = {b.compute for state in self.both for b in state.bindings.get(fact.id, ())}
         self._floatings_of(fact.id)
+        self._given(f for f in (old, new) if isinstance(f, Port))
         # A port that is nowhere is nobody else's business.
         if not bound:
             return
@@ -143,6 +144,7 @@ class _Change:
             for vrf in self._either("vrfs_with", network):
                 self._tunnels(fact.compute, self.reach(vrf))
         self.routes(network, [port.id])
+        self._given([port])
         self._floatings_of(port.id)
 
     def _plugs(self, port: str, network: str, computes: Iterable[int]) -> None:
@@ -214,9 +216,20 @@ class _Change:
             self.each({n for f in parts for n in (f.compute, f.standby) if n}, "hidden", network)
 
     def learnt(self, fact: Learnt, old: Fact | None, new: Fact | None) -> None:
-        for port in {f.port for f in (old, new) if isinstance(f, Learnt)}:
-            self.add(self.footprint(fact.network), Key("port", port))
-            self.routes(fact.network, [port])
+        self._learnt_by(fact.network, {f.port for f in (old, new) if isinstance(f, Learnt)})
+
+    def _learnt_by(self, network: str, ports: Iterable[str]) -> None:
+        """What has answered behind these ports may be somebody else's."""
+        for port in ports:
+            self.add(self.footprint(network), Key("port", port))
+            self.routes(network, [port])
+
+    def _given(self, ports: Iterable[Port]) -> None:
+        """An address that has been given to a port, and is learnt behind another, is the port's once that is there."""
+        for port in ports:
+            for state in self.both:
+                known = state.learnt.get(port.network, _NONE)
+                self._learnt_by(port.network, {known[a].port for a in port.addresses if a in known} if known else ())
 
     def _roles(self, network: str) -> None:
         """Who may have a part in a network's subnets."""

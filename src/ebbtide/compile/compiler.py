@@ -64,13 +64,17 @@ def _port(state: State, key: Key, view: View) -> Fragment | None:
     if port is None or active is None:
         return None
     net = state.networks[port.network]
-    claims = subnet_route.claims(net, port, _learnt(state, port))
-    return Fragment(l2.known_mac(net, port, active).flows + arp.responder(net, port).flows + claims.flows)
+    learnt = _learnt(state, port)
+    others = sorted({found.mac for found in learnt} - {port.mac})
+    claims = subnet_route.claims(net, port, learnt)
+    return Fragment(l2.known_mac(net, port, active, others).flows + arp.responder(net, port).flows + claims.flows)
 
 
 def _learnt(state: State, port: Port) -> list[Learnt]:
-    known = state.learnt.get(port.network, Map())
-    return [known[address] for address in sorted(state.learnt_of.get(port.id, _NONE))]
+    """What has answered behind a port, less what has been given to another that is there."""
+    known, claimed = state.learnt.get(port.network, Map()), state.claimed.get(port.network, Map())
+    found = (known[address] for address in sorted(state.learnt_of.get(port.id, _NONE)))
+    return [x for x in found if x.address not in claimed or state.active(claimed[x.address]) is None]
 
 
 def _plug(state: State, key: Key, view: View) -> Fragment | None:

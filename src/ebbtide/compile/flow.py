@@ -220,7 +220,8 @@ class LearnOutput(msgspec.Struct, frozen=True, tag=True):
 
 
 class Learn(msgspec.Struct, frozen=True, tag=True):
-    """NX learn: this action writes a flow. Its flows carry `cookie`, which must be of kind *volatile*."""
+    """NX learn: this action writes a flow. Its flows carry `cookie`, which must be of kind *volatile*; no more than `limit` of them in one
+    table (0: any number)."""
 
     table: int
     priority: int
@@ -232,6 +233,7 @@ class Learn(msgspec.Struct, frozen=True, tag=True):
     fin_hard_timeout: int = 0
     send_flow_removed: bool = False
     delete_learned: bool = False
+    limit: int = 0
 
 
 Action = Union[

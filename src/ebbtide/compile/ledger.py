@@ -112,6 +112,7 @@ class Priority:
     ARP_OWN = 101
     # table 51
     KNOWN_MAC = 20
+    LEARNT_MAC = 10
     # tables 52 and 53
     FLOOD = 5
     FLOOD_IP = 6

@@ -22,7 +22,7 @@ class Standing(msgspec.Struct, frozen=True):
     """How a compute is seen now. `wired`: physical networks that its switch has realised.
 
     `dead`: all who saw it by BFD have ceased to. `gone`: it is silent, and nobody sees it by BFD either; after a grace, unless it was to
-    leave anyway.
+    leave anyway. `absent`: its control session is lost, and it is its own fault: whoever asks the controller does not wait for it.
     """
 
     ready: bool = False
@@ -31,6 +31,7 @@ class Standing(msgspec.Struct, frozen=True):
     wired: frozenset[str] = frozenset()
     dead: bool = False
     gone: bool = False
+    absent: bool = False
 
     @property
     def lost(self) -> bool:
@@ -68,12 +69,12 @@ def is_dead(number: int, standbys: Set[int], sightings: Iterable[Sighting]) -> b
     return standbys & seeing <= watching
 
 
-def candidates(state: State, standings: Mapping[int, Standing]) -> list[Candidate]:
-    """All members, as places for services."""
-    return [_candidate(c, standings.get(c.number, Standing())) for c in state.members()]
+def candidates(state: State, standings: Mapping[int, Standing], *, by_controller: bool = False) -> list[Candidate]:
+    """All members, as places for services. `by_controller`: for services that nobody can do without a control session."""
+    return [_candidate(c, standings.get(c.number, Standing()), by_controller) for c in state.members()]
 
 
-def _candidate(compute: Compute, seen: Standing) -> Candidate:
+def _candidate(compute: Compute, seen: Standing, by_controller: bool) -> Candidate:
     barred, keeps = "", False
     if compute.tombstoned:
         barred = "tombstoned"
@@ -83,7 +84,7 @@ def _candidate(compute: Compute, seen: Standing) -> Candidate:
         barred = "silent for too long"
     elif not seen.reachable:
         # Silence is no death: what it has it keeps, for its peers may see it all the same.
-        barred, keeps = "unreachable", True
+        barred, keeps = "unreachable", not (by_controller and seen.absent)
     elif not seen.ready:
         barred, keeps = f"not ready{f' ({seen.reason})' if seen.reason else ''}", True
     elif not compute.tep:

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 import msgspec
 
 from ebbtide.compile import ledger
-from ebbtide.decide import parts
+from ebbtide.decide import hidden, parts
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.errors import BadInput, NotFound, Refused
 from ebbtide.model.addresses import ipv4, split_route
@@ -415,7 +415,7 @@ def attach(state: State, name: str, network: str, address: str = "", mac: str = 
                 raise Refused(
                     f"{address} or MAC {format_mac(value)} is that of {named(state, other)} in network {network}{hint}"
                 )
-    return [Edit(None, made)], made
+    return [Edit(None, made), *hidden.release(state, network, (address,), value)], made
 
 
 def vpn_of(found: Router | Vpn) -> str:

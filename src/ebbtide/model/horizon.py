@@ -1,8 +1,8 @@
 """What a VRF of a VPN has routes to besides its own networks: the places of the other VRFs of its VPN, and of those that it imports.
 
-A VPN's VRFs are the VPN itself and its routers. Who overlaps with what is seen already is not seen: a VRF's own places and extra routes
-come before those of its VPN, these before imported ones, and of imported ones those of the VPN that has the lower tag, which as a rule is
-the older: who comes later takes no route from anybody. So a prefix leads to one network.
+A VPN's VRFs are the VPN itself and its routers. Who overlaps with what is seen already is not seen: a VRF's own places come before those of
+its VPN, these before imported ones, and of imported ones those of the VPN that has the lower tag, which as a rule is the older: who comes
+later takes no route from anybody. Nor is what an extra route of its own equals or lies within. So a prefix leads to one network.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def _judged(maps: Mapping[str, Any], vrf: str, vpn: str) -> Iterator[tuple[str, 
     for _, leg in sorted(maps["legs"].get(vrf, {}).items()):
         taken.add(leg.subnet)
     router = maps["routers"].get(vrf)
-    for route in router.routes if router is not None else ():
-        taken.add(split_route(route)[0])
+    extra = [prefix(split_route(route)[0]) for route in router.routes] if router is not None else []
     for owner, leg in _candidates(maps, vrf, vpn):
-        yield owner, leg, taken.add(leg.subnet)
+        value, mask, length = prefix(leg.subnet)
+        # A shorter extra route stands beside a place: the longer prefix has the packets.
+        meets = any(way & mask == value and longer >= length for way, _, longer in extra)
+        yield owner, leg, not meets and taken.add(leg.subnet)

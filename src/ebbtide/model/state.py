@@ -46,7 +46,7 @@ NAT, SUBNET = "nat", "subnet"
 
 
 class State(msgspec.Struct, frozen=True):
-    """Everything the store says, at `revision`.
+    """Everything the store says, at `revision`. `intent` is the newest revision at which more has changed than what was learnt.
 
     `computes` is keyed by number and holds members and waiting ones; `removed` those whose scale-in is over.
     `bindings`: port id -> its bindings, sorted by compute. `presence`: network -> {compute: number of bindings};
@@ -64,6 +64,7 @@ class State(msgspec.Struct, frozen=True):
     """
 
     revision: int = 0
+    intent: int = 0
     store_id: str = ""
     term: int = 0
     computes: Map[int, Compute] = _EMPTY
@@ -236,6 +237,16 @@ class State(msgspec.Struct, frozen=True):
         legs = self.legs
         here = (leg for vrf in self.routers_of.get(network, _EMPTY) for leg in legs.get(vrf, _EMPTY).values())
         return tuple(sorted({leg.subnet for leg in here if leg.network == network}))
+
+    def learnt_in(self, network: str) -> Map[str, Learnt]:
+        """The addresses of a network that nobody was given, and that answer."""
+        found: Map[str, Learnt] = self.learnt.get(network, _EMPTY)
+        return found
+
+    def given_to(self, network: str, address: str) -> str | None:
+        """The port that an address of a network was given to."""
+        found: Map[str, str] = self.claimed.get(network, _EMPTY)
+        return found.get(address)
 
     def designated_for(self, network: str) -> set[int]:
         """The computes that have a part in serving a network's subnets."""
@@ -473,7 +484,13 @@ def in_order(edits: Iterable[Edit]) -> list[Edit]:
 
 
 def apply(
-    state: State, edits: Iterable[Edit], revision: int, *, store_id: str | None = None, term: int | None = None
+    state: State,
+    edits: Iterable[Edit],
+    revision: int,
+    *,
+    store_id: str | None = None,
+    term: int | None = None,
+    intent: int | None = None,
 ) -> State:
     """The State after `edits`, which is that of `revision`."""
     draft = _Draft(state)
@@ -485,6 +502,8 @@ def apply(
         draft.maps["store_id"] = store_id
     if term is not None:
         draft.maps["term"] = term
+    if intent is not None:
+        draft.maps["intent"] = intent
     return State(**draft.maps)
 
 

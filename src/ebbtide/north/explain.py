@@ -30,7 +30,7 @@ from ebbtide.model.facts import (
 )
 from ebbtide.model.moves import reached
 from ebbtide.model.observed import Datapath
-from ebbtide.model.state import NAT, State
+from ebbtide.model.state import NAT, SUBNET, State, subnet_name
 from ebbtide.north.shapes import name_of, next_hop_mac
 from ebbtide.runtime.service import Service
 from ebbtide.runtime.untranslated import Exhausted, Refusals
@@ -107,6 +107,11 @@ def compute_story(state: State, compute: Compute, status: Mapping[str, Any], hol
     lines.append(f"It carries {len(ports)} port(s): {some(ports)}.")
     serves = list(_nats(state, number))
     lines += serves
+    mine = sorted(
+        o for (s, o) in state.duties.get(number, ()) if s == SUBNET and state.designations[s, o].compute == number
+    )
+    if mine:
+        lines.append(f"It asks for unknown addresses of {len(mine)} subnet(s): {some(mine)}.")
     if compute.tombstoned:
         keeps = [f"{len(ports)} port(s) keep it from being ended."] if ports else []
         keeps += [f"It may be ended only when this has moved: {some(holds)}."] if holds else []
@@ -165,8 +170,11 @@ def _marked(state: State, binding: Binding) -> str:
     return f"{name} is tombstoned: the port is served there in full, and keeps {name} from being ended."
 
 
-def network_story(state: State, network: Network, opened: Mapping[tuple[int, int], bool]) -> list[str]:
-    """Footprint, flood groups, tunnels. `opened`: pairs of it -> whether probes came through both ways."""
+def network_story(
+    state: State, network: Network, opened: Mapping[tuple[int, int], bool], why: Sequence[str] = ()
+) -> list[str]:
+    """Footprint, flood groups, tunnels, who asks for its unknown addresses. `opened`: pairs of it -> whether probes came through both ways.
+    `why`: why its subnets' designated computes are those that they are, in words."""
     footprint = sorted(state.footprint(network.id), key=lambda n: name_of(state, n))
     ports = len(state.ports_of.get(network.id, ()))
     lines = [
@@ -189,7 +197,27 @@ def network_story(state: State, network: Network, opened: Mapping[tuple[int, int
     alone = sorted(name_of(state, n) for n in footprint if not tunnel.rows(state, n) and len(footprint) > 1)
     if alone:
         lines.append(f"Without any tunnel: {some(alone)}.")
-    return lines
+    return lines + list(_subnets(state, network)) + list(why)
+
+
+def _subnets(state: State, network: Network) -> Iterator[str]:
+    """Who asks for addresses that nobody was given, and what has answered."""
+    for subnet in state.subnets(network.id):
+        found = state.designations.get((SUBNET, subnet_name(network.id, subnet)))
+        if found is None:
+            yield f"Nobody is designated for {subnet}: what is sent to an address there that no port was given is dropped."
+            continue
+        one, standby = name_of(state, found.compute), name_of(state, found.standby) if found.standby else "nobody"
+        yield (
+            f"{one} is designated for {subnet} since revision {found.since}, and asks for addresses that no port was given; "
+            f"{standby} stands by."
+        )
+        vni, table = ledger.subnet_vni(network.tag), int(ledger.T.SUBNET_ROUTE)
+        yield f"What is sent to such an address in {subnet} goes there under VNI {vni} (table {table})."
+    held = state.learnt_in(network.id)
+    if held:
+        told = [f"{a} ({held[a].port})" for a in sorted(held)]
+        yield f"{len(held)} address(es) were learnt: {some(told)}."
 
 
 def router_story(
@@ -487,7 +515,9 @@ async def story(service: Service, kind: str, text: str) -> list[str]:
         footprint = sorted(state.footprint(text))
         pairs = itertools.islice(itertools.combinations(footprint, 2), _PAIRS)
         opened = {(a, b): cluster.probes.is_open(a, b) for a, b in pairs}
-        return network_story(state, network, opened)
+        names = [subnet_name(text, subnet) for subnet in state.subnets(text)]
+        why = [line for name in names for line in service.why_designated(SUBNET, name)]
+        return network_story(state, network, opened, why)
     if kind == "router":
         router = state.routers.get(text)
         if router is None:

@@ -29,6 +29,9 @@ NAMES = {
     "ebbtide_routers_unserved": "Routers with a VM behind them and a network outside, and no compute that serves their NAT",
     "ebbtide_routers_exhausted": "Routers that had no port left for a connection within the last minute",
     "ebbtide_vpns": "L3VPNs",
+    "ebbtide_learnt_changes": "What has become of such addresses in this controller: learnt, moved, withdrawn, conflict, refused",
+    "ebbtide_learnt_addresses": "Addresses that no port was given, and that answer",
+    "ebbtide_subnets_unserved": "Routed subnets that are present somewhere, and for whose unknown addresses nobody is designated",
     "ebbtide_floating_ips": "Floating IPs",
     "ebbtide_moves": "Moves of a router's NAT that are going on",
     "ebbtide_debts": "Cleanings that unreachable computes owe",
@@ -82,6 +85,8 @@ class Metrics(Collector):
             ("ebbtide_routers_unserved", shapes.unserved(state)),
             ("ebbtide_routers_exhausted", cluster.exhaustions.count()),
             ("ebbtide_vpns", len(state.vpns)),
+            ("ebbtide_learnt_addresses", sum(map(len, state.learnt.values()))),
+            ("ebbtide_subnets_unserved", shapes.subnets_unserved(state)),
             ("ebbtide_floating_ips", len(state.floatings)),
             ("ebbtide_moves", len(state.moves)),
             ("ebbtide_debts", len(state.debts)),
@@ -89,6 +94,7 @@ class Metrics(Collector):
             ("ebbtide_sessions_refused", len(cluster.refused)),
         ):
             yield GaugeMetricFamily(name, NAMES[name], value=float(value))
+        yield _labelled("ebbtide_learnt_changes", ("what",), {(k,): v for k, v in cluster.hidden.counts.items()})
         yield from self._by_compute()
 
     def _by_compute(self) -> Iterable[Metric]:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from ebbtide.config import Config, is_loopback, parse_http
 from ebbtide.errors import EbbtideError
-from ebbtide.north import api, balance, keeping, nat, operations, resources, restconf, routers, schema, vpns
+from ebbtide.north import api, balance, keeping, learnt, nat, operations, resources, restconf, routers, schema, vpns
 from ebbtide.north.answers import on_error
 from ebbtide.north.audit_log import AuditLog
 from ebbtide.north.auth import Credentials
@@ -42,6 +42,7 @@ def build(service: Service, config: Config) -> Starlette:
         *resources.routes(service),
         *routers.routes(service),
         *vpns.routes(service),
+        *learnt.routes(service),
         *balance.routes(service),
         *nat.routes(service),
         *keeping.routes(service),

@@ -25,7 +25,7 @@ from ebbtide.model.facts import (
     Vpn,
     format_mac,
 )
-from ebbtide.model.state import NAT, State
+from ebbtide.model.state import NAT, SUBNET, State, subnet_name
 from ebbtide.runtime.auditor import Report
 
 
@@ -178,6 +178,16 @@ def vpn(state: State, fact: Vpn) -> dict[str, Any]:
         "shadowed": [{"vpn": owner, "vrf": leg.router, **place(leg)} for owner, leg in shadowed],
         "computes": sorted(name_of(state, n) for n in {n for vrf in vrfs for n in state.present(vrf)}),
     }
+
+
+def subnets_unserved(state: State) -> int:
+    """How many routed subnets are present somewhere, and have nobody designated for their unknown addresses."""
+    return sum(
+        (SUBNET, subnet_name(network, subnet)) not in state.designations
+        for network in state.routers_of
+        if state.footprint(network)
+        for subnet in state.subnets(network)
+    )
 
 
 def place(fact: RouterPort) -> dict[str, Any]:

@@ -32,7 +32,7 @@ _OUTPUT, _PUSH_VLAN, _POP_VLAN, _GROUP, _DEC_NW_TTL, _SET_FIELD, _EXPERIMENTER =
 # Nicira subtypes (OVS lib/ofp-actions.c, enum ofp_raw_action_type).
 _REG_MOVE, _REG_LOAD, _RESUBMIT_TABLE, _OUTPUT_REG, _LEARN, _CONTROLLER = 6, 7, 14, 15, 16, 20
 _STACK_PUSH, _STACK_POP, _OUTPUT_REG2, _REG_LOAD2, _CONJUNCTION, _CT, _NAT = 27, 28, 32, 33, 34, 35, 36
-_CONTROLLER2, _OUTPUT_TRUNC, _CT_CLEAR, _RESUBMIT_TABLE_CT = 37, 39, 43, 44
+_CONTROLLER2, _OUTPUT_TRUNC, _CT_CLEAR, _RESUBMIT_TABLE_CT, _LEARN2 = 37, 39, 43, 44, 45
 
 # Instruction types (1.3.5 section 7.2.4).
 _GOTO, _WRITE_METADATA, _APPLY, _METER = 1, 2, 4, 6
@@ -55,6 +55,7 @@ _S_TRUNC = Struct("!HHIHHI")
 _S_CT = Struct("!HHIHH4sHB3xH")
 _S_NAT = Struct("!HHIH2xHH")
 _S_LEARN = Struct("!HHIHHHHQHBxHH")
+_S_LEARN_LIMIT = Struct("!I4x")
 _S_METADATA = Struct("!HH4xQQ")
 _U16, _U32 = Struct("!H"), Struct("!I")
 
@@ -280,10 +281,13 @@ def _learn_spec(spec: f.LearnMatch | f.LearnLoad | f.LearnOutput) -> bytes:
 def _learn(a: f.Learn) -> bytes:
     specs = b"".join([_learn_spec(spec) for spec in a.specs])
     specs += _PAD[len(specs) & 7]
+    kind = _LEARN2 if a.limit else _LEARN
+    if a.limit:
+        specs = _S_LEARN_LIMIT.pack(a.limit) + specs
     flags = a.send_flow_removed | a.delete_learned << 1
     return (
         _S_LEARN.pack(
-            *(_EXPERIMENTER, 32 + len(specs), NICIRA, _LEARN, a.idle_timeout, a.hard_timeout, a.priority),
+            *(_EXPERIMENTER, 32 + len(specs), NICIRA, kind, a.idle_timeout, a.hard_timeout, a.priority),
             *(a.cookie, flags, a.table, a.fin_idle_timeout, a.fin_hard_timeout),
         )
         + specs
@@ -539,17 +543,23 @@ def _d_ct(d: bytes) -> AnyAction:
 
 
 def _d_learn(d: bytes) -> AnyAction:
-    *_, idle, hard, priority, cookie, flags, table, fin_idle, fin_hard = _S_LEARN.unpack_from(d)
+    *_, kind, idle, hard, priority, cookie, flags, table, fin_idle, fin_hard = _S_LEARN.unpack_from(d)
     if flags > 3:
+        # Bit 2 is learn's result in a field: its header stands between the limit and the specs.
         raise _NotOurs
     specs: list[f.LearnMatch | f.LearnLoad | f.LearnOutput] = []
-    pos = 32
+    pos, limit = 32, 0
+    if kind == _LEARN2:
+        (limit,) = _S_LEARN_LIMIT.unpack_from(d, pos)
+        pos += _S_LEARN_LIMIT.size
+        if not limit:
+            raise _NotOurs
     while pos + 2 <= len(d):
         (head,) = _U16.unpack_from(d, pos)
         if not head:
             break
         pos += 2
-        nbits, kind = head & 0x3FF, head & 0x1800
+        nbits, way = head & 0x3FF, head & 0x1800
         src, src_offset, value = None, 0, 0
         if head & _LEARN_CONSTANT:
             size = (nbits + 15) // 16 * 2
@@ -559,19 +569,20 @@ def _d_learn(d: bytes) -> AnyAction:
             number, src_offset = Struct("!IH").unpack_from(d, pos)
             src = _name_of(number)
             pos += 6
-        if kind == _LEARN_OUTPUT:
+        if way == _LEARN_OUTPUT:
             if src is None:
                 raise _NotOurs
             specs.append(f.LearnOutput(src, nbits, src_offset))
             continue
-        if kind == 0x1800:
+        if way == 0x1800:
             raise _NotOurs
         number, dst_offset = Struct("!IH").unpack_from(d, pos)
         pos += 6
-        made = f.LearnLoad if kind else f.LearnMatch
+        made = f.LearnLoad if way else f.LearnMatch
         specs.append(made(_name_of(number), nbits, dst_offset, src, src_offset, value))
     return f.Learn(
-        *(table, priority, cookie, tuple(specs), idle, hard, fin_idle, fin_hard, bool(flags & 1), bool(flags & 2))
+        *(table, priority, cookie, tuple(specs), idle, hard, fin_idle, fin_hard, bool(flags & 1), bool(flags & 2)),
+        limit=limit,
     )
 
 
@@ -592,6 +603,7 @@ _NICIRA_DECODERS: dict[int, Callable[[bytes], AnyAction]] = {
     _OUTPUT_REG: _d_output_reg,
     _OUTPUT_REG2: _d_output_reg2,
     _LEARN: _d_learn,
+    _LEARN2: _d_learn,
     _STACK_PUSH: _d_stack,
     _STACK_POP: _d_stack,
     _CONJUNCTION: _d_conjunction,

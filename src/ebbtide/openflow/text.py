@@ -390,6 +390,8 @@ def _learn(a: f.Learn) -> str:
     parts += [word for word, on in (("send_flow_rem", a.send_flow_removed), ("delete_learned", a.delete_learned)) if on]
     if a.cookie:
         parts.append(f"cookie={a.cookie:#x}")
+    if a.limit:
+        parts.append(f"limit={a.limit}")
     return f"learn({','.join([*parts, *map(_learn_spec, a.specs)])})"
 
 

@@ -48,8 +48,8 @@ class Breaks:
         """Rows of connections that were to go stay, if they are of routers (by tag) that the compute has got a part in since: whoever keeps
         them has read them, and counts on them."""
         for key, (cookie, _, _) in list(self._flows.items()):
-            kind, _, owner = ledger.read_cookie(cookie)
-            if kind == ledger.Kind.VOLATILE and owner in served:
+            kind, feature, owner = ledger.read_cookie(cookie)
+            if kind == ledger.Kind.VOLATILE and feature == ledger.Feature.NAT and owner in served:
                 del self._flows[key]
 
     def due(self, now: float) -> tuple[list[Break], list[int]]:

@@ -32,6 +32,7 @@ from ebbtide.reconcile.compiled import Compiled
 from ebbtide.runtime import exports, probes, vswitch
 from ebbtide.runtime.connections import Connections
 from ebbtide.runtime.designations import Designations
+from ebbtide.runtime.hidden import Hidden
 from ebbtide.runtime.link import LinkLost, OvsdbLink
 from ebbtide.runtime.member import OPENING_EYES, Member
 from ebbtide.runtime.natmoves import NatMoves
@@ -67,6 +68,8 @@ class Settings(msgspec.Struct, frozen=True):
     `lag`: how long cached datapath flows may follow their tables. `silence`: after which a holder counts as silent.
     `unreachable_grace`: after which an unreachable compute no longer holds back the end of a move.
     `nat_patience`: how long a NAT move waits for connections that are in no record, before it cuts them.
+    `hold_off`: for how long an address that nobody is known to have is asked for but once (0: for no time). `learnt_interval`: how often an
+    address that was learnt is asked whether it is still there; it is withdrawn after as long without an answer.
     `open_patience`: how long a flip waits for the new place's tunnels to carry frames.
     """
 
@@ -80,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True):
     realise_timeout: float = 20.0
     stamp_interval: float = 1.0
     audit_wait: float = 30.0
+    hold_off: int = 10
+    learnt_interval: float = 30.0
     openflow_port: int = 6653
     openflow_tls: bool = False
 
@@ -115,6 +120,7 @@ class Cluster:
         self.places = Places(self)
         self.designations = Designations(self)
         self.outside = Outside(self)
+        self.hidden = Hidden(self)
         self.exhaustions = Exhaustions()
         self.natmoves = NatMoves(self)
         self.rows = Rows(self)
@@ -152,6 +158,7 @@ class Cluster:
             group.create_task(self.places.run())
             group.create_task(self.designations.run())
             group.create_task(self.outside.run())
+            group.create_task(self.hidden.run())
             group.create_task(self.natmoves.run())
             group.create_task(self.standbys.run())
             group.create_task(self._write_records())
@@ -176,6 +183,8 @@ class Cluster:
             # What was seen before belongs to another leadership: moves have come and gone meanwhile.
             self.places.forget()
             self.outside.begin()
+            self.designations.begin()
+            self.hidden.begin()
             self._unexplained.clear()
             for number in [*self.state.computes, *self.state.removed]:
                 self._member(number).renew()
@@ -522,6 +531,7 @@ class Cluster:
         self.places.look_at(ports)
         self.designations.changed(edits, before, after)
         self.outside.changed(edits)
+        self.hidden.changed(edits)
         self._release_soon()
         self._notify("state", revision=after.revision)
 
@@ -553,6 +563,8 @@ class Cluster:
     def _view_changed(self, member: Member, view: View) -> None:
         old, downs = member.view, len(member.down_at)
         again = 0.0
+        if view.hold_off != self.settings.hold_off:
+            view = msgspec.structs.replace(view, hold_off=self.settings.hold_off)
         if view is not old:
             view, again = member.look_around(view)
         if len(member.down_at) != downs:
@@ -641,6 +653,9 @@ class Cluster:
         if punt in (ledger.Punt.NEXT_HOP, ledger.Punt.EXPIRED):
             self.outside.heard(punt, member, owner, packet)
             return
+        if punt in (ledger.Punt.HIDDEN, ledger.Punt.ANSWER, ledger.Punt.CLAIM):
+            self.hidden.heard(punt, member, owner, packet)
+            return
         if punt is ledger.Punt.PROBE:
             probe = probes.read(packet.data)
             if probe is not None and probe[1] == member.number and packet.total_len >= probe[2]:
@@ -657,7 +672,7 @@ class Cluster:
             if router is not None:
                 self.exhaustions.heard(router, owner, member.name, packet.data)
             return
-        port = self.state.by_lport.get(owner)
+        port = self.state.by_lport.get(owner) if punt is ledger.Punt.EVIDENCE else None
         if port is None or len(packet.data) < 12:
             return
         if int.from_bytes(packet.data[6:12], "big") == self.state.ports[port].mac:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
-from ebbtide.decide import designation
+from ebbtide.decide import designation, duties
 from ebbtide.decide.designation import Sighting, Standing
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import (
@@ -27,6 +28,7 @@ from ebbtide.model.facts import (
     Move,
     Router,
     RouterPort,
+    Vpn,
 )
 from ebbtide.model.observed import Phase
 from ebbtide.model.state import NAT, State
@@ -46,7 +48,10 @@ LEAVING, NOT_YET_HEARD = 5.0, 30.0
 _TOGETHER, _FEW = 30.0, 3
 #: Seconds after which one that has died is tried again, if it has no peers whose tunnels could show that it lives.
 _DOUBT = 30.0
-_CONCERNS = (Router, RouterPort, Designation, Move, External)
+#: What is served through the controller moves at once from a compute that loses its session, unless more than so many lose theirs within so
+#: many seconds: then it is waited for that they come back.
+_ALONE, _HOLD = 3, 5.0
+_CONCERNS = (Router, Vpn, RouterPort, Designation, Move, External)
 
 
 class Designations:
@@ -58,7 +63,12 @@ class Designations:
         #: Who has died, by the session of its switch at that time, and when: what it may be given again waits for a sign of life.
         self._died: dict[int, tuple[SwitchLink | None, float]] = {}
         self._doubts = Doubts(cluster)
+        self._began = cluster.now()
         self.cut_off = ""
+
+    def begin(self) -> None:
+        """A new leadership: nobody has been heard in it yet."""
+        self._began = self._cluster.now()
 
     def changed(self, edits: Iterable[Edit], before: State, after: State) -> None:
         """State has changed: is it of interest to an election?"""
@@ -81,8 +91,13 @@ class Designations:
 
     def look(self) -> None:
         """A compute has come to another phase, or its sessions have."""
-        if self._cluster.state.routers:
+        if self._any():
             self._due.set()
+
+    def _any(self) -> bool:
+        """Whether there is anything that somebody is designated for, or may be."""
+        state = self._cluster.state
+        return bool(state.routers or state.legs or state.designations)
 
     async def run(self) -> None:
         """Judge when there is something to judge; until cancelled."""
@@ -96,7 +111,7 @@ class Designations:
                     continue
             await self._gather()
             self._due.clear()
-            if not self._cluster.store.leading.is_set() or not self._cluster.state.routers:
+            if not self._cluster.store.leading.is_set() or not self._any():
                 continue
             try:
                 await self._judge()
@@ -133,11 +148,10 @@ class Designations:
             asyncio.get_running_loop().call_later(_TOGETHER / 3, self._due.set)
             return
 
-        def decide(state: State) -> tuple[list[Edit], list[Edit]]:
-            edits = designation.judge(state, self.standings())
-            return edits, edits
-
-        edits = await self._cluster.store.commit(decide)
+        # NAT first, and by itself: what stands by for it is told of by nobody else, while all others only ask for addresses.
+        edits: list[Edit] = []
+        for judge in (designation.judge, duties.judge):
+            edits += await self._cluster.store.commit(partial(self._decide, judge))
         for _, new in edits:
             if isinstance(new, Designation):
                 names = {n: c.name for n, c in self._cluster.state.computes.items()}
@@ -148,6 +162,12 @@ class Designations:
                     compute=names.get(new.compute, ""),
                     standby=names.get(new.standby, ""),
                 )
+
+    def _decide(
+        self, judge: Callable[[State, Mapping[int, Standing]], list[Edit]], state: State
+    ) -> tuple[list[Edit], list[Edit]]:
+        edits = judge(state, self.standings())
+        return edits, edits
 
     def standings(self) -> dict[int, Standing]:
         """How each compute is seen now."""
@@ -170,7 +190,21 @@ class Designations:
             since = member.lost_at if member.lost_at is not None else now
             leaves = LEAVING if member.heard_before else NOT_YET_HEARD
             gone = now - since >= (leaves if compute.tombstoned else self._cluster.settings.unreachable_grace)
-        return Standing(member.phase is Phase.READY, member.connected, member.reason, wired, dead, gone)
+        ready, absent = member.phase is Phase.READY, self._is_absent(member, compute.tombstoned)
+        return Standing(ready, member.connected, member.reason, wired, dead, gone, absent)
+
+    def _is_absent(self, member: Member, tombstoned: bool) -> bool:
+        """Whether what needs a control session is to leave it: it has lost its own, and it is not the controller that is cut off."""
+        if member.connected:
+            return False
+        now, members = self._cluster.now(), self._cluster.members.values()
+        if not member.heard_before or member.lost_at is None:
+            # Silence begins with this leadership; and while many have not come yet, they will.
+            away = sum(not m.connected for m in members)
+            patience = NOT_YET_HEARD if 5 * away <= len(members) else self._cluster.settings.unreachable_grace
+            return now - self._began >= patience
+        fallen = sum(m.lost_at is not None and m.heard_before and now - m.lost_at < _HOLD for m in members)
+        return tombstoned or fallen <= _ALONE or (now - member.lost_at >= _HOLD and not self.cut_off_now())
 
     def _is_dead(self, member: Member, standbys: set[int], sightings: list[Sighting]) -> bool:
         """Whether nobody sees it any more. With its parts it loses those who watch it, and is dead nevertheless until it has shown life."""

@@ -69,6 +69,16 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
+def forwarded(data: bytes, source: int, destination: int) -> bytes | None:
+    """An untagged IPv4 frame as a router sends it on, its TTL one less (RFC 1141 for the checksum); None: it is none, or its TTL ends."""
+    if len(data) < 34 or data[12:14] != b"\x08\x00" or data[22] < 2:
+        return None
+    total = int.from_bytes(data[24:26], "big") + 0x0100
+    folded = (total + (total >> 16)) & 0xFFFF
+    head = _ETHERNET.pack(destination.to_bytes(6, "big"), source.to_bytes(6, "big"), 0x0800)
+    return head + data[14:22] + bytes([data[22] - 1]) + data[23:24] + folded.to_bytes(2, "big") + data[26:]
+
+
 def time_exceeded(data: bytes, address: int) -> bytes | None:
     """What a router with that address answers to an untagged IPv4 frame whose TTL has ended; None: nothing may be answered.
 

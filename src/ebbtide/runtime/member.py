@@ -645,8 +645,13 @@ class Member:
 
     def _left_over(self, state: State) -> list[Break]:
         """Learnt and imported flows of routers in whose NAT this compute has no part: what a move has left while it was away."""
-        served = self._served(state)
-        return [Break(key, cookie) for key, cookie in self._volatile if ledger.read_cookie(cookie)[2] not in served]
+        served, found = self._served(state), []
+        for key, cookie in self._volatile:
+            _, feature, tag = ledger.read_cookie(cookie)
+            # What holds off a question goes by itself, soon.
+            if feature == ledger.Feature.NAT and tag not in served:
+                found.append(Break(key, cookie))
+        return found
 
     def _served(self, state: State) -> set[int]:
         """Tags of the routers in whose NAT this compute has a part."""
@@ -674,8 +679,9 @@ class Member:
         if own is None:
             raise LinkLost("br-int is gone")
         held = vswitch.held_back(own)
-        revision = own.stamp.revision if held else state.revision
-        deletes = len(work.break_flows)
+        revision = own.stamp.revision if held else state.intent
+        # What was learnt comes and goes without being asked for.
+        deletes = sum(ledger.read_cookie(b.cookie)[1] != ledger.Feature.SUBNET_ROUTE for b in work.break_flows)
         self._unexplained = not self.approved and brake.is_unexplained(own.stamp, revision, deletes)
         self.cluster.unexplained(self.number, self._unexplained)
         self.held_back = ""
@@ -843,7 +849,7 @@ class Member:
         assert self.tables is not None
         now, revision = self.cluster.now(), self.rid_through()
         own = vswitch.bridge(self.tables)
-        if own is None or own.stamp.revision >= revision or self.phase is Phase.BRAKED:
+        if own is None or own.stamp.revision >= min(revision, self.cluster.state.intent) or self.phase is Phase.BRAKED:
             self._stamp_due = None
             return
         if self._stamp_due is None:

@@ -105,7 +105,13 @@ def _columns() -> dict[str, dict[str, _Column]]:
 
 
 COLUMNS: Mapping[str, Mapping[str, _Column]] = types.MappingProxyType(_columns())
-GLOBAL_COLUMNS = {"store_id": "string", "revision": "integer", "term": "integer", "hold": "string"}
+GLOBAL_COLUMNS = {
+    "store_id": "string",
+    "revision": "integer",
+    "intent": "integer",
+    "term": "integer",
+    "hold": "string",
+}
 
 
 def schema() -> dict[str, Any]:

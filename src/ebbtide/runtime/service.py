@@ -18,7 +18,18 @@ import msgspec
 import structlog
 
 from ebbtide.compile import ledger
-from ebbtide.decide import datapaths, designation, lifecycle, natmove, rebalancing, routing, scalein, vpns
+from ebbtide.decide import (
+    datapaths,
+    designation,
+    duties,
+    hidden,
+    lifecycle,
+    natmove,
+    rebalancing,
+    routing,
+    scalein,
+    vpns,
+)
 from ebbtide.decide.designation import Departure
 from ebbtide.decide.election import Plan
 from ebbtide.decide.ids import Allocator, retire
@@ -199,7 +210,7 @@ class Service:
                     raise Refused(f"address {min(shared)} is that of port {other.id} in network {network}")
             ids = Allocator(state)
             made = Port(port_id, network, value, ids.take("lport"), found)
-            return [Edit(None, made), *ids.edits()], made
+            return [Edit(None, made), *ids.edits(), *hidden.release(state, network, (), value)], made
 
         return await self.cluster.store.commit(decide)
 
@@ -211,7 +222,8 @@ class Service:
             if known is None:
                 raise NotFound(f"there is no port {port_id}")
             bound = [Edit(b, None) for b in state.bindings.get(port_id, ())]
-            return [*bound, *routing.without_port(state, port_id), Edit(known, None)], None
+            left = [*routing.without_port(state, port_id), *hidden.of_port(state, port_id)]
+            return [*bound, *left, Edit(known, None)], None
 
         await self.cluster.store.commit(decide)
 
@@ -292,6 +304,23 @@ class Service:
     async def dissociate_router(self, vpn: str, router: str) -> Router:
         """Take a router out of a VPN."""
         return await self.cluster.store.commit(lambda state: vpns.dissociate_router(state, vpn, router))
+
+    async def forget_address(self, network: str, address: str) -> None:
+        """Forget an address that was learnt.
+
+        Raises:
+            NotFound: it was not.
+        """
+
+        def decide(state: State) -> tuple[list[Edit], None]:
+            edits = hidden.withdraw(state, [(network, address)])
+            if not edits:
+                raise NotFound(
+                    f"address {address[:80]} is not learnt in network {network[:80]} (`ebbtide learnt list`)"
+                )
+            return edits, None
+
+        await self.cluster.store.commit(decide)
 
     async def relate(self, gateway: str, peer: str, *, on: bool = True) -> Relation:
         """Make (or end) a gateway relation: `peer` sends by `gateway`, with a tunnel watched by BFD."""
@@ -377,10 +406,13 @@ class Service:
             decision = scalein.start(state, ids).checked("scalein-computes-start")
             numbers, standings = {v.number for v in decision.verdicts}, self.cluster.designations.standings()
             marked = apply(state, decision.edits, state.revision + 1)
-            told = decision.saying(designation.stays(designation.departures(marked, standings, numbers)))
             # One election over the final set: nothing moves to a compute that is about to go as well.
             moves = designation.judge(marked, standings) if decision.edits else []
-            return [*decision.edits, *natmove.dated(state, moves, numbers if until else set(), until)], told
+            others = duties.judge(marked, standings) if decision.edits else []
+            told = decision.saying(designation.stays(designation.departures(marked, standings, numbers)))
+            told = told.saying(duties.stays(marked, numbers, others))
+            dated = natmove.dated(state, moves, numbers if until else set(), until)
+            return [*decision.edits, *dated, *others], told
 
         decision = await self.cluster.store.commit(decide)
         self._say("scale_in_started", decision)
@@ -472,6 +504,10 @@ class Service:
     def serves(self, number: int) -> list[str]:
         """What a compute still serves, and another could, or what is on its way; in words, each service."""
         return designation.holds(self.state, number, self.cluster.designations.standings())
+
+    def why_designated(self, kind: str, name: str) -> list[str]:
+        """Why a service other than NAT is where it is, in words."""
+        return duties.electable(self.state, kind, name, self.cluster.designations.standings())
 
     def electable(self, router: str) -> list[str]:
         """Why a router's NAT is where it is, in words."""

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from ebbtide.errors import StoreUnreachable, Unexpected
-from ebbtide.model.facts import Binding, Compute, Designation, Edit, Fact, Lease, Move, Operation, Retired
+from ebbtide.model.facts import Binding, Compute, Designation, Edit, Fact, Learnt, Lease, Move, Operation, Retired
 from ebbtide.model.state import State, apply, in_order
 from ebbtide.ovsdb import events as ev
 from ebbtide.ovsdb.conditions import Where, add, by_uuid, eq
@@ -172,7 +172,7 @@ class Store:
             transaction.update("Global", (), {"term": term})
         else:
             transaction.wait("Global", (), [], columns=["store_id"])
-            row = {"store_id": self._new_store_id, "revision": 1, "term": term, "hold": ""}
+            row = {"store_id": self._new_store_id, "revision": 1, "intent": 1, "term": term, "hold": ""}
             transaction.insert("Global", row)
         transaction.commit(durable=True)
         outcome = await self._link.transact(transaction)
@@ -220,12 +220,12 @@ class Store:
     def _follow(self, changes: Iterable[RowChange]) -> None:
         edits: list[Edit] = []
         before = self.state
-        revision, store_id, term = before.revision, before.store_id, before.term
+        revision, store_id, term, intent = before.revision, before.store_id, before.term, before.intent
         for change in changes:
             if change.table == "Global":
                 if change.new is not None:
                     revision, store_id, term = change.new["revision"], change.new["store_id"], change.new["term"]
-                    self.hold = change.new["hold"]
+                    self.hold, intent = change.new["hold"], change.new["intent"]
                 continue
             old = records.fact_of(change.table, change.old) if change.old is not None else None
             new = records.fact_of(change.table, change.new) if change.new is not None else None
@@ -238,7 +238,7 @@ class Store:
             log.warning("deposed", term=term, own=self._term)
             self.leading.clear()
             self._deposed.set()
-        self.state = apply(before, edits, revision, store_id=store_id, term=term)
+        self.state = apply(before, edits, revision, store_id=store_id, term=term, intent=intent)
         self._on_change(edits, before, self.state)
 
     # --- writing ---
@@ -281,7 +281,9 @@ class Store:
         transaction.assert_lock(LOCK)
         self._wait(transaction)
         revision = self.state.revision + 1
+        asked = False
         for old, new in in_order(list(edits)):
+            asked = asked or not isinstance(new if new is not None else old, Learnt)
             if new is None:
                 assert old is not None
                 transaction.delete(records.table_of(old), self._where(old))
@@ -294,6 +296,9 @@ class Store:
                 changed = {k: v for k, v in row.items() if was[k] != v}
                 transaction.update(records.table_of(old), self._where(old), changed)
         transaction.mutate("Global", (), [add("revision", 1)])
+        if asked:
+            # What tenants' machines say of themselves explains nothing to the brake.
+            transaction.update("Global", (), {"intent": revision})
         transaction.commit(durable=True)
         return transaction
 
@@ -313,7 +318,8 @@ class Store:
                 transaction.delete(table, ())
             for fact in facts:
                 transaction.insert(records.table_of(fact), records.row_of(fact))
-            row = {"store_id": store_id, "revision": self.state.revision + 1, "hold": hold}
+            revision = self.state.revision + 1
+            row = {"store_id": store_id, "revision": revision, "intent": revision, "hold": hold}
             transaction.update("Global", (), row)
             transaction.commit(durable=True)
             try:
@@ -330,7 +336,8 @@ class Store:
     async def raise_to(self, revision: int, term: int) -> None:
         """Lift revision and term above what a switch has seen, after an operator has approved this store."""
         self._term = max(term, self.state.term)
-        await self._set_global({"revision": max(revision, self.state.revision) + 1, "term": self._term})
+        raised = max(revision, self.state.revision) + 1
+        await self._set_global({"revision": raised, "intent": raised, "term": self._term})
 
     async def _set_global(self, row: dict[str, Any]) -> None:
         async with self._writing:

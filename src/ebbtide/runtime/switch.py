@@ -336,5 +336,9 @@ class SwitchLink:
         before: tuple[Action, ...] = (SetField("tun_id", tunnel_id),) if tunnel_id else ()
         if vlan:
             before = (PushVlan(), SetField("vlan_vid", 0x1000 | vlan))
-        self._open().send(m.PacketOut(CONTROLLER, (*before, Output(port)), frame))
+        self.send_out((*before, Output(port)), frame)
+
+    def send_out(self, actions: tuple[Action, ...], frame: bytes) -> None:
+        """Have the switch carry out actions on a frame."""
+        self._open().send(m.PacketOut(CONTROLLER, actions, frame))
         self._flush()

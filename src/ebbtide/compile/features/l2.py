@@ -8,7 +8,7 @@ to that port or drops: no loop can form, and a copied frame is never flooded aga
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features import base
@@ -150,21 +150,25 @@ def _parts(part_id: Callable[[int, int], int], tag: int, buckets: tuple[Bucket, 
     return tuple(Group(part_id(tag, i), GroupType.ALL, part) for i, part in enumerate(parts))
 
 
-def known_mac(net: Network, port: Port, active: Binding) -> Fragment:
-    """Shared by the footprint: where the port's MAC is."""
-    flow = Flow(
-        T.L2_DMAC,
-        Priority.KNOWN_MAC,
-        (M("eth_dst", port.mac), M("metadata", *ledger.metadata_network(net.tag))),
-        actions=(
-            SetField(ledger.TO_LPORT_REG, port.lport),
-            SetField(ledger.TO_COMPUTE_REG, active.compute),
-            SetField("tun_id", net.vni),
-        ),
-        goto=T.L2_FILTER,
-        cookie=ledger.cookie(Kind.PORT, Feature.L2, port.lport),
+def known_mac(net: Network, port: Port, active: Binding, others: Iterable[int] = ()) -> Fragment:
+    """Shared by the footprint: where the port's MAC is. `others`: MACs that have answered behind it."""
+    own = (port.mac, Priority.KNOWN_MAC, Feature.L2)
+    flows = tuple(
+        Flow(
+            T.L2_DMAC,
+            priority,
+            (M("eth_dst", mac), M("metadata", *ledger.metadata_network(net.tag))),
+            actions=(
+                SetField(ledger.TO_LPORT_REG, port.lport),
+                SetField(ledger.TO_COMPUTE_REG, active.compute),
+                SetField("tun_id", net.vni),
+            ),
+            goto=T.L2_FILTER,
+            cookie=ledger.cookie(Kind.PORT, feature, port.lport),
+        )
+        for mac, priority, feature in (own, *((m, Priority.LEARNT_MAC, Feature.SUBNET_ROUTE) for m in others))
     )
-    return Fragment((flow,))
+    return Fragment(flows)
 
 
 def plugged(net: Network, port: Port, binding: Binding, ofport: int, copy_to: int) -> Fragment:

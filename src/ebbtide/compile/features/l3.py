@@ -146,14 +146,11 @@ def routes(
     `tag`: the VRF's. `legs`: the places in the port's network that it has routes to. `extra`: extra routes, which may lead by the port.
     `learnt`: addresses that nobody gave the port, and that answer behind it.
     """
-    cookie = ledger.cookie(Kind.PORT, Feature.ROUTER, port.lport)
-    held = [(text, port.mac, net.vni) for text in port.addresses]
-    # Behind a MAC that is not the port's own there is no row for it where it arrives: it is sent to this port and to nobody else.
-    alone = ledger.DELIVER_VNI | port.lport
-    held += [(x.address, x.mac, net.vni if x.mac == port.mac else alone) for x in learnt]
+    given, found = (ledger.cookie(Kind.PORT, feature, port.lport) for feature in (Feature.ROUTER, Feature.SUBNET_ROUTE))
+    held = [*((text, port.mac, given) for text in port.addresses), *((x.address, x.mac, found) for x in learnt)]
     vrf = ledger.metadata_vrf(tag)
     flows: list[Flow] = []
-    for text, mac, vni in held:
+    for text, mac, cookie in held:
         address = ipv4(text)
         leg = next((g for g in legs if address is not None and _holds(g.subnet, address)), None)
         if leg is None or address is None:
@@ -164,7 +161,7 @@ def routes(
             SetField("eth_dst", mac),
             SetField(ledger.TO_LPORT_REG, port.lport),
             SetField(ledger.TO_COMPUTE_REG, active.compute),
-            SetField("tun_id", vni),
+            SetField("tun_id", net.vni),
         )
         ways = [(address, 0xFFFFFFFF, 32)]
         ways += [prefix(way) for way, via in map(split_route, extra) if via == text]

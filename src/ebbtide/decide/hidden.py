@@ -1,0 +1,93 @@
+"""Addresses of a connected subnet that no port was given, and that answer all the same: a second address in a VM, a virtual IP, an
+appliance behind a port. What may be learnt, and where it goes when somebody is given it.
+
+A MAC is at one place in a network: an address that is learnt under the MAC of others brings these along, as a virtual router's do when it
+changes its host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from ebbtide.model.addresses import ipv4, prefix
+from ebbtide.model.facts import Edit, Learnt, RouterPort
+from ebbtide.model.state import State
+
+#: Addresses that may be learnt behind one port, and in one network: each is a row on every compute that has a route there.
+MAX_OF_PORT, MAX_OF_NETWORK = 256, 10_000
+
+
+def place_for(state: State, network: str, address: str) -> RouterPort | None:
+    """The place in a network from whose address an address is asked for; None: there is none in whose subnet it is, or it is nobody's."""
+    value = ipv4(address)
+    if value is None:
+        return None
+    found = [leg for vrf in sorted(state.routers_of.get(network, ())) for leg in state.places(vrf)]
+    for leg in found:
+        if leg.network != network:
+            continue
+        start, mask, length = prefix(leg.subnet)
+        ends = (start, start | ~mask & 0xFFFF_FFFF) if length < 31 else ()
+        if value & mask == start and value not in ends:
+            return leg
+    return None
+
+
+def why_not(state: State, network: str, address: str, mac: int, port: str) -> str:
+    """Why an address may not be learnt behind a port, in words, or ""."""
+    known = state.ports.get(port)
+    if known is None or known.network != network or state.active(port) is None:
+        return "the port is not there"
+    if mac >> 40 & 1 or not mac:
+        return "its MAC is not one host's"
+    if place_for(state, network, address) is None:
+        return "no router has a place in its subnet"
+    for vrf in state.routers_of.get(network, ()):
+        for leg in state.places(vrf):
+            if leg.network == network and (leg.address == address or leg.mac == mac):
+                return f"it is {vrf}'s own"
+    holder = state.given_to(network, address)
+    if holder is not None and (holder == port or state.active(holder) is not None):
+        return f"it was given to port {holder}"
+    if mac != known.mac and any(state.ports[p].mac == mac for p in state.ports_of.get(network, ())):
+        return "its MAC is another port's"
+    held = state.learnt_in(network)
+    if address not in held and len(held) >= MAX_OF_NETWORK:
+        return f"{MAX_OF_NETWORK} addresses are learnt in network {network}: no more"
+    of_port = state.learnt_of.get(port, ())
+    if address not in of_port and len(of_port) >= MAX_OF_PORT:
+        return f"{MAX_OF_PORT} addresses are learnt behind port {port}: no more"
+    return ""
+
+
+def learn(state: State, network: str, address: str, mac: int, port: str) -> list[Edit]:
+    """What is to be stored when an address has answered; nothing where it may not be learnt (`why_not`)."""
+    if why_not(state, network, address, mac, port):
+        return []
+    held = state.learnt_in(network)
+    old, new = held.get(address), Learnt(network, address, mac, port)
+    edits = [Edit(old, new)] if old != new else []
+    if mac != state.ports[port].mac:
+        same = (x for x in held.values() if x.mac == mac and x.port != port and x.address != address)
+        edits += [Edit(x, Learnt(network, x.address, mac, port)) for x in same]
+    return edits
+
+
+def withdraw(state: State, keys: Iterable[tuple[str, str]]) -> list[Edit]:
+    """What is to be stored when addresses answer no more. `keys`: network and address."""
+    found = (state.learnt_in(network).get(address) for network, address in keys)
+    return [Edit(x, None) for x in found if x is not None]
+
+
+def release(state: State, network: str, addresses: Collection[str], mac: int) -> list[Edit]:
+    """What somebody is given now is not learnt any more: its addresses, and what has answered under its MAC."""
+    held = state.learnt_in(network)
+    return [Edit(x, None) for x in held.values() if x.address in addresses or x.mac == mac]
+
+
+def of_port(state: State, port: str) -> list[Edit]:
+    """A port is deleted, and what has answered behind it is nowhere."""
+    known = state.ports.get(port)
+    if known is None:
+        return []
+    return withdraw(state, [(known.network, address) for address in state.learnt_of.get(port, ())])
