@@ -105,3 +105,68 @@ def test_the_words_for_a_vpn_say_who_sees_whom_and_what_overlaps(cloud: Cloud) -
     shown = cloud.get(f"vpns/{cloud.vpn}")
     assert [(x["vpn"], x["subnet"]) for x in shown["shadowed"]] == [(other, "10.1.0.0/16")]
     assert "ovs-ofctl -O OpenFlow14 dump-flows br-int metadata=" in text
+
+
+def rpc(cloud: Cloud, name: str, given: Any, root: str = "rests") -> tuple[int, Any]:
+    answer = cloud.site.ask("POST", f"/{root}/operations/neutronvpn:{name}", {"input": given})
+    return answer.status, answer.json if answer.raw else None
+
+
+@pytest.mark.parametrize("root", ["rests", "restconf"])
+def test_the_rpcs_of_netvirt_make_find_and_delete_vpns(cloud: Cloud, root: str) -> None:
+    names = [f"{cloud.vpn}x", f"{cloud.vpn}y"]
+    wishes = [
+        {
+            "id": name,
+            "name": "ours",
+            "tenant-id": "6c53df3a-3456-11e5-a151-feff819cdc9f",
+            "route-distinguisher": [f"{cloud.target}{n}"],
+            "import-RT": [f"{cloud.target}{n}"],
+            "export-RT": [f"{cloud.target}{n}"],
+        }
+        for n, name in enumerate(names, 7)
+    ]
+    status, made = rpc(cloud, "createL3VPN", {"l3vpn": wishes}, root)
+    assert (status, len(made["output" if root == "restconf" else "neutronvpn:output"]["response"])) == (200, 2)
+    assert rpc(cloud, "associateNetworks", {"vpn-id": names[0], "network-id": [cloud.a]}, root)[0] == 200
+    assert (
+        rpc(cloud, "associateRouter", {"vpn-id": names[0], "router-ids": [{"router-id": cloud.router}]}, root)[0] == 204
+    )
+    (found,) = rpc(cloud, "getL3VPN", {"id": names[0]}, root)[1][
+        "output" if root == "restconf" else "neutronvpn:output"
+    ]["l3vpn-instances"]
+    assert (found["network-ids"], found["router-ids"]) == ([cloud.a], [{"router-id": cloud.router}])
+    assert (
+        rpc(cloud, "dissociateRouter", {"vpn-id": names[0], "router-ids": [{"router-id": cloud.router}]}, root)[0]
+        == 204
+    )
+    assert rpc(cloud, "dissociateNetworks", {"vpn-id": names[0], "network-id": [cloud.a]}, root)[0] == 200
+    assert rpc(cloud, "associateNetworks", {"vpn-id": names[1], "network-id": [cloud.a]}, root)[0] == 200
+    assert rpc(cloud, "deleteL3VPN", {"id": names}, root)[0] == 200
+    assert not set(names) & set(cloud.site.state.vpns)
+    assert rpc(cloud, "getL3VPN", {"id": names[0]}, root)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "status"),
+    [
+        ("createL3VPN", {}, 400),
+        ("createL3VPN", {"l3vpn": [{"id": "new"}]}, 400),
+        ("createL3VPN", {"l3vpn": [{"route-distinguisher": ["1:1"]}]}, 400),
+        ("createL3VPN", {"l3vpn": [{"id": "new", "route-distinguisher": ["1:1", "1:2"]}]}, 400),
+        ("createL3VPN", {"l3vpn": [{"id": "new", "route-distinguisher": ["1:1"], "network-ids": ["nowhere"]}]}, 404),
+        ("associateNetworks", {"vpn-id": "none", "network-id": ["nowhere"]}, 404),
+        ("associateNetworks", {"vpn-id": "none"}, 400),
+        ("deleteL3VPN", {"id": ["none"]}, 404),
+    ],
+)
+def test_a_call_that_cannot_be_changes_nothing(cloud: Cloud, name: str, given: Any, status: int) -> None:
+    before = cloud.site.state.revision
+    assert rpc(cloud, name, given)[0] == status
+    assert cloud.site.state.revision == before
+
+
+def test_of_several_all_are_done_or_none(cloud: Cloud) -> None:
+    wishes = [{"id": f"{cloud.vpn}{x}", "route-distinguisher": [rd]} for x, rd in (("p", "77:1"), ("q", cloud.target))]
+    assert rpc(cloud, "createL3VPN", {"l3vpn": wishes})[0] == 409
+    assert f"{cloud.vpn}p" not in cloud.site.state.vpns

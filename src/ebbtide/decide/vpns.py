@@ -115,6 +115,15 @@ def delete(state: State, name: str) -> list[Edit]:
     return [Edit(known, None), retire(known)]
 
 
+def clear(state: State, name: str) -> list[Edit]:
+    """Delete a VPN with what is associated with it."""
+    known = vpn(state, name)
+    edits = [Edit(leg, None) for leg in state.places(name)]
+    routers = (state.routers[router] for router in state.vpn_routers.get(name, ()))
+    edits += [Edit(router, msgspec.structs.replace(router, vpn="")) for router in routers]
+    return [*edits, Edit(known, None), retire(known)]
+
+
 def associate_network(
     state: State, name: str, network: str, address: str = "", mac: str = ""
 ) -> tuple[list[Edit], list[RouterPort]]:

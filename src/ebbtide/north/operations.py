@@ -1,12 +1,13 @@
 """The RPCs: /rests/operations/MODULE:RPC and /restconf/operations/MODULE:RPC (RFC 8040, sections 3.6 and 4.4.2).
 
-Three modules say the same three things: `scalein-api` (the specification's), `scalein-rpc` (NetVirt's first name for it) and
-`cloudscaler-rpc` (what Genius shipped, by names, with `tep-delete` and a status that here tells the truth). One table holds them.
+Three modules of scale-in say the same three things: `scalein-api` (the specification's), `scalein-rpc` (NetVirt's first name for it) and
+`cloudscaler-rpc` (what Genius shipped, by names, with `tep-delete` and a status that here tells the truth). One table holds them; those
+of L3VPNs are in `vpn_rpcs.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
@@ -19,7 +20,7 @@ from ebbtide.decide.scalein import Answer, Decision, IdVerdict, carried
 from ebbtide.errors import BadInput, StillWorking
 from ebbtide.model.facts import Membership
 from ebbtide.model.state import State
-from ebbtide.north import body, media
+from ebbtide.north import body, media, vpn_rpcs
 from ebbtide.north.answers import json_response
 from ebbtide.north.schema import Schema
 from ebbtide.runtime.service import Service
@@ -28,10 +29,15 @@ Work = Callable[[Service, Sequence[str]], Awaitable[dict[str, Any] | None]]
 
 
 class Rpc(NamedTuple):
-    """An RPC: the leaf-list of its input, and what it does. It gives the output, or None for none."""
+    """An RPC: the leaf-list of computes in its input, and what it does. It gives the output, or None for none."""
 
     leaf: str
     work: Work
+
+    async def carry_out(self, request: Request, service: Service, module: str, given: dict[str, Any]) -> Any:
+        """Do it, with an input that fits its module."""
+        request.state.leaf = path = f"/{module}:input/{self.leaf}"
+        return await self.work(service, body.check_ids(request, given.get(self.leaf, []), path))
 
 
 async def _start(service: Service, ids: Sequence[str]) -> None:
@@ -90,7 +96,7 @@ _BY_IDS = {
     "scalein-computes-end": Rpc("scalein-node-ids", _end),
     "scalein-computes-recover": Rpc("recover-node-ids", _recover),
 }
-RPCS: dict[str, dict[str, Rpc]] = {
+RPCS: dict[str, Mapping[str, Rpc | vpn_rpcs.Rpc]] = {
     "scalein-api": {**_BY_IDS, "scalein-compute-recover": Rpc("recover-node-ids", _recover)},
     "scalein-rpc": _BY_IDS,
     "cloudscaler-rpc": {
@@ -99,6 +105,7 @@ RPCS: dict[str, dict[str, Rpc]] = {
         "scalein-computes-end": Rpc("scalein-compute-names", _end_polled),
         "scalein-computes-recover": Rpc("recover-compute-names", _recover),
     },
+    "neutronvpn": vpn_rpcs.RPCS,
 }
 
 
@@ -126,9 +133,7 @@ def routes(service: Service, schema: Schema) -> list[Route]:
         kind = media.choose(request.headers.get("accept", ""), media.restconf(old))
         given = await _input(request, module, old)
         checked = schema.check_input(module, name, given)
-        request.state.leaf = path = f"/{module}:input/{rpc.leaf}"
-        ids = body.check_ids(request, checked.get(rpc.leaf, []), path)
-        output = await rpc.work(service, ids)
+        output = await rpc.carry_out(request, service, module, checked)
         if output is None:
             return Response(None, 204)
         return json_response({"output" if old else f"{module}:output": output}, kind=kind)

@@ -1,5 +1,5 @@
 """The data trees that OpenDaylight users know, rendered from State: topology, inventory, transport zones, tunnels, computes;
-those of NAT are in `nat_views.py`.
+those of NAT are in `nat_views.py`, those of VPNs and subnet routes in `vpn_views.py`.
 
 Members only: a compute that waits for admission, or was removed, is in none of them. "config" is what Ebbtide wants, from State
 alone; "nonconfig" is what is seen, and has a compute only while it is connected. Trees are
@@ -20,7 +20,7 @@ from ebbtide.compile.features import tunnel
 from ebbtide.model.facts import Compute
 from ebbtide.model.observed import View
 from ebbtide.model.state import State
-from ebbtide.north import nat_views
+from ebbtide.north import nat_views, vpn_views
 from ebbtide.north.tree import U64, Rows, rows
 from ebbtide.openflow.flows import encode_flow
 from ebbtide.openflow.text import format_flow, format_group, format_meter
@@ -65,9 +65,10 @@ def trees(picture: Picture) -> dict[str, Any]:
         found["itm:transport-zones"] = lambda: {"transport-zone": _zones(picture)}
         found["itm-state:dpn-endpoints"] = lambda: {"DPN-TEPs-info": _end_points(picture)}
         found["itm-state:tunnel-list"] = lambda: {"internal-tunnel": _tunnel_list(picture)}
-        found |= nat_views.trees(picture.state)
+        found |= nat_views.trees(picture.state) | vpn_views.config(picture.state)
     if picture.nonconfig:
         found["itm-state:tunnels_state"] = lambda: {"state-tunnel-list": _tunnels(picture)}
+        found |= vpn_views.nonconfig(picture.state)
     return found
 
 

@@ -305,6 +305,19 @@ class Service:
         """Take a router out of a VPN."""
         return await self.cluster.store.commit(lambda state: vpns.dissociate_router(state, vpn, router))
 
+    async def in_turn(self, steps: Sequence[Callable[[State], list[Edit]]]) -> None:
+        """Decisions one after the other, each on what those before it lead to, stored together or not at all."""
+
+        def decide(state: State) -> tuple[list[Edit], None]:
+            found: list[Edit] = []
+            for step in steps:
+                edits = step(state)
+                found += edits
+                state = apply(state, edits, state.revision)
+            return found, None
+
+        await self.cluster.store.commit(decide)
+
     async def forget_address(self, network: str, address: str) -> None:
         """Forget an address that was learnt.
 
