@@ -42,7 +42,7 @@ from ebbtide.model.facts import (
     Vpn,
 )
 from ebbtide.model.observed import Interface, View
-from ebbtide.model.state import NAT, SUBNET, State, apply, subnet_name
+from ebbtide.model.state import DHCP, NAT, SUBNET, State, apply, subnet_name
 
 PENDING, ACTIVE, LEAVING = BindingPhase.PENDING, BindingPhase.ACTIVE, BindingPhase.LEAVING
 FIRST_TUNNEL = 1000
@@ -257,7 +257,12 @@ def _forget(s: Story) -> list[Edit]:
 
 
 def _network(s: Story) -> list[Edit]:
-    return [Edit(None, network(s.fresh()))]
+    return [Edit(None, network(s.fresh(), dhcp=s.random.random() < 0.3))]
+
+
+def _redhcp(s: Story) -> list[Edit]:
+    found = s.pick(s.state.networks.values())
+    return s.changed(found, dhcp=not found.dhcp) if found is not None else []
 
 
 def _retag(s: Story) -> list[Edit]:
@@ -420,14 +425,15 @@ def _serve(s: Story) -> list[Edit]:
     """Somebody is designated for a subnet, or nobody any more."""
     place = s.pick(x for inner in s.state.legs.values() for x in inner.values())
     one, two = s.member(), s.member()
-    held = s.pick(d for d in s.state.designations.values() if d.service == SUBNET)
+    held = s.pick(d for d in s.state.designations.values() if d.service != NAT)
     if held is not None and s.random.random() < 0.3:
         return [Edit(held, None)]
     if place is None or one is None or two is None:
         return []
-    name = subnet_name(place.network, place.subnet)
-    made = Designation(SUBNET, name, one.number, two.number if one != two else 0)
-    return [Edit(s.state.designations.get((SUBNET, name)), made)]
+    service = s.random.choice([SUBNET, DHCP])
+    name = subnet_name(place.network, place.subnet) if service == SUBNET else place.network
+    made = Designation(service, name, one.number, two.number if one != two else 0)
+    return [Edit(s.state.designations.get((service, name)), made)]
 
 
 def _learn(s: Story) -> list[Edit]:
@@ -510,6 +516,7 @@ _CHANGES: dict[Callable[[Story], list[Edit]], int] = {
     _forget: 1,
     _network: 1,
     _retag: 3,
+    _redhcp: 1,
     _port: 8,
     _readdress: 3,
     _unport: 2,

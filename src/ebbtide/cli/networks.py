@@ -47,10 +47,11 @@ def network() -> None:
 @click.option("--subnet", "subnets", multiple=True, metavar="CIDR", help="A subnet; may be given several times.")
 @click.option("--vni", type=int, help="VXLAN network id; chosen when not given.")
 @click.option("--mtu", type=int, help="MTU in bytes, as a VM sees it (1450 when not given).")
+@click.option("--dhcp", is_flag=True, help="Tell its VMs their addresses.")
 @wait_option
 @client_verb
 def network_add(
-    session: Session, name: str, subnets: tuple[str, ...], vni: int | None, mtu: int | None, wait: bool
+    session: Session, name: str, subnets: tuple[str, ...], vni: int | None, mtu: int | None, dhcp: bool, wait: bool
 ) -> None:
     """Make a network. The same again changes nothing.
 
@@ -60,8 +61,24 @@ def network_add(
       ebbtide network add red --subnet 10.2.0.0/24 --vni 7002 --mtu 8950
     """
     body: dict[str, Any] = {"id": name, "subnets": list(subnets)}
-    body |= {key: value for key, value in (("vni", vni), ("mtu", mtu)) if value is not None}
+    body |= {key: value for key, value in (("vni", vni), ("mtu", mtu), ("dhcp", dhcp or None)) if value is not None}
     verdicts.made(session, session.client.call("POST", "/networks", body, query=waiting(wait)), "network")
+
+
+@network.command("set")
+@click.argument("name", shell_complete=known_networks)
+@click.option("--dhcp/--no-dhcp", required=True, help="Tell its VMs their addresses, or not.")
+@wait_option
+@client_verb
+def network_set(session: Session, name: str, dhcp: bool, wait: bool) -> None:
+    """Change a network.
+
+    \b
+    Examples:
+      ebbtide network set blue --dhcp
+    """
+    found = session.client.call("PATCH", f"/networks/{segment(name)}", {"dhcp": dhcp}, query=waiting(wait))
+    verdicts.made(session, found, "network")
 
 
 @network.command("list")

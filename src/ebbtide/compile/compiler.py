@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from immutables import Map
 
 from ebbtide.compile import ledger
-from ebbtide.compile.features import arp, base, l2, l3, nat, outside, stances, subnet_route, tunnel
+from ebbtide.compile.features import arp, base, dhcp, l2, l3, nat, outside, stances, subnet_route, tunnel
 from ebbtide.compile.fragment import Fragment, Key
 from ebbtide.model.facts import BindingPhase, External, Floating, Learnt, Membership, Port, Router
 from ebbtide.model.observed import View
-from ebbtide.model.state import SUBNET, State, split_subnet, subnet_name
+from ebbtide.model.state import DHCP, SUBNET, State, split_subnet, subnet_name
 
 BASE = Key("base", 0)
 QUARANTINE = Key("quarantine", 0)
@@ -152,6 +152,20 @@ def _hidden(state: State, key: Key, view: View) -> Fragment | None:
     return subnet_route.here(net, mine, others, view.hold_off)
 
 
+def _dhcp(state: State, key: Key, view: View) -> Fragment | None:
+    net, found = state.networks.get(str(key.object)), state.designations.get((DHCP, str(key.object)))
+    if net is None or not net.dhcp:
+        return None
+    return dhcp.towards(net, found.compute if found is not None else 0)
+
+
+def _leases(state: State, key: Key, view: View) -> Fragment | None:
+    net, found = state.networks.get(str(key.object)), state.designations.get((DHCP, str(key.object)))
+    if net is None or not net.dhcp or found is None or key.compute not in (found.compute, found.standby):
+        return None
+    return dhcp.here(net, found.compute != key.compute)
+
+
 def _exit(state: State, key: Key, view: View) -> Fragment | None:
     found = state.routers.get(str(key.object))
     if found is None or not found.external or key.compute not in state.reach(found.id):
@@ -263,6 +277,8 @@ _ROOMS = {
     "routes": _routes,
     "subnets": _subnets,
     "hidden": _hidden,
+    "dhcp": _dhcp,
+    "leases": _leases,
     "exit": _exit,
     "gate": _gate,
     "outside": _outside,
@@ -273,7 +289,9 @@ _ROOMS = {
 }
 
 
-_SHARED_BY_SOME = frozenset({"network", "port", "router", "routes", "subnets", "outside", "addresses", "address"})
+_SHARED_BY_SOME = frozenset(
+    {"network", "dhcp", "port", "router", "routes", "subnets", "outside", "addresses", "address"}
+)
 
 
 def keys(state: State, compute: int, view: View) -> Iterator[Key]:
@@ -281,6 +299,7 @@ def keys(state: State, compute: int, view: View) -> Iterator[Key]:
     yield BASE
     for network in state.networks_on.get(compute, _NONE):
         yield Key("network", network)
+        yield Key("dhcp", network)
         yield Key("local", network, compute)
         for port in state.ports_of.get(network, Map()):
             yield Key("port", port)
@@ -301,6 +320,9 @@ def keys(state: State, compute: int, view: View) -> Iterator[Key]:
     for network in routed:
         yield Key("subnets", network)
     duties: Map[tuple[str, str], None] = state.duties.get(compute, Map())
+    for service, name in duties:
+        if service == DHCP:
+            yield Key("leases", name, compute)
     for network in {split_subnet(name)[0] for service, name in duties if service == SUBNET}:
         yield Key("hidden", network, compute)
     own = state.computes.get(compute)
@@ -328,7 +350,7 @@ def audience(state: State, key: Key) -> Iterable[int]:
     """The computes that a shared fragment is for."""
     if key.compute:
         return (key.compute,) if key.compute in state.computes else ()
-    if key.room == "network":
+    if key.room in ("network", "dhcp"):
         return state.footprint(str(key.object))
     if key.room == "port":
         port = state.ports.get(str(key.object))

@@ -38,7 +38,7 @@ class T(IntEnum):
     L2_UNKNOWN = 52
     L2_FLOOD_PART = 53
     L2_FILTER = 55
-    DHCP = 60  # reserved
+    DHCP = 60
     ARP_RESPONDER = 81
     ARP_STANDBY = 82
     NAT_EXPORT = 90
@@ -71,6 +71,7 @@ TABLE_JOBS: dict[T, str] = {
     T.L2_UNKNOWN: "flood: broadcast, multicast, unknown unicast",
     T.L2_FLOOD_PART: "one part of a flood to more computes than one translation reaches",
     T.L2_FILTER: "never back to the sender's own port",
+    T.DHCP: "what VMs ask of a DHCP server: to the network's designated compute",
     T.ARP_RESPONDER: "answers for known addresses",
     T.ARP_STANDBY: "answers of a compute that stands by, for when the one it stands by for is dead",
     T.NAT_EXPORT: "learnt: mappings of the old side of a move; nothing is ever looked up here",
@@ -129,6 +130,7 @@ class Priority:
     OUTSIDE_NEXT_HOP = 31
     OUTSIDE_STRANGER = 1
     GATEWAY = 20
+    DHCP_REQUEST = 40
     # table 21: a route has ROUTE and the length of its prefix
     ROUTE = 10
     EXPIRED = 51
@@ -151,6 +153,9 @@ class Priority:
     RELATION = 10
     RELATION_IN = 11
     RELATION_EXPORTED = 12
+    # table 60
+    DHCP = 10
+    DHCP_HERE = 20
     # tables 44, 46
     REFUSED = 3
     REFUSED_SCTP = 4
@@ -269,6 +274,7 @@ class Feature(IntEnum):
     FLOATING = 9
     EXTERNAL = 10
     SUBNET_ROUTE = 11
+    DHCP = 12
 
 
 OWNER_BITS = 20
@@ -373,6 +379,7 @@ EXHAUSTED_METER = 6
 HIDDEN_METER = 7
 ANSWER_METER = 8
 CLAIM_METER = 9
+DHCP_METER = 10
 NEXT_HOPS_PER_SECOND = 100
 EXPIRED_PER_SECOND = 100
 RECORDS_PER_SECOND = 20_000
@@ -380,6 +387,7 @@ EXHAUSTED_PER_SECOND = 10
 HIDDEN_PER_SECOND = 200
 ANSWERS_PER_SECOND = 1000
 CLAIMS_PER_SECOND = 100
+DHCP_PER_SECOND = 200
 PUNTS_PER_SECOND = 200
 #: A compute that joins a thousand others hears two probes of each, at once.
 PROBES_PER_SECOND = 2000
@@ -443,12 +451,17 @@ FIRST_NAT_PORT, LAST_NAT_PORT = 1024, 65535
 
 # --- subnet routes ---
 
-_SUBNET_VNI = 0xE8_0000
+_SUBNET_VNI, _DHCP_VNI = 0xE8_0000, 0xE9_0000
 
 
 def subnet_vni(tag: int) -> int:
     """VNI of what goes to the designated compute of a network's subnet, since nobody is known to have its address."""
     return _SUBNET_VNI + tag
+
+
+def dhcp_vni(tag: int) -> int:
+    """VNI of what a network's VMs ask of a DHCP server."""
+    return _DHCP_VNI + tag
 
 
 # --- punts ---
@@ -470,6 +483,7 @@ class Punt(IntEnum):
     HIDDEN = 9
     ANSWER = 10
     CLAIM = 11
+    DHCP = 12
 
 
 _PUNTS = {int(punt): punt for punt in Punt}

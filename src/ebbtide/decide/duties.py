@@ -16,7 +16,7 @@ from ebbtide.decide import designation, election
 from ebbtide.decide.designation import Standing
 from ebbtide.decide.election import Candidate, Service
 from ebbtide.model.facts import Designation, Edit
-from ebbtide.model.state import SUBNET, State, split_subnet, subnet_name
+from ebbtide.model.state import DHCP, SUBNET, State, split_subnet, subnet_name
 
 
 class Kind(NamedTuple):
@@ -39,7 +39,13 @@ SUBNETS = Kind(
     lambda state, name: state.footprint(split_subnet(name)[0]),
     lambda name: "subnet {1} of network {0}".format(*split_subnet(name)),
 )
-KINDS: tuple[Kind, ...] = (SUBNETS,)
+LEASES = Kind(
+    DHCP,
+    lambda state: (net.id for net in state.networks.values() if net.dhcp),
+    lambda state, name: state.footprint(name),
+    "DHCP of network {}".format,
+)
+KINDS: tuple[Kind, ...] = (SUBNETS, LEASES)
 
 
 def kind_of(service: str) -> Kind | None:

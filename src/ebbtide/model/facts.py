@@ -96,13 +96,15 @@ class Compute(msgspec.Struct, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True):
-    """A tenant network: `tag` (16 bits) inside a switch, `vni` (24 bits) on the wire, `mtu` in bytes as a VM sees it."""
+    """A tenant network: `tag` (16 bits) inside a switch, `vni` (24 bits) on the wire, `mtu` in bytes as a VM sees it. `dhcp`: whether its
+    VMs are told their addresses."""
 
     id: str
     tag: int
     vni: int
     mtu: int = 1450
     subnets: tuple[str, ...] = ()
+    dhcp: bool = False
 
 
 class Port(msgspec.Struct, frozen=True):

@@ -41,8 +41,8 @@ from ebbtide.model.facts import (
 )
 
 _EMPTY: Map[Any, Any] = Map()
-#: The services of designations: a router's NAT; what is sent to addresses of a subnet that nobody has.
-NAT, SUBNET = "nat", "subnet"
+#: The services of designations: a router's NAT; what is sent to addresses of a subnet that nobody has; DHCP of a network.
+NAT, SUBNET, DHCP = "nat", "subnet", "dhcp"
 
 
 class State(msgspec.Struct, frozen=True):

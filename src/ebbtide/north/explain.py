@@ -30,7 +30,7 @@ from ebbtide.model.facts import (
 )
 from ebbtide.model.moves import reached
 from ebbtide.model.observed import Datapath
-from ebbtide.model.state import NAT, SUBNET, State, subnet_name
+from ebbtide.model.state import DHCP, NAT, SUBNET, State, subnet_name
 from ebbtide.north.shapes import name_of, next_hop_mac
 from ebbtide.runtime.service import Service
 from ebbtide.runtime.untranslated import Exhausted, Refusals
@@ -214,6 +214,9 @@ def _subnets(state: State, network: Network) -> Iterator[str]:
         )
         vni, table = ledger.subnet_vni(network.tag), int(ledger.T.SUBNET_ROUTE)
         yield f"What is sent to such an address in {subnet} goes there under VNI {vni} (table {table})."
+    leases = state.designations.get((DHCP, network.id))
+    if network.dhcp:
+        yield f"{name_of(state, leases.compute) if leases is not None else 'Nobody'} is designated for its DHCP."
     held = state.learnt_in(network.id)
     if held:
         told = [f"{a} ({held[a].port})" for a in sorted(held)]

@@ -21,6 +21,14 @@ class NewNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subnets: list[str] = []
     vni: int | None = None
     mtu: int = 1450
+    dhcp: bool = False
+    wait: bool = False
+
+
+class NetworkChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change of a network: whether its VMs are told their addresses."""
+
+    dhcp: bool
     wait: bool = False
 
 
@@ -62,9 +70,16 @@ def _networks(service: Service) -> list[Route]:
     async def make(request: Request) -> Response:
         wish = await body.struct(request, NewNetwork)
         old = wish.id in service.state.networks
-        made = await service.add_network(wish.id, wish.subnets, wish.vni, wish.mtu)
+        made = await service.add_network(wish.id, wish.subnets, wish.vni, wish.mtu, dhcp=wish.dhcp)
         shown = {"network": shapes.network(service.state, made), "changed": not old}
         return await answer(request, service, shown, status=200 if old else 201, wait=wish.wait)
+
+    async def change(request: Request) -> Response:
+        wish, name = await body.struct(request, NetworkChange), request.path_params["id"]
+        old = service.state.networks.get(name)
+        made = await service.set_network(name, dhcp=wish.dhcp)
+        shown = {"network": shapes.network(service.state, made), "changed": made != old}
+        return await answer(request, service, shown, wait=wish.wait)
 
     async def delete(request: Request) -> Response:
         wish = await body.struct(request, Waiting)
@@ -75,6 +90,7 @@ def _networks(service: Service) -> list[Route]:
         Route("/api/v1/networks", listing, methods=["GET"]),
         Route("/api/v1/networks", make, methods=["POST"]),
         Route("/api/v1/networks/{id:path}", one, methods=["GET"]),
+        Route("/api/v1/networks/{id:path}", change, methods=["PATCH"]),
         Route("/api/v1/networks/{id:path}", delete, methods=["DELETE"]),
     ]
 

@@ -43,6 +43,7 @@ def network(state: State, fact: Network) -> dict[str, Any]:
         "tag": fact.tag,
         "mtu": fact.mtu,
         "subnets": list(fact.subnets),
+        "dhcp": fact.dhcp,
         "ports": len(state.ports_of.get(fact.id, ())),
         "computes": sorted(name_of(state, n) for n in state.footprint(fact.id)),
     }

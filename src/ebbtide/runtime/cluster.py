@@ -29,7 +29,7 @@ from ebbtide.ovsdb import events as ev
 from ebbtide.ovsdb.framing import PEER_LIMIT
 from ebbtide.ovsdb.replica import Replica, RowChange
 from ebbtide.reconcile.compiled import Compiled
-from ebbtide.runtime import exports, probes, vswitch
+from ebbtide.runtime import dhcp, exports, probes, vswitch
 from ebbtide.runtime.connections import Connections
 from ebbtide.runtime.designations import Designations
 from ebbtide.runtime.hidden import Hidden
@@ -655,6 +655,9 @@ class Cluster:
             return
         if punt in (ledger.Punt.HIDDEN, ledger.Punt.ANSWER, ledger.Punt.CLAIM):
             self.hidden.heard(punt, member, owner, packet)
+            return
+        if punt is ledger.Punt.DHCP:
+            dhcp.heard(self, owner, packet)
             return
         if punt is ledger.Punt.PROBE:
             probe = probes.read(packet.data)

@@ -26,6 +26,7 @@ from ebbtide.model.facts import (
     Fact,
     Membership,
     Move,
+    Network,
     Router,
     RouterPort,
     Vpn,
@@ -51,7 +52,7 @@ _DOUBT = 30.0
 #: What is served through the controller moves at once from a compute that loses its session, unless more than so many lose theirs within so
 #: many seconds: then it is waited for that they come back.
 _ALONE, _HOLD = 3, 5.0
-_CONCERNS = (Router, Vpn, RouterPort, Designation, Move, External)
+_CONCERNS = (Network, Router, Vpn, RouterPort, Designation, Move, External)
 
 
 class Designations:
@@ -80,7 +81,8 @@ class Designations:
                 self._due.set()
             elif isinstance(fact, Binding):
                 port = after.ports.get(fact.port) or before.ports.get(fact.port)
-                if port is not None and after.routers_of.get(port.network):
+                net = after.networks.get(port.network) if port is not None else None
+                if port is not None and (after.routers_of.get(port.network) or (net is not None and net.dhcp)):
                     self._due.set()
 
     def _forget_unwatched(self) -> None:
@@ -97,7 +99,7 @@ class Designations:
     def _any(self) -> bool:
         """Whether there is anything that somebody is designated for, or may be."""
         state = self._cluster.state
-        return bool(state.routers or state.legs or state.designations)
+        return bool(state.routers or state.legs or state.designations or any(n.dhcp for n in state.networks.values()))
 
     async def run(self) -> None:
         """Judge when there is something to judge; until cancelled."""

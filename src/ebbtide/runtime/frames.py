@@ -79,6 +79,14 @@ def forwarded(data: bytes, source: int, destination: int) -> bytes | None:
     return head + data[14:22] + bytes([data[22] - 1]) + data[23:24] + folded.to_bytes(2, "big") + data[26:]
 
 
+def udp(body: bytes, source: tuple[int, int, int], target: tuple[int, int, int]) -> bytes:
+    """A UDP datagram over IPv4 as a frame; both ends are MAC, address and port. Its checksum is none (RFC 768: zero)."""
+    head = _IPV4.pack(0x45, 0, 28 + len(body), 0, 0, 64, _UDP, 0, source[1], target[1])
+    head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
+    ports = struct.pack("!HHHH", source[2], target[2], 8 + len(body), 0)
+    return _ETHERNET.pack(target[0].to_bytes(6, "big"), source[0].to_bytes(6, "big"), 0x0800) + head + ports + body
+
+
 def time_exceeded(data: bytes, address: int) -> bytes | None:
     """What a router with that address answers to an untagged IPv4 frame whose TTL has ended; None: nothing may be answered.
 

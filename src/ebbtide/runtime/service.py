@@ -105,7 +105,7 @@ class Service:
     # --- networks and ports ---
 
     async def add_network(
-        self, name: str, subnets: Sequence[str] = (), vni: int | None = None, mtu: int = 1450
+        self, name: str, subnets: Sequence[str] = (), vni: int | None = None, mtu: int = 1450, *, dhcp: bool = False
     ) -> Network:
         """Make a network; the same again is "already so".
 
@@ -125,7 +125,7 @@ class Service:
         def decide(state: State) -> tuple[list[Edit], Network]:
             known = state.networks.get(name)
             if known is not None:
-                if (known.subnets, known.mtu) == (cidrs, mtu) and vni in (None, known.vni):
+                if (known.subnets, known.mtu, known.dhcp) == (cidrs, mtu, dhcp) and vni in (None, known.vni):
                     return [], known
                 raise Refused(
                     f"network {name} exists already with other settings: delete it first, or choose another name"
@@ -135,8 +135,20 @@ class Service:
                 raise Refused(f"VNI {vni} is that of network {state.by_vni[vni]}: choose another")
             if vni is not None and vni in state.retired_vnis:
                 raise Refused(self._still_held(state.retired[state.retired_vnis[vni]]))
-            made = Network(name, ids.take("network"), vni if vni is not None else ids.take("vni"), mtu, cidrs)
+            made = Network(name, ids.take("network"), vni if vni is not None else ids.take("vni"), mtu, cidrs, dhcp)
             return [Edit(None, made), *ids.edits()], made
+
+        return await self.cluster.store.commit(decide)
+
+    async def set_network(self, name: str, *, dhcp: bool) -> Network:
+        """Let a network's VMs be told their addresses, or not."""
+
+        def decide(state: State) -> tuple[list[Edit], Network]:
+            known = state.networks.get(name)
+            if known is None:
+                raise NotFound(f"there is no network {name}")
+            made = msgspec.structs.replace(known, dhcp=dhcp)
+            return ([Edit(known, made)] if made != known else []), made
 
         return await self.cluster.store.commit(decide)
 

@@ -100,6 +100,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.HIDDEN_METER),
         str(ledger.ANSWER_METER),
         str(ledger.CLAIM_METER),
+        str(ledger.DHCP_METER),
         str(ledger.PUNTS_PER_SECOND),
         str(ledger.PROBES_PER_SECOND),
         str(ledger.NEXT_HOPS_PER_SECOND),
@@ -109,11 +110,13 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.HIDDEN_PER_SECOND),
         str(ledger.ANSWERS_PER_SECOND),
         str(ledger.CLAIMS_PER_SECOND),
+        str(ledger.DHCP_PER_SECOND),
         f"{ledger.FIRST_VNI} to {ledger.LAST_VNI}",
         f"{ledger.RELATION_VNI} to {ledger.subnet_vni(0) - 1}",
         f"{ledger.gateway_vni(0)} + {ledger.gateway_vni(1) - ledger.gateway_vni(0)} x router tag, "
         f"+ {ledger.ask_vni(0) - ledger.gateway_vni(0)}, + {ledger.answer_vni(0) - ledger.gateway_vni(0)}",
         f"{ledger.subnet_vni(0):#x} + network tag",
+        f"{ledger.dhcp_vni(0):#x} + network tag",
         f"{ledger.DELIVER_VNI:#x} + lport tag",
         f"{ledger.PROBE_VNI:#x}",
         f"{ledger.PROBE_ETHERTYPE:#x}",
@@ -142,7 +145,7 @@ def test_no_two_uses_of_a_number_meet() -> None:
     assert all(one(ledger.MAX_ROUTER) < two(0) for one, two in pairwise(highest))
     assert ledger.answer_group(ledger.MAX_ROUTER) < ledger.ALIVE_GROUP < ledger.flood_part(0, 0)
     assert ledger.LAST_VNI < ledger.RELATION_VNI < ledger.answer_vni(ledger.MAX_ROUTER) < ledger.subnet_vni(0)
-    assert ledger.subnet_vni(top) < ledger.DELIVER_VNI
+    assert ledger.subnet_vni(top) < ledger.dhcp_vni(0) <= ledger.dhcp_vni(top) < ledger.DELIVER_VNI
     assert ledger.router_zone(ledger.MAX_ROUTER) < ledger.FLOOD_ZONE
     assert top < ledger.ROUTER_TAGS
     assert ledger.DELIVER_VNI | ledger.MAX_LPORT < ledger.PROBE_VNI

@@ -1,0 +1,110 @@
+"""Answers DHCP: each port gets the address that it was given, and nobody else anything (RFC 2131, RFC 2132).
+
+There is no state: a port's address is its lease, for as long as the port has it. Who asks for another is told so, and asks anew.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from ebbtide.compile import ledger
+from ebbtide.compile.features.dhcp import CLIENT, SERVER
+from ebbtide.compile.flow import Output
+from ebbtide.model.addresses import ipv4, prefix
+from ebbtide.model.facts import Port
+from ebbtide.model.state import State
+from ebbtide.openflow import messages as m
+from ebbtide.runtime import frames
+
+if TYPE_CHECKING:
+    from ebbtide.runtime.cluster import Cluster
+
+#: Seconds for which a client may use its address without asking again.
+LEASE = 86_400
+#: Who answers where no router has a place in the subnet: nobody can send to it, so a client renews by broadcast.
+NOBODY = 0xA9FE_0043
+_COOKIE = b"\x63\x82\x53\x63"
+_DISCOVER, _OFFER, _REQUEST, _ACK, _NAK, _INFORM = 1, 2, 3, 5, 6, 8
+_REQUESTED, _KIND, _SERVER_ID = 50, 53, 54
+_BOOTP = struct.Struct("!BBBBIHHIIII16s192x4s")
+_AT = 14 + 20 + 8
+
+
+def options(data: bytes) -> dict[int, bytes]:
+    """Options of a DHCP message, by number; what is cut is left out."""
+    found: dict[int, bytes] = {}
+    at = 0
+    while at < len(data) and data[at] != 255:
+        if data[at] == 0:
+            at += 1
+            continue
+        if at + 1 >= len(data) or at + 2 + data[at + 1] > len(data):
+            break
+        found[data[at]] = data[at + 2 : at + 2 + data[at + 1]]
+        at += 2 + data[at + 1]
+    return found
+
+
+def answer(state: State, network: str, data: bytes) -> tuple[Port, bytes] | None:
+    """The port that has asked, and the frame that answers it; None: it gets no answer."""
+    if len(data) < _AT + _BOOTP.size or data[14] != 0x45:
+        return None
+    op, kind, size, _, xid, _, flags, client, _, _, relay, hardware, cookie = _BOOTP.unpack_from(data, _AT)
+    mac = int.from_bytes(hardware[:6], "big")
+    if (op, kind, size, cookie, relay) != (1, 1, 6, _COOKIE, 0) or data[6:12] != hardware[:6]:
+        return None
+    net = state.networks[network]
+    port = next((state.ports[p] for p in state.ports_of.get(network, ()) if state.ports[p].mac == mac), None)
+    subnets = [prefix(text) for text in net.subnets if ":" not in text]
+    held = [value for value in map(ipv4, port.addresses if port is not None else ()) if value is not None]
+    lease = next(((a, mask) for a in held for start, mask, _ in subnets if a & mask == start), None)
+    if port is None or lease is None:
+        return None
+    address, mask = lease
+    asked = options(data[_AT + _BOOTP.size :])
+    legs = [leg for vrf in sorted(state.routers_of.get(network, ())) for leg in state.places(vrf)]
+    place = next((g for g in legs if g.network == network and (ipv4(g.address) or 0) & mask == address & mask), None)
+    own = (ipv4(place.address) or 0) if place is not None else NOBODY
+    source = place.mac if place is not None else ledger.mac(state.store_id, ledger.MacOf.COMPUTE, 0)
+    told = _verdict(asked, client, address, own)
+    if not told:
+        return None
+    fields = [(_KIND, bytes([told])), (_SERVER_ID, own.to_bytes(4, "big"))]
+    if told != _NAK:
+        fields += [(1, mask.to_bytes(4, "big")), (26, net.mtu.to_bytes(2, "big"))]
+        fields += [(3, own.to_bytes(4, "big"))] if place is not None else []
+        fields += [(51, LEASE.to_bytes(4, "big"))] if asked.get(_KIND) != bytes([_INFORM]) else []
+    given = 0 if told == _NAK or asked.get(_KIND) == bytes([_INFORM]) else address
+    head = _BOOTP.pack(2, 1, 6, 0, xid, 0, flags, client if told == _ACK else 0, given, own, 0, hardware, _COOKIE)
+    body = head + b"".join(bytes([number, len(value)]) + value for number, value in fields) + b"\xff"
+    # To the MAC that has asked: it need not have the address yet, and nobody else is to hear it.
+    target = 0xFFFF_FFFF if told == _NAK or not client else client
+    return port, frames.udp(body.ljust(300, b"\0"), (source, own, SERVER), (mac, target, CLIENT))
+
+
+def _verdict(asked: dict[int, bytes], client: int, address: int, own: int) -> int:
+    """The kind of answer to a message; 0: none. Who has chosen another server, or gives an address back, expects none."""
+    kind = asked.get(_KIND, b"\0")[0:1]
+    if kind == bytes([_DISCOVER]):
+        return _OFFER
+    if kind == bytes([_INFORM]):
+        return _ACK
+    if kind != bytes([_REQUEST]) or asked.get(_SERVER_ID, own.to_bytes(4, "big")) != own.to_bytes(4, "big"):
+        return 0
+    wanted = int.from_bytes(asked[_REQUESTED], "big") if len(asked.get(_REQUESTED, b"")) == 4 else client
+    return _ACK if wanted == address else _NAK
+
+
+def heard(cluster: Cluster, tag: int, packet: m.PacketIn) -> None:
+    """A client of a network asks: answer it at its own port."""
+    state = cluster.state
+    network = state.by_tag.get(tag, "")
+    found = answer(state, network, packet.data) if network in state.networks else None
+    active = state.active(found[0].id) if found is not None else None
+    member = cluster.members.get(active.compute) if active is not None else None
+    if found is None or member is None or not member.connected or member.switch is None:
+        return
+    interface = member.view.ports.get(found[0].id)
+    if interface is not None and interface.ofport:
+        member.switch.send_out((Output(interface.ofport),), found[1])
