@@ -158,6 +158,15 @@ class State(msgspec.Struct, frozen=True):
         found.discard(compute)
         return {n for n in found if n in self.computes and self.computes[n].tep}
 
+    def needs_tunnel(self, compute: int, peer: int) -> bool:
+        """Whether `peer` is one of its peers. Most are for a network that both are on, which is known without listing all."""
+        one, other = self.computes.get(compute), self.computes.get(peer)
+        if one is None or other is None or not one.tep or not other.tep or compute == peer:
+            return False
+        here, there = self.networks_on.get(compute, _EMPTY), self.networks_on.get(peer, _EMPTY)
+        fewer, more = (here, there) if len(here) <= len(there) else (there, here)
+        return any(network in more for network in fewer) or peer in self.peers(compute)
+
     def relation_peers(self, compute: int) -> set[int]:
         """The far ends of its gateway relations: those made by hand, and between who serves a router's NAT and who sends by it."""
         found = {b if a == compute else a for a, b in self.relations if compute in (a, b)}

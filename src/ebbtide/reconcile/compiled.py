@@ -20,6 +20,9 @@ class Compiled:
 
     def __init__(self) -> None:
         self._shared: dict[Key, Encoded | None] = {}
+        #: Of whole networks: by the identity of their keys, what there is to say. All computes start at once, and most of what they get is
+        #: the same (measured: 200 computes in one VPN with 10,000 ports).
+        self._whole: dict[int, tuple[tuple[Key, ...], dict[Key, Encoded]]] = {}
 
     def get(self, state: State, key: Key, view: View) -> Encoded | None:
         """The encoded fragment, or None where there is nothing to say."""
@@ -36,17 +39,32 @@ class Compiled:
 
     def forget(self, keys: Iterable[Key]) -> None:
         """Drop what a change of State has touched."""
+        self._whole.clear()
         for key in keys:
             self._shared.pop(key, None)
 
     def clear(self) -> None:
         """Drop everything."""
+        self._whole.clear()
         self._shared.clear()
 
     def desired(self, state: State, compute: int, view: View) -> dict[Key, Encoded]:
         """All that a member should hold."""
-        found = ((key, self.get(state, key, view)) for key in compiler.keys(state, compute, view))
-        return {key: made for key, made in found if made is not None}
+        found: dict[Key, Encoded] = {}
+        for many in compiler.shared_keys(state, compute):
+            found.update(self._of_whole(state, many, view))
+        for key in compiler.own_keys(state, compute, view):
+            made = self.get(state, key, view)
+            if made is not None:
+                found[key] = made
+        return found
+
+    def _of_whole(self, state: State, keys: tuple[Key, ...], view: View) -> dict[Key, Encoded]:
+        known = self._whole.get(id(keys))
+        if known is None or known[0] is not keys:
+            made = ((key, self.get(state, key, view)) for key in keys)
+            known = self._whole[id(keys)] = keys, {key: one for key, one in made if one is not None}
+        return known[1]
 
     def wanted(self, state: State, compute: int, view: View, keys: Iterable[Key]) -> Mapping[Key, Encoded | None]:
         """The fragments of these keys as this compute should hold them: None if it is not in their audience."""
