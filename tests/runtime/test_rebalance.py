@@ -10,7 +10,7 @@ import pytest
 from ebbtide.decide.election import Plan
 from ebbtide.lab.flows import Load, Traffic
 from ebbtide.model.facts import MovePhase
-from ebbtide.model.state import NAT
+from ebbtide.model.state import NAT, SUBNET
 from tests.support.cloud import Cloud
 from tests.support.routed import Routed
 
@@ -148,4 +148,4 @@ def test_a_rebalance_goes_on_after_a_restart_and_while_a_compute_is_scaled_in(ro
     cloud.call(cloud.service.recover(["a"]))
     assert "a" in {routed.state.computes[m.new].name for m in plan(routed).moves}
     cloud.assert_clean()
-    assert {d.service for d in routed.state.designations.values()} == {NAT}
+    assert {d.service for d in routed.state.designations.values()} == {NAT, SUBNET}

@@ -156,7 +156,7 @@ def test_a_move_that_waits_for_unknown_connections_lets_others_have_its_turn(
     for n in (2, 3, 4):
         cloud.call(cloud.service.add_router(f"r{n}", outside="out", addresses=[f"203.0.113.{9 + n}"]))
         cloud.call(cloud.service.attach(f"r{n}", "blue", f"10.1.0.{255 - n}"))
-    cloud.wait(lambda: len(routed.state.designations) == 4, what="all routers to be served")
+    cloud.wait(lambda: all(routed.served_by(f"r{n}") for n in range(1, 5)), what="all routers to be served")
     old = unrecorded(routed)
     other = next(r for kind, r in routed.state.designations if kind == NAT and r != "r1" and routed.served_by(r) == old)
     with talking(routed):

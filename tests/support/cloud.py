@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from ebbtide.app import App
 from ebbtide.config import Config
+from ebbtide.decide import duties
 from ebbtide.lab import CONTROLLER, Compute, Lab, Vm
 from ebbtide.model import facts
 from ebbtide.model.observed import Phase
@@ -129,13 +130,15 @@ class Cloud:
         self.wait(ready, deadline, f"{wanted} ready")
 
     def wait_clean(self, deadline: float = 20.0) -> None:
-        """Until every reachable member has nothing left to make or break, and no port is between two places."""
+        """Until every reachable member has nothing left to make or break, no port is between two places, and (if all are reachable) all
+        that is designated is where it belongs."""
 
         def clean() -> bool:
             cluster = self.controller.app.cluster
-            return all(m.clean for m in cluster.members.values() if m.connected and m.compute is not None) and not any(
-                len(b) > 1 for b in cluster.state.bindings.values()
-            )
+            members = [m for m in cluster.members.values() if m.compute is not None]
+            moving = any(len(b) > 1 for b in cluster.state.bindings.values())
+            elects = all(m.connected for m in members) and duties.judge(cluster.state, cluster.designations.standings())
+            return all(m.clean for m in members if m.connected) and not moving and not elects
 
         self.wait(clean, deadline, "clean")
 

@@ -55,7 +55,7 @@ from ebbtide.model.facts import (
 )
 from ebbtide.model.observed import Datapath
 from ebbtide.model.state import State, apply, facts, rebuild
-from ebbtide.runtime import natmoves, paths, records, sessions, untranslated
+from ebbtide.runtime import natmoves, paths, records, sessions, untranslated, vswitch
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
 from ebbtide.runtime.connections import Entry
@@ -487,7 +487,13 @@ class Service:
         """Wait until the mark is on the reachable computes' bridges (the store is the truth; this is for who reads there)."""
         numbers = [v.number for v in decision.verdicts]
         members = [self.cluster.members[n] for n in numbers if n in self.cluster.members]
-        await self.cluster.wait_for(lambda: all(m.clean or not m.connected for m in members), 5.0)
+
+        def there() -> bool:
+            # What else follows from the call (services that have moved, and their flows that go a lag later) is not waited for.
+            marks = {n: c.tombstoned for n in numbers if (c := self.state.computes.get(n)) is not None}
+            return all(vswitch.is_marked(m.tables) == marks.get(m.number) for m in members if m.connected)
+
+        await self.cluster.wait_for(there, 5.0)
 
     async def end(self, ids: Sequence[str], wait: float | None = None) -> Operation | None:
         """scalein-computes-end: decide, store, clean, audit. None: all of them were removed and done with before.

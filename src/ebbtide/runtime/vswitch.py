@@ -318,6 +318,12 @@ def _kept(table: str, row: Mapping[str, Any] | None) -> Any:
     return found
 
 
+def is_marked(tables: Replica | None) -> bool:
+    """Whether br-int carries the tombstoned mark."""
+    own = bridge(tables) if tables is not None else None
+    return own is not None and own.row["external_ids"].get(TOMBSTONED) == "true"
+
+
 def mark_change(changes: Iterable[RowChange]) -> tuple[bool, bool] | None:
     """The tombstoned mark on br-int before and after, if br-int was there and still is."""
     for change in changes:
