@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.decide import designation, natmove, parts
+from ebbtide.decide import designation, natmove, parts, scalein
 from ebbtide.decide.designation import Sighting, Standing
 from ebbtide.model.facts import Binding, Compute, Edit, Fact, Membership, Move, MovePhase
 from ebbtide.model.moves import reached
-from ebbtide.model.state import NAT, State
+from ebbtide.model.state import NAT, State, facts
 from tests.fakes.clouds import ACTIVE, change, compute, external, leg, network, port, router, state
 
 WELL = Standing(ready=True, reachable=True, wired=frozenset({"physnet"}))
@@ -178,6 +178,17 @@ def test_a_router_made_while_computes_leave_goes_to_none_of_them() -> None:
     assert designation.electable(nowhere, "r1", seen(nowhere))
 
 
+@pytest.mark.parametrize("how", [SILENT, DEAD, GONE])
+def test_a_vm_that_lands_on_a_compute_that_is_to_leave_does_not_bring_it_the_nat(how: Standing) -> None:
+    """Whoever serves is away just then: that is no reason either."""
+    found = change(cloud(able(1)), Edit(None, able(2, tombstoned=True)))
+    found = change(found, *parts.designate(found, "r1", 1, 0))
+    landed = change(found, Edit(None, port(9, 1)), Edit(None, Binding("p9", 2, ACTIVE)))
+    assert place(judged(landed, c1=how)) == (1, 0)
+    nobody = change(landed, *parts.resign(landed, "r1"))
+    assert place(judged(nobody, c1=how)) == (0, 0)
+
+
 def test_a_move_whose_target_is_gone_ends_and_another_place_is_found() -> None:
     found = served_by(1, 2, able(1, tombstoned=True), able(2))
     moving = change(found, Edit(None, Move("r1", 1, 9)))
@@ -316,6 +327,44 @@ def test_many_routers_are_spread_over_all() -> None:
     found = judged(cloud(routers=9))
     held = [place(found, f"r{n}")[0] for n in range(1, 10)]
     assert sorted(held.count(n) for n in (1, 2, 3)) == [3, 3, 3]
+
+
+@pytest.mark.parametrize("how", [DEAD, GONE])
+def test_of_all_routers_of_one_that_dies_none_stays_with_it_and_those_of_others_stay(how: Standing) -> None:
+    found = judged(cloud(routers=9))
+    routers = [f"r{n}" for n in range(1, 10)]
+    assert len([r for r in routers if place(found, r)[0] == 1]) == 3
+    after = judged(found, c1=how)
+    assert not after.moves
+    for r in routers:
+        assert 1 not in place(after, r)
+        if place(found, r)[0] != 1:
+            assert place(after, r)[0] == place(found, r)[0]
+
+
+def test_a_router_that_nobody_can_serve_holds_up_no_other() -> None:
+    """One leads to a physical network that nobody has, one leads nowhere, one is in no network; they come first."""
+    odd: list[Fact] = [external(8, physical="elsewhere"), router(11, external="x8"), leg(11, 1), router(12), leg(12, 1)]
+    odd.append(router(13, external="x9"))
+    found = judged(state(*odd, *facts(cloud(routers=3))))
+    for r in ("r11", "r12", "r13"):
+        assert place(found, r) == (0, 0)
+    leaving = change(found, Edit(found.computes[1], able(1, tombstoned=True)))
+    moving = {r for r in ("r1", "r2", "r3") if place(found, r)[0] == 1}
+    assert moving
+    assert set(judged(leaving).moves) == moving
+    assert all(place(judged(found, c1=DEAD), r)[0] in (2, 3) for r in ("r1", "r2", "r3"))
+
+
+def test_who_is_recovered_serves_what_nobody_could_though_no_vm_behind_it_is_there_any_more() -> None:
+    marked = [able(1, gateway=True, tombstoned=True), able(2, tombstoned=True)]
+    found = cloud(*marked, routers=3)
+    found = judged(change(found, Edit(Binding("p1", 1, ACTIVE), None)))
+    assert [place(found, r) for r in ("r1", "r2", "r3")] == [(0, 0)] * 3
+    recovered = judged(change(found, *scalein.recover(found, ["c1"]).checked("recover").edits))
+    assert [place(recovered, r) for r in ("r1", "r2", "r3")] == [(1, 0)] * 3
+    again = judged(change(recovered, *scalein.recover(recovered, ["c2"]).checked("recover").edits))
+    assert [place(again, r)[0] for r in ("r1", "r2", "r3")] == [1] * 3, "it takes nothing from who serves"
 
 
 def test_why_a_router_is_where_it_is_is_told_of_each_compute() -> None:

@@ -1,187 +1,165 @@
-"""Services through the controller: who is designated, for what, and that NAT's rules hold for them without a line of their own."""
+"""Who answers for a subnet's unknown addresses and for a network's DHCP: the rules of NAT's election, for services that hold nothing.
+
+Every story is told of both kinds; object number n is network n's: the subnet that a router has there, or its DHCP.
+"""
 
 from __future__ import annotations
 
-from random import Random
+from collections.abc import Iterable
 
-import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ebbtide.decide import duties, parts, scalein
 from ebbtide.decide.designation import Standing
-from ebbtide.model.facts import Binding, Designation, Edit, Fact
-from ebbtide.model.state import DHCP, SUBNET, State, subnet_name
+from ebbtide.decide.duties import LEASES, SUBNETS, Kind
+from ebbtide.model.facts import Binding, Compute, Designation, Edit, Fact
+from ebbtide.model.state import State, subnet_name
 from tests.fakes.clouds import ACTIVE, change, compute, leg, network, port, router, state
 
-UP = Standing(ready=True, reachable=True)
-AWAY = Standing(ready=True)
-ABSENT = Standing(ready=True, absent=True)
-RED = subnet_name("n1", "10.1.0.0/16")
+WELL = Standing(ready=True, reachable=True)
+#: Its session is lost, and peers see it by BFD all the same; who is absent, by its own fault.
+SILENT, ABSENT = Standing(), Standing(absent=True)
+DEAD = Standing(dead=True)
+
+both_kinds = pytest.mark.parametrize("kind", [SUBNETS, LEASES], ids=lambda kind: kind.name)
 
 
-def cloud(computes: int = 3, ports: int = 3, *more: Fact, dhcp: bool = False) -> State:
-    """n1 behind r1, with a port on each of the first computes."""
-    facts: list[Fact] = [compute(n) for n in range(1, computes + 1)]
-    facts += [network(1, dhcp=dhcp), router(1), leg(1, 1)]
-    for n in range(1, ports + 1):
-        facts += [port(n, 1), Binding(f"p{n}", n, ACTIVE)]
-    return state(*facts, *more)
+def cloud(kind: Kind, *computes: Compute, networks: int = 1) -> State:
+    """These computes, each with a port in each of the networks."""
+    facts: list[Fact] = list(computes)
+    for n in range(1, networks + 1):
+        facts.append(network(n, dhcp=kind is LEASES))
+        facts += [router(n), leg(n, n)] if kind is SUBNETS else []
+        for c in computes:
+            facts += [port(100 * n + c.number, n), Binding(f"p{100 * n + c.number}", c.number, ACTIVE)]
+    return state(*facts)
 
 
-def standings(found: State, **other: Standing) -> dict[int, Standing]:
-    return {c.number: other.get(c.name, UP) for c in found.members()}
+def judged(found: State, **others: Standing) -> State:
+    """Judged until there is nothing more to say. All are well, but for those named (c1=DEAD)."""
+    for _ in range(3):
+        edits = duties.judge(found, {c.number: others.get(c.name, WELL) for c in found.members()})
+        if not edits:
+            return found
+        found = change(found, *edits)
+    raise AssertionError(f"it never comes to rest: {edits}")
 
 
-def then(found: State, **other: Standing) -> State:
-    return change(found, *duties.judge(found, standings(found, **other)))
+def name(kind: Kind, n: int) -> str:
+    return subnet_name(f"n{n}", "10.1.0.0/16") if kind is SUBNETS else f"n{n}"
 
 
-def mark(found: State, *names: str) -> State:
-    decision = scalein.start(found, names).checked("start")
-    return change(found, *decision.edits)
-
-
-def of(found: State, service: str = SUBNET, name: str = RED) -> tuple[int, int]:
-    held = found.designations.get((service, name))
+def place(found: State, kind: Kind, n: int = 1) -> tuple[int, int]:
+    """Who serves and who stands by; 0 is nobody."""
+    held = found.designations.get((kind.name, name(kind, n)))
     return (held.compute, held.standby) if held is not None else (0, 0)
 
 
-def test_a_routed_subnet_that_is_present_gets_a_compute_and_one_that_stands_by() -> None:
-    found = then(cloud())
-    one, other = of(found)
-    assert {one, other} <= {1, 2, 3}
-    assert one != other != 0
-    assert duties.judge(found, standings(found)) == []
+def served_by(kind: Kind, one: int, two: int, *computes: Compute) -> State:
+    return change(cloud(kind, *computes), Edit(None, Designation(kind.name, name(kind, 1), one, two)))
 
 
-def test_where_nobody_has_a_port_nobody_is_designated() -> None:
-    assert of(then(cloud(ports=0))) == (0, 0)
+def three(**first: bool) -> Iterable[Compute]:
+    return (compute(1, **first), compute(2), compute(3))
 
 
-@pytest.mark.parametrize("how", [ABSENT, Standing(dead=True), Standing(gone=True)])
-def test_it_goes_to_who_stands_by_when_its_compute_is_lost(how: Standing) -> None:
-    found = then(cloud())
-    one, other = of(found)
-    later = then(found, **{f"c{one}": how})
-    assert of(later)[0] == other
-    assert of(later)[1] not in (one, other)
-    assert of(then(later))[0] == other, "who comes back pre-empts nothing"
+@both_kinds
+def test_what_needs_a_compute_gets_one_and_another_that_stands_by_and_keeps_them(kind: Kind) -> None:
+    found = judged(cloud(kind, *three()))
+    one, two = place(found, kind)
+    assert one
+    assert two
+    assert one != two
+    assert judged(found) is found
 
 
-@pytest.mark.parametrize("how", [AWAY, Standing(reachable=True)])
-def test_a_compute_that_is_away_for_a_moment_keeps_it(how: Standing) -> None:
-    found = then(cloud())
-    assert duties.judge(found, standings(found, **{f"c{of(found)[0]}": how})) == []
+@both_kinds
+@pytest.mark.parametrize("how", [compute(1, tombstoned=True), compute(1, teps=()), compute(1, weight=0)])
+def test_who_is_to_leave_or_cannot_be_reached_by_others_is_not_designated(kind: Kind, how: Compute) -> None:
+    assert place(judged(cloud(kind, how, compute(2))), kind) == (2, 0)
+    assert place(judged(cloud(kind, how)), kind) == (0, 0)
 
 
-def test_a_restart_in_which_nobody_has_come_yet_changes_nothing() -> None:
-    found = then(cloud())
-    assert duties.judge(found, {c.number: AWAY for c in found.members()}) == []
-    assert duties.judge(found, {}) == []
+@both_kinds
+@pytest.mark.parametrize("standing", [SILENT, ABSENT, DEAD, Standing(reachable=True, reason="braked")])
+def test_who_is_not_ready_is_not_designated(kind: Kind, standing: Standing) -> None:
+    assert place(judged(cloud(kind, compute(1), compute(2)), c1=standing), kind) == (2, 0)
 
 
-def test_the_last_port_takes_it_away_from_its_compute_and_the_last_of_all_from_everybody() -> None:
-    found = then(cloud())
-    one, _ = of(found)
-    gone = change(found, Edit(Binding(f"p{one}", one, ACTIVE), None))
-    moved = then(gone)
-    assert of(moved)[0] not in (0, one)
-    for n in {1, 2, 3} - {one}:
-        moved = change(moved, Edit(Binding(f"p{n}", n, ACTIVE), None))
-    assert of(then(moved)) == (0, 0)
-    assert not then(moved).duties
+@both_kinds
+def test_many_are_spread_over_all(kind: Kind) -> None:
+    found = judged(cloud(kind, *three(), networks=9))
+    held = [place(found, kind, n)[0] for n in range(1, 10)]
+    assert sorted(held.count(n) for n in (1, 2, 3)) == [3, 3, 3]
 
 
-def test_it_leaves_a_tombstoned_compute_and_a_new_one_never_goes_there() -> None:
-    found = then(cloud())
-    one, other = of(found)
-    marked = then(mark(found, f"c{one}"))
-    assert of(marked)[0] == other
-    assert one not in of(marked)
-    both = then(mark(cloud(), f"c{one}", f"c{other}"))
-    assert of(both)[0] == ({1, 2, 3} - {one, other}).pop()
+@both_kinds
+def test_who_serves_and_is_to_leave_is_followed_by_who_stood_by_though_its_last_port_is_still_there(kind: Kind) -> None:
+    after = judged(served_by(kind, 1, 2, *three(tombstoned=True)))
+    assert place(after, kind) == (2, 3)
 
 
-def test_with_no_other_it_stays_and_says_so_and_is_as_it_was_when_recovered() -> None:
-    found = then(cloud(ports=1))
-    assert of(found) == (1, 0)
-    marked = mark(found, "c1")
-    edits = duties.judge(marked, standings(marked))
-    assert edits == []
-    assert duties.stays(marked, {1}, edits)[1].startswith("nobody else can serve subnet 10.1.0.0/16 of network n1")
-    back = change(marked, *scalein.recover(marked, ["c1"]).checked("recover").edits)
-    assert of(then(back)) == (1, 0)
+@both_kinds
+def test_who_stands_by_and_is_to_leave_is_replaced(kind: Kind) -> None:
+    assert place(judged(served_by(kind, 2, 1, *three(tombstoned=True))), kind) == (2, 3)
 
 
-def test_made_in_the_window_where_all_are_marked_it_waits_for_one_that_is_recovered() -> None:
-    marked = mark(cloud(ports=1), "c1")
-    assert of(then(marked)) == (0, 0)
-    back = change(marked, *scalein.recover(marked, ["c1"]).checked("recover").edits)
-    assert of(then(back)) == (1, 0)
+@both_kinds
+def test_of_all_that_one_served_nothing_stays_with_it_when_it_dies(kind: Kind) -> None:
+    found = judged(cloud(kind, *three(), networks=9))
+    had = [n for n in range(1, 10) if place(found, kind, n)[0] == 1]
+    assert len(had) == 3
+    after = judged(found, c1=DEAD)
+    assert all(1 not in place(after, kind, n) for n in range(1, 10))
+    assert sorted(place(after, kind, n)[0] for n in range(1, 10)).count(2) in (4, 5)
+    for n in range(1, 10):
+        if n not in had:
+            assert place(after, kind, n)[0] == place(found, kind, n)[0], "of others nothing moves"
 
 
-def test_who_stands_by_serves_at_once_when_a_compute_is_removed() -> None:
-    found = then(cloud())
-    one, other = of(found)
-    left = change(found, *parts.leave(found, {one}))
-    assert of(left) == (other, 0)
-    assert of(change(found, *parts.leave(found, {one, other}))) == (0, 0)
+@both_kinds
+def test_who_has_lost_its_session_by_its_own_fault_serves_nobody_and_who_has_not_keeps_it(kind: Kind) -> None:
+    found = served_by(kind, 1, 2, *three())
+    assert place(judged(found, c1=SILENT), kind) == (1, 2)
+    assert place(judged(found, c1=ABSENT), kind) == (2, 3)
 
 
-def test_what_needs_a_compute_no_more_has_none() -> None:
-    found = then(cloud(dhcp=True))
-    assert of(found, DHCP, "n1")[0]
-    off = change(found, Edit(found.networks["n1"], msgspec.structs.replace(found.networks["n1"], dhcp=False)))
-    assert of(then(off), DHCP, "n1") == (0, 0)
-    place = found.places("r1")[0]
-    assert of(then(change(found, Edit(place, None)))) == (0, 0)
+@both_kinds
+def test_who_is_alone_stays_until_its_end_and_nothing_of_it_is_left_as_a_stale_next_hop(kind: Kind) -> None:
+    found = served_by(kind, 1, 0, compute(1, tombstoned=True))
+    assert judged(found) is found
+    assert duties.stays(found, {1}, []) == {
+        1: f"nobody else can serve {kind.words(name(kind, 1))}: it ends with this compute"
+    }
+    ended = change(found, *parts.leave(found, {1}))
+    assert place(ended, kind) == (0, 0)
 
 
-def test_the_words_for_one_say_who_and_why() -> None:
-    found = mark(then(cloud()), "c3")
-    told = "\n".join(duties.electable(found, SUBNET, RED, standings(found)))
-    assert "subnet n1 10.1.0.0/16 is on" in told
-    assert "c3" in told
+@both_kinds
+def test_what_nobody_could_serve_is_served_by_who_is_recovered(kind: Kind) -> None:
+    """All are to leave, and what is made meanwhile gets nobody; the first that is to stay after all gets it."""
+    leaving = [compute(n, tombstoned=True) for n in (1, 2)]
+    found = judged(cloud(kind, *leaving))
+    assert place(found, kind) == (0, 0)
+    recovered = change(found, *scalein.recover(found, ["c2"]).checked("recover").edits)
+    assert place(judged(recovered), kind) == (2, 0)
+
+
+@both_kinds
+def test_the_last_port_that_leaves_takes_the_service_with_it_to_who_has_one(kind: Kind) -> None:
+    found = served_by(kind, 1, 2, *three())
+    bare = change(found, Edit(Binding("p101", 1, ACTIVE), None))
+    assert place(judged(bare), kind) == (2, 3)
+    empty = change(bare, *(Edit(Binding(f"p{100 + n}", n, ACTIVE), None) for n in (2, 3)))
+    assert place(judged(empty), kind) == (0, 0)
+
+
+def test_why_it_is_where_it_is_is_told_of_each_compute() -> None:
+    found = judged(cloud(LEASES, *three(tombstoned=True)))
+    standings = dict.fromkeys(found.computes, WELL)
+    told = "\n".join(duties.electable(found, LEASES.name, "n1", standings))
+    assert "c1" in told
     assert "tombstoned" in told
-    assert duties.electable(found, SUBNET, "n9 10.9.0.0/16", {}) == [
-        "subnet 10.9.0.0/16 of network n9 needs no compute, or none has a port of it"
+    assert duties.electable(found, LEASES.name, "n9", standings) == [
+        "DHCP of network n9 needs no compute, or none has a port of it"
     ]
-
-
-@settings(max_examples=60)
-@given(st.integers(0, 1 << 32))
-def test_in_any_order_nobody_tombstoned_lost_or_without_a_port_serves_while_another_can(seed: int) -> None:
-    random = Random(seed)
-    facts: list[Fact] = [compute(n, tombstoned=random.random() < 0.3) for n in range(1, 7)]
-    facts += [network(n, dhcp=random.random() < 0.5) for n in range(1, 6)]
-    facts += [router(1), *(leg(1, n, address=f"10.{n}.0.1", subnet=f"10.{n}.0.0/16") for n in range(1, 6))]
-    lport = 0
-    for net in range(1, 6):
-        for at in random.sample(range(1, 7), random.randint(0, 4)):
-            lport += 1
-            facts += [port(lport, net), Binding(f"p{lport}", at, ACTIVE)]
-    for net in range(1, 6):
-        if random.random() < 0.7:
-            one, two = random.sample(range(1, 7), 2)
-            facts.append(Designation(SUBNET, subnet_name(f"n{net}", f"10.{net}.0.0/16"), one, two))
-    found = state(*facts)
-    seen = {n: random.choice([UP, UP, UP, AWAY, ABSENT, Standing(dead=True)]) for n in range(1, 7)}
-    after = change(found, *duties.judge(found, seen))
-    for kind in duties.KINDS:
-        for service in duties.services(after, kind):
-            able = {
-                n for n in service.footprint if seen[n].ready and seen[n].reachable and not after.computes[n].tombstoned
-            }
-            held = after.designations.get(service.key)
-            if able:
-                assert held is not None, service.key
-            if held is not None:
-                lost = seen[held.compute].lost or seen[held.compute].absent
-                marked = after.computes[held.compute].tombstoned
-                assert held.compute in service.footprint
-                assert not able or not (lost or marked), service.key
-                assert held.compute != held.standby
-                assert held.standby == 0 or not after.computes[held.standby].tombstoned
-    assert change(after, *duties.judge(after, seen)).designations == after.designations

@@ -137,6 +137,13 @@ def test_a_session_may_say_something_new_of_its_own_compute(claim: str, holder: 
     assert resolve(after, "c1")[0] == after.computes[1]
 
 
+def test_a_tunnel_address_that_is_said_no_more_is_not_taken_back() -> None:
+    """Who takes the key away has not taken the compute out: what others send to it still arrives. That is what scale-in is for."""
+    before = state(HOLDER)
+    verdict = judge(before, msgspec.structs.replace(SAME, teps=()), frozenset(), session_of=1)
+    assert (verdict.outcome, verdict.edits) == (Outcome.ACCEPTED, ())
+
+
 def says(number: int, tep: str) -> Claim:
     """What compute c<number> says of itself, with this tunnel address."""
     return Claim(f"c{number}", f"sys-{number}", f"uuid-{number}", teps=(tep,), dpid=0xEB0000 + number)
