@@ -350,6 +350,26 @@ def test_cloudscaler_end_of_an_unknown_name_is_not_done(site: Site) -> None:
     assert answer.errors[0]["error-path"] == "/cloudscaler-rpc:input/scalein-compute-names[.='nobody']"
 
 
+def test_cloudscaler_end_with_one_wrong_name_or_one_that_cannot_go_removes_nobody(site: Site) -> None:
+    """Wherever it stands in the list, and whatever is asked first: those that could go are where they were."""
+    a, b, c = site.compute(tombstoned=True), site.compute(tombstoned=True), site.compute(tombstoned=True)
+    site.port_on(b)
+    before = site.state
+    for names, status in (
+        ([a.name, "nobody", c.name], 400),
+        (["nobody", a.name], 400),
+        ([a.name, c.name, b.name], 409),
+        ([b.name, a.name], 409),
+    ):
+        for _ in range(2):
+            answer = cloud(site, "end", names)
+            assert (answer.status, len(answer.errors)) == (status, 1)
+    assert site.state is before
+    assert cloud(site, "end", [a.name, c.name]).json == {"cloudscaler-rpc:output": {"status": "INPROGRESS"}}
+    site.wait(lambda: {a.number, c.number} <= set(site.state.removed))
+    assert b.number in site.state.computes
+
+
 def test_tep_delete_refuses(site: Site) -> None:
     a, b, c = site.compute(), site.compute(tombstoned=True), site.compute(tombstoned=True)
     site.port_on(b)

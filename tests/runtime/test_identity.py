@@ -299,6 +299,18 @@ def test_the_tunnel_address_of_a_removed_compute_may_be_used_again(trio: Cloud) 
     assert trio.assert_clean().removed == ("a",)
 
 
+def test_a_compute_whose_tunnel_address_is_said_no_more_is_reached_as_before(trio: Cloud) -> None:
+    """The key is taken away, or the database restarts without it: nobody has asked for the compute to leave."""
+    a, old = trio.lab.compute("a"), fact(trio, "a")
+    with undisturbed(trio, "a", "b", "c"):
+        a.vsctl("remove", "Open_vSwitch", ".", "other_config", "local_ip", wait=False)
+        a.vsctl("set", "Open_vSwitch", ".", "external_ids:transport-zone=heard", wait=False)
+        trio.wait(lambda: fact(trio, "a").zone == "heard", what="what was said after it")
+        trio.wait_clean()
+    assert fact(trio, "a").tep == old.tep
+    trio.assert_clean()
+
+
 def test_a_compute_that_changes_its_tunnel_address_keeps_its_tunnels_at_all_peers(trio: Cloud) -> None:
     a, old = trio.lab.compute("a"), fact(trio, "a")
     tep = "172.31.200.1"

@@ -503,6 +503,26 @@ def test_what_a_hand_takes_away_of_the_wire_is_put_back(cloud: Cloud) -> None:
     assert_well(cloud)
 
 
+def test_a_tunnel_to_who_serves_that_a_hand_takes_away_is_made_again_and_used(cloud: Cloud) -> None:
+    """What a compute sends by it is without a way meanwhile; that ends with the tunnel, and needs no other event."""
+    outside(cloud, "a")
+    cloud.add_computes("b")
+    behind(cloud, "a", "b")
+    b, vm = cloud.lab.compute("b"), cloud.lab.vm("vm2")
+    assert vm.reaches(NEXT_HOP)
+    (tunnel,) = cloud.controller.member("b").view.tunnels.values()
+
+    def row() -> str:
+        return b.vsctl("--bare", "--columns=_uuid", "find", "interface", "type=vxlan").strip()
+
+    old = row()
+    b.vsctl("del-port", tunnel.name)
+    wait_until(lambda: row() not in ("", old), "another tunnel")
+    settle(cloud)
+    assert vm.reaches(NEXT_HOP)
+    assert_well(cloud)
+
+
 def test_two_physical_networks_by_one_bridge_have_the_vlans_of_both(cloud: Cloud) -> None:
     outside(cloud, "a")
     compute = cloud.lab.compute("a")

@@ -313,6 +313,17 @@ def test_nobody_stands_in_for_who_has_not_been_seen_yet(ways: list[tuple[int, bo
     assert group.buckets[-1].watch_group == ledger.ALIVE_GROUP
 
 
+def test_a_tunnel_to_who_serves_that_comes_late_is_used_as_soon_as_it_is_there() -> None:
+    """That it is there is the only event: nothing of the router has changed."""
+    found = cloud()
+    bare = clouds.view(found, B)
+    held = tables(found)
+    held[B] = Table.of(found, B, msgspec.structs.replace(bare, tunnels=bare.tunnels.delete(G)))
+    assert from_vm(held, P3, to(P3, REMOTE)).wires == []
+    held[B] = Table.of(found, B, bare)
+    assert from_vm(held, P3, to(P3, REMOTE)).wires == [(G, "physnet")]
+
+
 def test_a_standby_that_is_careful_opens_tcp_by_a_syn_alone() -> None:
     held = tables(cloud(lease=msgspec.structs.replace(LEASE, careful=True)))
     assert from_vm(held, P1, to(P1, REMOTE, TCP, tcp_flags=ACK)).sent == []
