@@ -117,6 +117,12 @@ def test_an_address_that_nobody_has_is_asked_for_once_in_the_hold_off(cloud: Clo
     cloud.assert_clean()
 
 
+def test_who_comes_up_with_gratuitous_arp_is_learnt_without_anybody_asking(cloud: Cloud) -> None:
+    give(cloud, "vm3")
+    announce(cloud, "vm3")
+    cloud.wait(lambda: (found := learnt(cloud)) is not None and found.port == "vm3", what="learnt")
+
+
 def test_gratuitous_arp_moves_it_when_its_holder_is_silent(cloud: Cloud) -> None:
     give(cloud, "vm2")
     assert cloud.lab.vm("vm1").reaches(HIDDEN)

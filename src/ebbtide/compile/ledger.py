@@ -111,6 +111,7 @@ class Priority:
     # table 81
     ARP_ANSWER = 100
     ARP_OWN = 101
+    ANNOUNCED = 1
     # table 51
     KNOWN_MAC = 20
     LEARNT_MAC = 10
@@ -380,6 +381,7 @@ HIDDEN_METER = 7
 ANSWER_METER = 8
 CLAIM_METER = 9
 DHCP_METER = 10
+ANNOUNCED_METER = 11
 NEXT_HOPS_PER_SECOND = 100
 EXPIRED_PER_SECOND = 100
 RECORDS_PER_SECOND = 20_000
@@ -388,6 +390,7 @@ HIDDEN_PER_SECOND = 200
 ANSWERS_PER_SECOND = 1000
 CLAIMS_PER_SECOND = 100
 DHCP_PER_SECOND = 200
+ANNOUNCED_PER_SECOND = 50
 PUNTS_PER_SECOND = 200
 #: A compute that joins a thousand others hears two probes of each, at once.
 PROBES_PER_SECOND = 2000
@@ -484,6 +487,7 @@ class Punt(IntEnum):
     ANSWER = 10
     CLAIM = 11
     DHCP = 12
+    ANNOUNCED = 13
 
 
 _PUNTS = {int(punt): punt for punt in Punt}

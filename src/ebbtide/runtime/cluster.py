@@ -653,7 +653,7 @@ class Cluster:
         if punt in (ledger.Punt.NEXT_HOP, ledger.Punt.EXPIRED):
             self.outside.heard(punt, member, owner, packet)
             return
-        if punt in (ledger.Punt.HIDDEN, ledger.Punt.ANSWER, ledger.Punt.CLAIM):
+        if punt in (ledger.Punt.HIDDEN, ledger.Punt.ANSWER, ledger.Punt.CLAIM, ledger.Punt.ANNOUNCED):
             self.hidden.heard(punt, member, owner, packet)
             return
         if punt is ledger.Punt.DHCP:

@@ -162,6 +162,11 @@ class Hidden:
         if said is None or port is None or said.sender_mac != int.from_bytes(packet.data[6:12], "big"):
             return
         key = network, str(IPv4Address(said.sender))
+        if punt is Punt.ANNOUNCED:
+            # Gratuitous ARP of an address that is nobody's yet: whoever it is shall answer for it.
+            if said.sender == said.target and key[1] not in self._cluster.state.learnt_in(network):
+                self._begin(key, member, b"")
+            return
         if punt is Punt.ANSWER:
             self._count(member)
         self._spoke(key, port, said.sender_mac)
@@ -175,23 +180,30 @@ class Hidden:
     def _wanted(self, network: str, member: Member, frame: bytes) -> None:
         if len(frame) < 34:
             return
-        state, now = self._cluster.state, self._cluster.now()
+        state = self._cluster.state
         key = network, str(IPv4Address(frame[30:34]))
         known = state.learnt_in(network).get(key[1])
         if known is not None and state.active(known.port) is not None:
             # Its route is on its way, or has just been missed.
             self._deliver(known, frame)
             return
+        self._begin(key, member, frame)
+
+    def _begin(self, key: Key, member: Member, frame: bytes) -> None:
+        """Ask a network for an address, unless that is being done, was done a moment ago, or is done too much.
+
+        `frame` waits for the answer."""
+        state, now = self._cluster.state, self._cluster.now()
         holder = state.given_to(*key)
         if holder is not None and state.active(holder) is not None:
             return
         open_now = self._questions.get(key)
         if open_now is not None:
-            open_now.frame = frame
+            open_now.frame = frame or open_now.frame
             return
         if now < self._held_off.get(key, 0.0) or hidden.place_for(state, *key) is None:
             return
-        of_network = sum(network == other for other, _ in self._questions)
+        of_network = sum(key[0] == other for other, _ in self._questions)
         if len(self._questions) >= MOST or of_network >= MOST_OF_NETWORK:
             self.counts["refused"] += 1
             return

@@ -101,6 +101,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.ANSWER_METER),
         str(ledger.CLAIM_METER),
         str(ledger.DHCP_METER),
+        str(ledger.ANNOUNCED_METER),
         str(ledger.PUNTS_PER_SECOND),
         str(ledger.PROBES_PER_SECOND),
         str(ledger.NEXT_HOPS_PER_SECOND),
@@ -111,6 +112,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.ANSWERS_PER_SECOND),
         str(ledger.CLAIMS_PER_SECOND),
         str(ledger.DHCP_PER_SECOND),
+        str(ledger.ANNOUNCED_PER_SECOND),
         f"{ledger.FIRST_VNI} to {ledger.LAST_VNI}",
         f"{ledger.RELATION_VNI} to {ledger.subnet_vni(0) - 1}",
         f"{ledger.gateway_vni(0)} + {ledger.gateway_vni(1) - ledger.gateway_vni(0)} x router tag, "

@@ -47,6 +47,7 @@ BASE = Fragment(
         Meter(ledger.ANSWER_METER, ledger.ANSWERS_PER_SECOND, burst=ledger.ANSWERS_PER_SECOND),
         Meter(ledger.CLAIM_METER, ledger.CLAIMS_PER_SECOND, burst=ledger.CLAIMS_PER_SECOND),
         Meter(ledger.DHCP_METER, ledger.DHCP_PER_SECOND, burst=ledger.DHCP_PER_SECOND),
+        Meter(ledger.ANNOUNCED_METER, ledger.ANNOUNCED_PER_SECOND, burst=ledger.ANNOUNCED_PER_SECOND),
     ),
 )
 

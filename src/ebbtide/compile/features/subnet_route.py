@@ -38,8 +38,9 @@ def towards(net: Network, designated: Mapping[str, int]) -> Fragment:
 
     `designated`: subnet -> compute (0: nobody).
     The subnet's own address and its broadcast address are nobody's; without a designated compute nothing is sent, and the row counts it.
+    Of what VMs here ask about addresses that nobody is known to have, a few are looked at: one that asks for its own has just come up.
     """
-    flows = []
+    flows = [_announced(net)] if designated else []
     for subnet, compute in sorted(designated.items()):
         value, mask, length = prefix(subnet)
         for address in {value, value | ~mask & 0xFFFF_FFFF} if length < 31 else ():
@@ -61,6 +62,14 @@ def towards(net: Network, designated: Mapping[str, int]) -> Fragment:
             )
         )
     return Fragment(tuple(flows))
+
+
+def _announced(net: Network) -> Flow:
+    value, mask = ledger.metadata_network(net.tag)
+    asked = match(metadata=(value, mask | ledger.SPLIT_HORIZON), eth_type=0x0806, arp_op=1)
+    data = ledger.userdata(Punt.ANNOUNCED, net.tag)
+    punt = ToController(max_len=64, userdata=data, meter_id=ledger.ANNOUNCED_METER)
+    return Flow(T.ARP_RESPONDER, Priority.ANNOUNCED, asked, actions=(punt, Resubmit(T.L2_BASE)), cookie=_cookie(net))
 
 
 def here(net: Network, designated: Iterable[str], standing_by: Iterable[str], hold_off: int) -> Fragment:
