@@ -2,6 +2,8 @@
 
 `fragment(key)` is the one way to make a fragment; `keys` lists all that a compute should hold: the truth, a full recompute. What a change
 may alter, the cache in front of it, is in `affected.py`.
+
+Longer than 400 lines: it is a list of rooms, a few lines each, and of who gets what they say.
 """
 
 from __future__ import annotations

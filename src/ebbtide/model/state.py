@@ -3,6 +3,8 @@
 `apply(state, edits, revision) -> state` costs the edits, not the cluster: the maps are persistent (immutables.Map), so the
 State of revision N stays valid while N + 1 is made. Indexes are derived from facts and nothing else; `rebuild` makes them
 from scratch and a property test holds the two equal.
+
+Longer than 400 lines: an index, how it is kept and what is read from it belong together.
 """
 
 from __future__ import annotations

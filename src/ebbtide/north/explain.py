@@ -1,4 +1,7 @@
-"""Why things are as they are, in words. The wording is pure; `story` gathers what it needs."""
+"""Why things are as they are, in words. The wording is pure; `story` gathers what it needs.
+
+Longer than 400 lines: it is one story a thing, and they share their words.
+"""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@
 * What is learnt together is stored together, and what is stored counts no revision that the brake looks at (`Store.commit`).
 
 A switch tells as much as its meters let pass; where they may have cut an answer, none that is missing counts.
+
+Longer than 400 lines: what is asked, watched, challenged and stored of an address is one life, and each part of it ends another.
 """
 
 from __future__ import annotations
@@ -24,15 +26,13 @@ import msgspec
 import structlog
 
 from ebbtide.compile import ledger
-from ebbtide.compile.flow import Output, Resubmit, SetField
-from ebbtide.compile.ledger import Punt, T
+from ebbtide.compile.ledger import Punt
 from ebbtide.decide import hidden
 from ebbtide.errors import EbbtideError
-from ebbtide.model.addresses import ipv4
-from ebbtide.model.facts import Edit, Learnt, RouterPort, format_mac
+from ebbtide.model.facts import Edit, Learnt, format_mac
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
-from ebbtide.runtime import frames
+from ebbtide.runtime import asking, frames
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -185,7 +185,7 @@ class Hidden:
         known = state.learnt_in(network).get(key[1])
         if known is not None and state.active(known.port) is not None:
             # Its route is on its way, or has just been missed.
-            self._deliver(known, frame)
+            asking.deliver(self._cluster, known, frame)
             return
         self._begin(key, member, frame)
 
@@ -246,7 +246,7 @@ class Hidden:
             return
         if key in self._challenges or hidden.why_not(self._cluster.state, *key, mac, port):
             return
-        if not self._ask_at(known, key):
+        if not asking.ask_holder(self._cluster, known):
             self._move(key, port, mac)
             return
         self._challenges[key] = Challenge(port, mac, now + CHALLENGE)
@@ -288,44 +288,10 @@ class Hidden:
         """Ask the network, once more or for the last time."""
         place = hidden.place_for(self._cluster.state, *key)
         if place is not None:
-            self._flood(key, place, question.compute)
+            asking.flood(self._cluster, key, place, question.compute)
         question.asked += 1
         begun = question.until - max(float(self._cluster.settings.hold_off), ASK[-1] + 1.0)
         question.due = begun + ASK[question.asked] if question.asked < len(ASK) else begun + ASK[-1] + 1.0
-
-    def _flood(self, key: Key, place: RouterPort, compute: int) -> None:
-        """A question to all of a network, from a compute that it is on: through the flood's own table, which knows how."""
-        member, net = self._cluster.members.get(compute), self._cluster.state.networks.get(key[0])
-        if member is None or not member.connected or member.switch is None or net is None:
-            return
-        value, mask = ledger.metadata_network(net.tag)
-        member.switch.send_out((SetField("metadata", value, mask), Resubmit(T.L2_UNKNOWN)), _question(place, key[1]))
-
-    def _ask_at(self, known: Learnt, key: Key) -> bool:
-        """Ask an address at the port that has it; whether that could be sent."""
-        state = self._cluster.state
-        place, active = hidden.place_for(state, *key), state.active(known.port)
-        member = self._cluster.members.get(active.compute) if active is not None else None
-        if place is None or member is None or not member.connected or member.switch is None:
-            return False
-        interface = member.view.ports.get(known.port)
-        if interface is None or not interface.ofport:
-            return False
-        member.switch.send_out((Output(interface.ofport),), _question(place, key[1], known.mac))
-        return True
-
-    def _deliver(self, known: Learnt, frame: bytes) -> None:
-        """A packet that has waited goes to where its address is, as the router sends it on."""
-        state = self._cluster.state
-        place, active = hidden.place_for(state, known.network, known.address), state.active(known.port)
-        member = self._cluster.members.get(active.compute) if active is not None else None
-        if place is None or member is None or not member.connected or member.switch is None:
-            return
-        interface, sent = member.view.ports.get(known.port), frames.forwarded(frame, place.mac, known.mac)
-        if interface is None or not interface.ofport or sent is None:
-            return
-        if len(sent) <= state.networks[known.network].mtu + 14:
-            member.switch.send_out((Output(interface.ofport),), sent)
 
     # --- time ---
 
@@ -414,13 +380,13 @@ class Hidden:
             watch.asked = 0.0
             return False
         watch.asked = watch.asked or now
-        if bindings and not self._ask_at(known, key):
+        if bindings and not asking.ask_holder(self._cluster, known):
             # Its compute cannot be heard, and nothing follows from that; but somebody else may have the address by now.
             watch.asked = 0.0
             place = hidden.place_for(state, *key)
             for compute in sorted(state.designated_for(key[0])):
                 if place is not None:
-                    self._flood(key, place, compute)
+                    asking.flood(self._cluster, key, place, compute)
         return True
 
     async def _store(self) -> None:
@@ -457,7 +423,7 @@ class Hidden:
         for key in found:
             frame, known = self._frames.pop(key, None), self._cluster.state.learnt_in(key[0]).get(key[1])
             if frame is not None and known is not None and known != before.learnt_in(key[0]).get(key[1]):
-                self._deliver(known, frame)
+                asking.deliver(self._cluster, known, frame)
 
     # --- for the north ---
 
@@ -473,9 +439,3 @@ def _key(edit: Edit) -> Key:
     fact = edit.new if edit.new is not None else edit.old
     assert isinstance(fact, Learnt)
     return fact.network, fact.address
-
-
-def _question(place: RouterPort, address: str, mac: int = frames.BROADCAST) -> bytes:
-    """An ARP request of a router for an address: to all, or to a MAC that has had it."""
-    own = ipv4(place.address) or 0
-    return frames.arp(frames.Arp(1, place.mac, own, 0, ipv4(address) or 0), place.mac, mac)
