@@ -25,8 +25,8 @@ demo: setup ## the main job, told as it goes: computes join, three are scaled in
 	@$(BIN)/ebbtide demo $(ARGS)
 
 .PHONY: test
-test: setup ## all tests
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+test: setup ## all tests but those of `make acceptance`
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --ignore=tests/acceptance $(ARGS)
 
 .PHONY: test-kernel
 test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine: minutes each, no part of `make test`
@@ -34,7 +34,7 @@ test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine:
 
 .PHONY: acceptance
 acceptance: setup ## only the tests named after the lines of the specification
-	@$(BIN)/pytest -v tests/acceptance $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/acceptance $(ARGS)
 
 .PHONY: lint
 lint: setup ## style, types, and who may import whom
