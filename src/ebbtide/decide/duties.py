@@ -110,7 +110,7 @@ def _at_rest(wanted: Iterable[Service], places: Iterable[Candidate]) -> bool:
 
 
 def stays(state: State, leaving: Set[int], edits: Iterable[Edit]) -> dict[int, str]:
-    """Of the computes that are to leave: what nobody else can serve, and ends with them, in words. `edits`: what `judge` does."""
+    """Of the computes that are to leave: what nobody else can serve yet, in words. `edits`: what `judge` does."""
     moved = {(new.service, new.object) for _, new in edits if isinstance(new, Designation)}
     found: dict[int, list[str]] = {}
     for number in leaving:
@@ -119,7 +119,8 @@ def stays(state: State, leaving: Set[int], edits: Iterable[Edit]) -> dict[int, s
             if kind is not None and held.compute == number and key not in moved:
                 found.setdefault(number, []).append(kind.words(key[1]))
     return {
-        number: f"nobody else can serve {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}: it ends with this compute"
+        number: f"nobody else has a port yet of {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}: it follows the first "
+        "that is plugged elsewhere"
         for number, names in found.items()
     }
 

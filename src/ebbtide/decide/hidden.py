@@ -1,8 +1,8 @@
 """Addresses of a connected subnet that no port was given, and that answer all the same: a second address in a VM, a virtual IP, an
 appliance behind a port. What may be learnt, and where it goes when somebody is given it.
 
-A MAC is at one place in a network: an address that is learnt under the MAC of others brings these along, as a virtual router's do when it
-changes its host.
+A MAC is at one place in a network: an address that moves, under the MAC that it was learnt with, brings along what else was learnt with
+that, as the addresses of a virtual router do when it changes its host.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ def why_not(state: State, network: str, address: str, mac: int, port: str) -> st
     if mac != known.mac and any(state.ports[p].mac == mac for p in state.ports_of.get(network, ())):
         return "its MAC is another port's"
     held = state.learnt_in(network)
+    mine = held.get(address)
+    elsewhere = next((x.port for x in held.values() if x.mac == mac and x.port != port), None)
+    if elsewhere is not None and (mine is None or (mine.mac, mine.port) != (mac, elsewhere)):
+        # Whoever wants that MAC has to win an address from who has it; a new address is no way to it.
+        return f"its MAC answers behind port {elsewhere}"
     if address not in held and len(held) >= MAX_OF_NETWORK:
         return f"{MAX_OF_NETWORK} addresses are learnt in network {network}: no more"
     of_port = state.learnt_of.get(port, ())

@@ -398,22 +398,25 @@ def attach(state: State, name: str, network: str, address: str = "", mac: str = 
         if _within(way, subnet):
             more = "" if way == subnet else f", which lies within {subnet}"
             raise Refused(f"{who} has an extra route to {way}{more}: take it away first")
+    vpns = [other for other in sorted(state.routers_of.get(network, ())) if other in state.vpns and other != name]
+    if vpns:
+        raise Refused(
+            f"network {network} belongs to VPN {vpns[0]}, which is its gateway: `ebbtide vpn dissociate {vpns[0]} --network {network}` "
+            "first"
+        )
     for port_id in state.ports_of.get(network, ()):
         port = state.ports[port_id]
         if address in port.addresses:
-            raise Refused(f"address {address} is that of port {port_id} in network {network}")
+            raise Refused(
+                f"address {address} is that of port {port_id} in network {network}: give {who} another (`--address`)"
+            )
         if port.mac == value:
             raise Refused(f"MAC {format_mac(value)} is that of port {port_id} in network {network}")
     for other in state.routers_of.get(network, ()):
         for leg in state.legs.get(other, {}).values():
             if leg.network == network and (leg.address == address or leg.mac == value) and leg.router != name:
-                hint = (
-                    f": associate that router with {who} instead"
-                    if isinstance(found, Vpn) and other in state.routers
-                    else ""
-                )
                 raise Refused(
-                    f"{address} or MAC {format_mac(value)} is that of {named(state, other)} in network {network}{hint}"
+                    f"{address} or MAC {format_mac(value)} is that of {named(state, other)} in network {network}"
                 )
     return [Edit(None, made), *hidden.release(state, network, (address,), value)], made
 

@@ -111,7 +111,8 @@ def delete(state: State, name: str) -> list[Edit]:
     left = [f"network {network}" for network, _ in state.legs.get(name, {})]
     left += [f"router {router}" for router in state.vpn_routers.get(name, ())]
     if left:
-        raise Refused(f"VPN {name} has {routing.some(left)} associated: `ebbtide vpn dissociate {name}` first")
+        way = "--network NETWORK, or --router ROUTER"
+        raise Refused(f"VPN {name} has {routing.some(left)} associated: `ebbtide vpn dissociate {name} {way}` first")
     return [Edit(known, None), retire(known)]
 
 
@@ -135,6 +136,12 @@ def associate_network(
     subnets = [IPv4Network(text) for text in net.subnets if ":" not in text]
     if not subnets:
         raise Refused(f"network {network} has no IPv4 subnet: a VPN has nothing to route there")
+    routers = [router for router in sorted(state.routers_of.get(network, ())) if router in state.routers]
+    if routers:
+        raise Refused(
+            f"network {network} has router {routing.some(routers)}: associate that with VPN {name} (`ebbtide vpn associate {name} "
+            f"--router {routers[0]}`)"
+        )
     held = {leg.subnet: leg.address for leg in state.places(name) if leg.network == network}
     wanted = [address] if address else [held.get(str(s)) or str(next(iter(s.hosts()))) for s in subnets]
     edits, made = [], []

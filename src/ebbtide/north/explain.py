@@ -110,11 +110,14 @@ def compute_story(state: State, compute: Compute, status: Mapping[str, Any], hol
     lines.append(f"It carries {len(ports)} port(s): {some(ports)}.")
     serves = list(_nats(state, number))
     lines += serves
-    mine = sorted(
-        o for (s, o) in state.duties.get(number, ()) if s == SUBNET and state.designations[s, o].compute == number
-    )
-    if mine:
-        lines.append(f"It asks for unknown addresses of {len(mine)} subnet(s): {some(mine)}.")
+    for service, what in ((SUBNET, "unknown addresses of {} subnet(s)"), (DHCP, "DHCP of {} network(s)")):
+        held = [state.designations[key] for key in sorted(state.duties.get(number, ())) if key[0] == service]
+        for how, found in (
+            ("is designated", [d.object for d in held if d.compute == number]),
+            ("stands by", [d.object for d in held if d.compute != number]),
+        ):
+            if found:
+                lines.append(f"It {how} for {what.format(len(found))}: {some(found)}.")
     if compute.tombstoned:
         keeps = [f"{len(ports)} port(s) keep it from being ended."] if ports else []
         keeps += [f"It may be ended only when this has moved: {some(holds)}."] if holds else []
@@ -155,6 +158,9 @@ def port_story(state: State, port: Port, plugged: Sequence[str]) -> list[str]:
     if not bindings:
         lines.append("It is bound nowhere: no ready member shows an interface with external_ids:iface-id of that name.")
     lines.append(f"Plugged on: {some(plugged)}.")
+    behind = sorted(state.learnt_of.get(port.id, ()))
+    if behind:
+        lines.append(f"{len(behind)} address(es) that it was not given were learnt behind it: {some(behind)}.")
     if any(b.phase is BindingPhase.PENDING for b in bindings) and state.active(port.id):
         lines.append(
             "It moves when a frame of its MAC is seen at the new place, or its interface is gone at the old one."
@@ -470,7 +476,12 @@ def vpn_story(state: State, vpn: Vpn) -> list[str]:
     routers = sorted(state.vpn_routers.get(vpn.id, ()))
     vrfs = [vpn.id, *routers]
     on = sorted({name_of(state, n) for vrf in vrfs for n in state.present(vrf)})
-    lines = [f"VPN {vpn.id}, route distinguisher {vpn.rd}, is on {some(on)}: on each compute with a port behind it."]
+    where = (
+        f"is on {some(on)}: on each compute with a port behind it"
+        if on
+        else "is on no compute: no port behind it is plugged"
+    )
+    lines = [f"VPN {vpn.id}, route distinguisher {vpn.rd}, {where}."]
     lines += [f"It is the gateway of network {g.network}: {g.address} in {g.subnet}." for g in state.places(vpn.id)]
     for router in routers:
         subnets = [f"{leg.subnet} ({leg.network})" for leg in state.places(router)]

@@ -21,7 +21,7 @@ class NewNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subnets: list[str] = []
     vni: int | None = None
     mtu: int = 1450
-    dhcp: bool = False
+    dhcp: bool | None = None
     wait: bool = False
 
 

@@ -25,7 +25,7 @@ from ebbtide.model.facts import (
     Vpn,
     format_mac,
 )
-from ebbtide.model.state import NAT, SUBNET, State, subnet_name
+from ebbtide.model.state import DHCP, NAT, SUBNET, State, subnet_name
 from ebbtide.runtime.auditor import Report
 
 
@@ -189,6 +189,12 @@ def subnets_unserved(state: State) -> int:
         if state.footprint(network)
         for subnet in state.subnets(network)
     )
+
+
+def dhcp_unserved(state: State) -> int:
+    """How many networks with DHCP are present somewhere, and have nobody designated for it."""
+    wanted = (net.id for net in state.networks.values() if net.dhcp and state.footprint(net.id))
+    return sum((DHCP, name) not in state.designations for name in wanted)
 
 
 def place(fact: RouterPort) -> dict[str, Any]:

@@ -205,7 +205,7 @@ class Hidden:
             return
         of_network = sum(key[0] == other for other, _ in self._questions)
         if len(self._questions) >= MOST or of_network >= MOST_OF_NETWORK:
-            self.counts["refused"] += 1
+            self._refuse((key[0], "any"), "", f"{len(self._questions)} addresses are asked for already")
             return
         until = now + max(float(self._cluster.settings.hold_off), ASK[-1] + 1.0)
         self._questions[key] = Question(member.number, frame, due=now, until=until)
@@ -228,33 +228,51 @@ class Hidden:
             if watch is not None and watch.asked:
                 watch.asked, watch.due = 0.0, self._cluster.now() + self._interval
                 heapq.heappush(self._heap, (watch.due, key))
-            if self._challenges.pop(key, None) is not None:
-                self._conflict(key, known)
-            if known.mac != mac:
-                self._note(key, mac, port)
+            challenge = self._challenges.pop(key, None)
+            if challenge is not None:
+                self._conflict(key, known, challenge)
+            if known.mac != mac and self._may_move(key, port):
+                self._move(key, port, mac)
             return
         self._questions.pop(key, None)
         self._claimed(key, known, port, mac)
 
     def _claimed(self, key: Key, known: Learnt, port: str, mac: int) -> None:
+        if key in self._challenges or not self._may_move(key, port):
+            return
+        why = hidden.why_not(self._cluster.state, *key, mac, port)
+        if why:
+            self._refuse(key, port, why)
+            return
+        now = self._cluster.now()
+        if not asking.ask_holder(self._cluster, known):
+            # Its compute has no session. One that has not come yet since this controller leads is waited for.
+            active = self._cluster.state.active(known.port)
+            member = self._cluster.members.get(active.compute) if active is not None else None
+            if member is None or member.connected or member.heard_before:
+                self._move(key, port, mac)
+            return
+        self._challenges[key] = Challenge(port, mac, now + CHALLENGE)
+        self._wake.set()
+
+    def _may_move(self, key: Key, port: str) -> bool:
+        """Whether an address has kept its port and MAC for long enough to change them once more."""
         now, moved = self._cluster.now(), self._moved.get(key)
         if moved is not None and now - moved.at > CALM:
             self._moved.pop(key)
             moved = None
         if moved is not None and now < moved.at + min(2.0**moved.times, LONGEST):
             self._say("address_moves_too_often", key, port=port, times=moved.times)
-            return
-        if key in self._challenges or hidden.why_not(self._cluster.state, *key, mac, port):
-            return
-        if not asking.ask_holder(self._cluster, known):
-            self._move(key, port, mac)
-            return
-        self._challenges[key] = Challenge(port, mac, now + CHALLENGE)
-        self._wake.set()
+            return False
+        return True
 
-    def _conflict(self, key: Key, known: Learnt) -> None:
+    def _conflict(self, key: Key, known: Learnt, challenge: Challenge) -> None:
         self.counts["conflict"] += 1
-        self._say("address_conflict", key, port=known.port)
+        self._say("address_conflict", key, holder=known.port, claimed_by=challenge.port, mac=format_mac(challenge.mac))
+
+    def _refuse(self, key: Key, port: str, why: str) -> None:
+        self.counts["refused"] += 1
+        self._say("address_refused", key, port=port, reason=why)
 
     def _move(self, key: Key, port: str, mac: int) -> None:
         moved = self._moved.setdefault(key, Moved(0, 0.0))
@@ -419,7 +437,10 @@ class Hidden:
                     port=fact.port,
                     mac=format_mac(fact.mac),
                 )
-        self.counts["refused"] += sum(key[1] not in self._cluster.state.learnt_in(key[0]) for key in found)
+        for key, (mac, port) in found.items():
+            why = hidden.why_not(self._cluster.state, *key, mac, port)
+            if why and key[1] not in self._cluster.state.learnt_in(key[0]):
+                self._refuse(key, port, why)
         for key in found:
             frame, known = self._frames.pop(key, None), self._cluster.state.learnt_in(key[0]).get(key[1])
             if frame is not None and known is not None and known != before.learnt_in(key[0]).get(key[1]):

@@ -105,7 +105,13 @@ class Service:
     # --- networks and ports ---
 
     async def add_network(
-        self, name: str, subnets: Sequence[str] = (), vni: int | None = None, mtu: int = 1450, *, dhcp: bool = False
+        self,
+        name: str,
+        subnets: Sequence[str] = (),
+        vni: int | None = None,
+        mtu: int = 1450,
+        *,
+        dhcp: bool | None = None,
     ) -> Network:
         """Make a network; the same again is "already so".
 
@@ -125,8 +131,11 @@ class Service:
         def decide(state: State) -> tuple[list[Edit], Network]:
             known = state.networks.get(name)
             if known is not None:
-                if (known.subnets, known.mtu, known.dhcp) == (cidrs, mtu, dhcp) and vni in (None, known.vni):
-                    return [], known
+                if (known.subnets, known.mtu) == (cidrs, mtu) and vni in (None, known.vni):
+                    if dhcp in (None, known.dhcp):
+                        return [], known
+                    how, word = ("without", "--dhcp") if dhcp else ("with", "--no-dhcp")
+                    raise Refused(f"network {name} exists already {how} DHCP: `ebbtide network set {name} {word}`")
                 raise Refused(
                     f"network {name} exists already with other settings: delete it first, or choose another name"
                 )
@@ -135,7 +144,8 @@ class Service:
                 raise Refused(f"VNI {vni} is that of network {state.by_vni[vni]}: choose another")
             if vni is not None and vni in state.retired_vnis:
                 raise Refused(self._still_held(state.retired[state.retired_vnis[vni]]))
-            made = Network(name, ids.take("network"), vni if vni is not None else ids.take("vni"), mtu, cidrs, dhcp)
+            number = vni if vni is not None else ids.take("vni")
+            made = Network(name, ids.take("network"), number, mtu, cidrs, bool(dhcp))
             return [Edit(None, made), *ids.edits()], made
 
         return await self.cluster.store.commit(decide)

@@ -129,7 +129,7 @@ def test_who_is_alone_stays_until_its_end_and_nothing_of_it_is_left_as_a_stale_n
     found = served_by(kind, 1, 0, compute(1, tombstoned=True))
     assert judged(found) is found
     assert duties.stays(found, {1}, []) == {
-        1: f"nobody else can serve {kind.words(name(kind, 1))}: it ends with this compute"
+        1: f"nobody else has a port yet of {kind.words(name(kind, 1))}: it follows the first that is plugged elsewhere"
     }
     ended = change(found, *parts.leave(found, {1}))
     assert place(ended, kind) == (0, 0)

@@ -93,6 +93,17 @@ def test_a_virtual_routers_mac_brings_its_other_addresses_along() -> None:
     assert ports == {VIRTUAL: "p2", OTHER: "p2", "10.1.0.102": "p1"}
 
 
+def test_a_new_address_is_no_way_to_take_a_virtual_routers_mac() -> None:
+    found = learnt(cloud(), VIRTUAL, OWN_MAC)
+    assert hidden.why_not(found, "n1", OTHER, OWN_MAC, "p2") == "its MAC answers behind port p1"
+    assert hidden.learn(found, "n1", OTHER, OWN_MAC, "p2") == []
+    own = learnt(found, OTHER)
+    assert hidden.why_not(own, "n1", OTHER, OWN_MAC, "p2") == "its MAC answers behind port p1", (
+        "nor is one under another MAC"
+    )
+    assert hidden.why_not(found, "n1", VIRTUAL, OWN_MAC, "p2") == ""
+
+
 def test_who_is_given_the_address_or_the_mac_has_it_and_a_port_that_goes_takes_its_own_along() -> None:
     found = learnt(learnt(cloud(), VIRTUAL, OWN_MAC), OTHER)
     assert [e.old for e in hidden.release(found, "n1", (OTHER,), 0)] == [found.learnt_in("n1")[OTHER]]

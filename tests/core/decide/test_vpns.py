@@ -113,14 +113,8 @@ def test_a_network_is_associated_by_a_place_in_each_of_its_subnets() -> None:
         ("red", "none", "", NotFound, "there is no network none"),
         ("red", "bare", "", Refused, "network bare has no IPv4 subnet: a VPN has nothing to route there"),
         ("red", "n3", "", Refused, "subnet 10.1.0.0/24 meets 10.1.0.0/24, in which VPN red is already"),
-        (
-            "red",
-            "n2",
-            "10.2.0.254",
-            Refused,
-            "is that of router r1 in network n2: associate that router with VPN red instead",
-        ),
-        ("red", "n2", "10.2.0.999", BadInput, "is not an IPv4 address"),
+        ("red", "n2", "10.2.0.1", Refused, "network n2 has router r1: associate that with VPN red"),
+        ("red", "n1", "10.1.0.999", BadInput, "is not an IPv4 address"),
     ],
 )
 def test_a_network_that_cannot_be_associated(
@@ -157,7 +151,7 @@ def test_subnets_of_one_vpn_may_not_overlap_whichever_comes_last() -> None:
 def test_a_vpn_goes_when_nothing_is_associated_and_its_tag_is_kept_for_a_while() -> None:
     found = then(cloud(), vpns.associate_router(cloud(), "red", "r1"))
     with pytest.raises(
-        Refused, match="VPN red has network n1, router r1 associated: `ebbtide vpn dissociate red` first"
+        Refused, match="VPN red has network n1, router r1 associated: `ebbtide vpn dissociate red --network"
     ):
         vpns.delete(found, "red")
     found = then(found, vpns.dissociate_router(found, "red", "r1"))
