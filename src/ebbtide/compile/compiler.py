@@ -9,7 +9,6 @@ Longer than 400 lines: it is a list of rooms, a few lines each, and of who gets 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 
 from immutables import Map
 
@@ -297,31 +296,25 @@ _SHARED_BY_SOME = frozenset(
 )
 
 
-@lru_cache(8192)
-def _port_keys(ports: Map[str, None]) -> tuple[Key, ...]:
-    """Measured: 200 computes that share 10,000 ports make the same four million keys otherwise, which takes seconds."""
-    return tuple(Key("port", port) for port in ports)
-
-
-@lru_cache(8192)
-def _route_keys(vrf: str, ports: Map[str, None]) -> tuple[Key, ...]:
-    return tuple(routes_key(vrf, port) for port in ports)
-
-
 def keys(state: State, compute: int, view: View) -> Iterator[Key]:
     """Every key that a member may have a fragment for."""
     yield from own_keys(state, compute, view)
-    for many in shared_keys(state, compute):
-        yield from many
+    for vrf, ports in wholes(state, compute):
+        yield from whole_keys(vrf, ports)
 
 
-def shared_keys(state: State, compute: int) -> Iterator[tuple[Key, ...]]:
-    """Those of whole networks' ports: all computes that a network or a VRF concerns get the same tuples, not only equal ones."""
+def wholes(state: State, compute: int) -> Iterator[tuple[str, Map[str, None]]]:
+    """Whole networks' ports, as the network itself has them (VRF ""), and as a VRF has: the same maps for all whom they concern."""
     for network in state.networks_on.get(compute, _NONE):
-        yield _port_keys(state.ports_of.get(network, Map()))
+        yield "", state.ports_of.get(network, Map())
     for vrf in state.routers_at(compute):
         for network in state.horizon(vrf):
-            yield _route_keys(vrf, state.ports_of.get(network, Map()))
+            yield vrf, state.ports_of.get(network, Map())
+
+
+def whole_keys(vrf: str, ports: Map[str, None]) -> Iterator[Key]:
+    """The keys of such a one, each shared by its audience."""
+    return (routes_key(vrf, port) if vrf else Key("port", port) for port in ports)
 
 
 def own_keys(state: State, compute: int, view: View) -> Iterator[Key]:

@@ -111,7 +111,7 @@ def _at_rest(wanted: Iterable[Service], places: Iterable[Candidate]) -> bool:
 
 def stays(state: State, leaving: Set[int], edits: Iterable[Edit]) -> dict[int, str]:
     """Of the computes that are to leave: what nobody else can serve yet, in words. `edits`: what `judge` does."""
-    moved = {(new.service, new.object) for _, new in edits if isinstance(new, Designation)}
+    moved = {(n.service, n.object) for _, n in edits if isinstance(n, Designation) and n.compute not in leaving}
     found: dict[int, list[str]] = {}
     for number in leaving:
         for key in sorted(state.duties.get(number, ())):

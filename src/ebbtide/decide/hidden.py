@@ -7,12 +7,13 @@ that, as the addresses of a virtual router do when it changes its host.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from ebbtide.model.addresses import ipv4, prefix
 from ebbtide.model.facts import Edit, Learnt, RouterPort
-from ebbtide.model.state import State
+from ebbtide.model.state import State, apply
 
+Key = tuple[str, str]  # network, address
 #: Addresses that may be learnt behind one port, and in one network: each is a row on every compute that has a route there.
 MAX_OF_PORT, MAX_OF_NETWORK = 256, 10_000
 
@@ -49,7 +50,7 @@ def why_not(state: State, network: str, address: str, mac: int, port: str) -> st
     holder = state.given_to(network, address)
     if holder is not None and (holder == port or state.active(holder) is not None):
         return f"it was given to port {holder}"
-    if mac != known.mac and any(state.ports[p].mac == mac for p in state.ports_of.get(network, ())):
+    if mac != known.mac and state.with_mac(network, mac) is not None:
         return "its MAC is another port's"
     held = state.learnt_in(network)
     mine = held.get(address)
@@ -82,6 +83,22 @@ def withdraw(state: State, keys: Iterable[tuple[str, str]]) -> list[Edit]:
     """What is to be stored when addresses answer no more. `keys`: network and address."""
     found = (state.learnt_in(network).get(address) for network, address in keys)
     return [Edit(x, None) for x in found if x is not None]
+
+
+def outcome(state: State, found: Mapping[Key, tuple[int, str]], gone: Iterable[Key]) -> list[Edit]:
+    """What is to be stored of several at once: MAC and port of those that have answered, and those that answer no more.
+
+    Each is decided on what those before it lead to, so that two that answer under one MAC are at one place afterwards.
+    """
+    now, concerned = state, set(gone)
+    edits = withdraw(now, concerned)
+    now = apply(now, edits, now.revision)
+    for key, (mac, port) in found.items():
+        edits = learn(now, *key, mac, port)
+        now = apply(now, edits, now.revision)
+        concerned |= {(x.network, x.address) for edit in edits for x in edit if isinstance(x, Learnt)}
+    ends = (Edit(state.learnt_in(n).get(a), now.learnt_in(n).get(a)) for n, a in sorted(concerned))
+    return [edit for edit in ends if edit.old != edit.new]
 
 
 def release(state: State, network: str, addresses: Collection[str], mac: int) -> list[Edit]:

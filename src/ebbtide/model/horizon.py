@@ -1,7 +1,8 @@
 """What a VRF of a VPN has routes to besides its own networks: the places of the other VRFs of its VPN, and of those that it imports.
 
 A VPN's VRFs are the VPN itself and its routers. Who overlaps with what is seen already is not seen: a VRF's own places come before those of
-its VPN, these before imported ones, and of imported ones those of the VPN that has the lower tag, which as a rule is the older. Nor is what an extra route of its own equals or lies within. So a prefix leads to one network.
+its VPN, these before imported ones, and of imported ones those of the VPN that has the lower tag, which as a rule is the older. Nor is
+what an extra route of its own equals or lies within. So a prefix leads to one network.
 """
 
 from __future__ import annotations

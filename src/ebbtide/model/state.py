@@ -57,8 +57,8 @@ class State(msgspec.Struct, frozen=True):
     `floatings` and `neighbours` are keyed by (external, address), `designations` by (service, object), `leases` by router and then first
     port. `floatings_of`: port -> its floating IPs; `serves`: compute -> {router: number of parts that it has in its NAT}.
     `mapped`: physical network -> {member with a provider mapping for it: 1}. `duties`: compute -> {(service, object): None} of all
-    designations that it has a part in. `claimed`: network -> {address: port}. `learnt`: network -> {address: where it answers};
-    `learnt_of`: port -> its learnt addresses.
+    designations that it has a part in. `claimed`: network -> {address: port}; `macs`: network -> {MAC: port}. `learnt`: network ->
+    {address: where it answers}; `learnt_of`: port -> its learnt addresses.
 
     A VRF is a router or a VPN, by its name: `legs` and `routers_of` hold the places of both, `by_router_tag` the tags. `vpn_routers`:
     VPN -> its routers. `importers`, `exporters`: route target -> VPNs. `seen`: VRF of a VPN -> places of other VRFs that it has routes to
@@ -111,6 +111,7 @@ class State(msgspec.Struct, frozen=True):
     mapped: Map[str, Map[int, int]] = _EMPTY
     duties: Map[int, Map[tuple[str, str], None]] = _EMPTY
     claimed: Map[str, Map[str, str]] = _EMPTY
+    macs: Map[str, Map[int, str]] = _EMPTY
     learnt: Map[str, Map[str, Learnt]] = _EMPTY
     learnt_of: Map[str, Map[str, None]] = _EMPTY
 
@@ -259,6 +260,11 @@ class State(msgspec.Struct, frozen=True):
         found: Map[str, str] = self.claimed.get(network, _EMPTY)
         return found.get(address)
 
+    def with_mac(self, network: str, mac: int) -> str | None:
+        """The port of a network that has a MAC."""
+        found: Map[int, str] = self.macs.get(network, _EMPTY)
+        return found.get(mac)
+
     def designated_for(self, network: str) -> set[int]:
         """The computes that have a part in serving a network's subnets."""
         found = (self.designations.get((SUBNET, subnet_name(network, s))) for s in self.subnets(network))
@@ -340,10 +346,10 @@ class _Draft:
         self._put("ports", fact.id, fact, present)
         self._index("by_lport", fact.lport, fact.id, present)
         self._inner("ports_of", fact.network, fact.id, None, present)
-        for address in fact.addresses:
+        for index, value in (("macs", fact.mac), *(("claimed", address) for address in fact.addresses)):
             # Of two that change hands in one revision, the one who gives up takes nothing from the other.
-            if present or self.maps["claimed"].get(fact.network, _EMPTY).get(address) == fact.id:
-                self._inner("claimed", fact.network, address, fact.id, present)
+            if present or self.maps[index].get(fact.network, _EMPTY).get(value) == fact.id:
+                self._inner(index, fact.network, value, fact.id, present)
 
     def _binding(self, fact: Binding, present: bool) -> None:
         others = tuple(b for b in self.maps["bindings"].get(fact.port, ()) if b.compute != fact.compute)

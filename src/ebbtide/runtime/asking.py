@@ -1,6 +1,6 @@
 """How a question for an address gets out, and a packet that has waited for it: through the switches, as one of the network's routers.
 
-All of it may be done twice, and none of it must arrive: whoever asks looks for the answer.
+All of it may be done twice, and none of it must arrive: whoever asks looks for the answer. A switch that has just gone is no error.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ebbtide.compile import ledger
-from ebbtide.compile.flow import Output, Resubmit, SetField
+from ebbtide.compile.flow import Action, Output, Resubmit, SetField
 from ebbtide.compile.ledger import T
 from ebbtide.decide import hidden
 from ebbtide.model.addresses import ipv4
 from ebbtide.model.facts import Learnt, RouterPort
 from ebbtide.runtime import frames
+from ebbtide.runtime.switch import SwitchLink, SwitchLost
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
-    from ebbtide.runtime.switch import SwitchLink
 
 
 def flood(cluster: Cluster, key: tuple[str, str], place: RouterPort, compute: int) -> None:
@@ -29,7 +29,7 @@ def flood(cluster: Cluster, key: tuple[str, str], place: RouterPort, compute: in
     if member is None or not member.connected or member.switch is None or net is None:
         return
     value, mask = ledger.metadata_network(net.tag)
-    member.switch.send_out((SetField("metadata", value, mask), Resubmit(T.L2_UNKNOWN)), _question(place, key[1]))
+    send(member.switch, (SetField("metadata", value, mask), Resubmit(T.L2_UNKNOWN)), _question(place, key[1]))
 
 
 def ask_holder(cluster: Cluster, known: Learnt) -> bool:
@@ -39,8 +39,7 @@ def ask_holder(cluster: Cluster, known: Learnt) -> bool:
     if place is None or found is None:
         return False
     switch, ofport = found
-    switch.send_out((Output(ofport),), _question(place, known.address, known.mac))
-    return True
+    return send(switch, (Output(ofport),), _question(place, known.address, known.mac))
 
 
 def deliver(cluster: Cluster, known: Learnt, frame: bytes) -> None:
@@ -51,7 +50,16 @@ def deliver(cluster: Cluster, known: Learnt, frame: bytes) -> None:
     if found is None or sent is None or len(sent) > state.networks[known.network].mtu + 14:
         return
     switch, ofport = found
-    switch.send_out((Output(ofport),), sent)
+    send(switch, (Output(ofport),), sent)
+
+
+def send(switch: SwitchLink, actions: tuple[Action, ...], frame: bytes) -> bool:
+    """Have a switch carry out actions on a frame; whether it is there."""
+    try:
+        switch.send_out(actions, frame)
+    except SwitchLost:
+        return False
+    return True
 
 
 def _port_of(cluster: Cluster, known: Learnt) -> tuple[SwitchLink, int] | None:

@@ -645,6 +645,13 @@ class Cluster:
     # --- punts ---
 
     def _punt(self, switch: SwitchLink, packet: m.PacketIn) -> None:
+        try:
+            self._punted(switch, packet)
+        except Exception:
+            # What a packet says ends nobody's session.
+            log.exception("punt_fault", peer=str(switch.peer))
+
+    def _punted(self, switch: SwitchLink, packet: m.PacketIn) -> None:
         read = ledger.read_userdata(packet.userdata)
         member = self._owners.get(switch)
         if read is None or member is None:

@@ -15,7 +15,7 @@ from ebbtide.model.addresses import ipv4, prefix
 from ebbtide.model.facts import Port
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
-from ebbtide.runtime import frames
+from ebbtide.runtime import asking, frames
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -55,7 +55,8 @@ def answer(state: State, network: str, data: bytes) -> tuple[Port, bytes] | None
     if (op, kind, size, cookie, relay) != (1, 1, 6, _COOKIE, 0) or data[6:12] != hardware[:6]:
         return None
     net = state.networks[network]
-    port = next((state.ports[p] for p in state.ports_of.get(network, ()) if state.ports[p].mac == mac), None)
+    name = state.with_mac(network, mac)
+    port = state.ports[name] if name is not None else None
     subnets = [prefix(text) for text in net.subnets if ":" not in text]
     held = [value for value in map(ipv4, port.addresses if port is not None else ()) if value is not None]
     lease = next(((a, mask) for a in held for start, mask, _ in subnets if a & mask == start), None)
@@ -107,4 +108,4 @@ def heard(cluster: Cluster, tag: int, packet: m.PacketIn) -> None:
         return
     interface = member.view.ports.get(found[0].id)
     if interface is not None and interface.ofport:
-        member.switch.send_out((Output(interface.ofport),), found[1])
+        asking.send(member.switch, (Output(interface.ofport),), found[1])

@@ -55,6 +55,10 @@ SHARE = 1 / 6
 UNPLUGGED = 60.0
 #: What is learnt within so many seconds is stored together.
 TOGETHER = 0.1
+#: Seconds for which the holder of an address whose compute has lost its session may come back before the address is another's.
+AWAY = 3.0
+#: An address that moves this often waits longest: 2 ** 9 seconds are more than LONGEST.
+OFTEN = 9
 #: Addresses asked at one go; the next follow a moment later.
 AT_ONCE, BREATH = 50, 0.1
 #: Seconds between two lines in the log about one address.
@@ -72,10 +76,11 @@ class Question(msgspec.Struct):
 
 
 class Watch(msgspec.Struct):
-    """A learnt address. `asked`: since when it has not answered (0: it has); `due`: when it is asked next."""
+    """A learnt address. `asked`: since when it has not answered (0: it has) at `where`, its port's places; `due`: when it is asked next."""
 
     due: float
     asked: float = 0.0
+    where: tuple[int, ...] = ()
 
 
 class Challenge(msgspec.Struct, frozen=True):
@@ -110,6 +115,8 @@ class Hidden:
         self._gone: set[Key] = set()
         self._frames: dict[Key, bytes] = {}
         self._said: dict[Key, float] = {}
+        self._not_before = 0.0
+        self._pruned = 0.0
         #: Answers that each compute has sent up, since when.
         self._heard: dict[int, tuple[float, int]] = {}
         #: For metrics: addresses learnt, moved, withdrawn and refused by this controller.
@@ -129,8 +136,8 @@ class Hidden:
         for old, new in edits:
             if isinstance(new, Learnt):
                 key = new.network, new.address
-                if key not in self._watches:
-                    self._watch(key, self._cluster.now() + self._interval)
+                # Where it is now it has not been asked yet, whatever was before.
+                self._watch(key, self._cluster.now() + self._interval)
             elif isinstance(old, Learnt):
                 self._watches.pop((old.network, old.address), None)
 
@@ -165,6 +172,7 @@ class Hidden:
         if punt is Punt.ANNOUNCED:
             # Gratuitous ARP of an address that is nobody's yet: whoever it is shall answer for it.
             if said.sender == said.target and key[1] not in self._cluster.state.learnt_in(network):
+                self._held_off.pop(key, None)
                 self._begin(key, member, b"")
             return
         if punt is Punt.ANSWER:
@@ -244,16 +252,30 @@ class Hidden:
         if why:
             self._refuse(key, port, why)
             return
-        now = self._cluster.now()
+        patience = CHALLENGE
         if not asking.ask_holder(self._cluster, known):
-            # Its compute has no session. One that has not come yet since this controller leads is waited for.
-            active = self._cluster.state.active(known.port)
-            member = self._cluster.members.get(active.compute) if active is not None else None
-            if member is None or member.connected or member.heard_before:
+            if self._cluster.state.active(known.port) is None:
                 self._move(key, port, mac)
-            return
-        self._challenges[key] = Challenge(port, mac, now + CHALLENGE)
+                return
+            patience = AWAY  # its compute has lost its session, or a moment ago its switch
+        self._challenges[key] = Challenge(port, mac, self._cluster.now() + patience)
         self._wake.set()
+
+    def _settle(self, key: Key, challenge: Challenge, now: float) -> None:
+        """The holder of an address has said nothing: it is the other's, if it could have been heard."""
+        state = self._cluster.state
+        known = state.learnt_in(key[0]).get(key[1])
+        if known is None:
+            return
+        active = state.active(known.port)
+        member = self._cluster.members.get(active.compute) if active is not None else None
+        if member is not None and not member.connected and not member.heard_before:
+            return  # it has not come yet since this controller leads; the other will say it again
+        if active is not None and (len(state.bindings[known.port]) > 1 or self._may_be_cut(active.compute)):
+            asking.ask_holder(self._cluster, known)
+            self._challenges[key] = Challenge(challenge.port, challenge.mac, now + CHALLENGE)
+            return
+        self._move(key, challenge.port, challenge.mac)
 
     def _may_move(self, key: Key, port: str) -> bool:
         """Whether an address has kept its port and MAC for long enough to change them once more."""
@@ -261,7 +283,7 @@ class Hidden:
         if moved is not None and now - moved.at > CALM:
             self._moved.pop(key)
             moved = None
-        if moved is not None and now < moved.at + min(2.0**moved.times, LONGEST):
+        if moved is not None and now < moved.at + min(2.0 ** min(moved.times, OFTEN), LONGEST):
             self._say("address_moves_too_often", key, port=port, times=moved.times)
             return False
         return True
@@ -343,7 +365,7 @@ class Hidden:
         now, dues = self._cluster.now(), [self._cluster.now() + 60.0]
         dues += [q.due for q in self._questions.values()] + [c.until for c in self._challenges.values()]
         if self._heap:
-            dues.append(self._heap[0][0])
+            dues.append(max(self._heap[0][0], self._not_before))
         return max(0.01, min(dues) - now)
 
     def _look(self) -> None:
@@ -357,26 +379,30 @@ class Hidden:
                 del self._questions[key]
                 if self._cluster.settings.hold_off:
                     self._held_off[key] = question.until
-        if len(self._held_off) > MOST:
+        if now - self._pruned > QUIET:
+            self._pruned = now
             self._held_off = {key: until for key, until in self._held_off.items() if until > now}
+            self._said = {key: at for key, at in self._said.items() if now - at < QUIET}
+            self._moved = {key: moved for key, moved in self._moved.items() if now - moved.at < CALM}
         for key, challenge in list(self._challenges.items()):
             if challenge.until <= now:
                 del self._challenges[key]
-                self._move(key, challenge.port, challenge.mac)
+                self._settle(key, challenge, now)
         self._look_at_learnt(now)
 
     def _look_at_learnt(self, now: float) -> None:
         asked = 0
-        while self._heap and self._heap[0][0] <= now:
+        while now >= self._not_before and self._heap and self._heap[0][0] <= now:
             if asked >= AT_ONCE:
-                asyncio.get_running_loop().call_later(BREATH, self._wake.set)
+                self._not_before = now + BREATH
                 return
             due, key = heapq.heappop(self._heap)
             watch = self._watches.get(key)
             if watch is None or watch.due != due:
                 continue
-            asked += self._check(key, watch, now)
+            watch.due = now + self._interval * SHARE
             heapq.heappush(self._heap, (watch.due, key))
+            asked += self._check(key, watch, now)
 
     def _check(self, key: Key, watch: Watch, now: float) -> bool:
         """Ask a learnt address, or give it up; whether it was asked."""
@@ -386,12 +412,14 @@ class Hidden:
             self._watches.pop(key, None)
             return False
         bindings = state.bindings.get(known.port, ())
+        where = tuple(b.compute for b in bindings)
+        if where != watch.where:
+            watch.asked, watch.where = 0.0, where
         patience = self._interval if bindings else UNPLUGGED
         if watch.asked and now - watch.asked >= patience:
             self._gone.add(key)
-            watch.asked, watch.due = 0.0, now + self._interval
+            watch.asked = 0.0
             return False
-        watch.due = now + self._interval * SHARE
         active = state.active(known.port)
         if len(bindings) > 1 or (active is not None and self._may_be_cut(active.compute)):
             # A guest that is about to move may say nothing for a while; nor does one count whose answer may have been cut.
@@ -413,12 +441,8 @@ class Hidden:
         before = self._cluster.state
 
         def decide(state: State) -> tuple[list[Edit], list[Edit]]:
-            edits: dict[Key, Edit] = {}
-            for edit in hidden.withdraw(state, gone):
-                edits[_key(edit)] = edit
-            for key, (mac, port) in found.items():
-                edits |= {_key(edit): edit for edit in hidden.learn(state, *key, mac, port)}
-            return list(edits.values()), list(edits.values())
+            net = hidden.outcome(state, found, gone)
+            return net, net
 
         edits = await self._cluster.store.commit(decide)
         for key in found:
@@ -454,9 +478,3 @@ class Hidden:
             yield (*key, f"asked for {self._questions[key].asked} time(s), no answer yet")
         for key, challenge in sorted(self._challenges.items()):
             yield (*key, f"port {challenge.port} speaks under it: its holder is asked")
-
-
-def _key(edit: Edit) -> Key:
-    fact = edit.new if edit.new is not None else edit.old
-    assert isinstance(fact, Learnt)
-    return fact.network, fact.address

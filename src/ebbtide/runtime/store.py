@@ -169,7 +169,9 @@ class Store:
         if self._replica.rows("Global"):
             self._wait(transaction)
             # The revision stays: it counts what was asked for, and a leadership asks for nothing.
-            transaction.update("Global", (), {"term": term})
+            # A store that was converted from a schema without it has none: what it asked for last is its revision.
+            intent = self.state.intent or self.state.revision
+            transaction.update("Global", (), {"term": term, "intent": intent})
         else:
             transaction.wait("Global", (), [], columns=["store_id"])
             row = {"store_id": self._new_store_id, "revision": 1, "intent": 1, "term": term, "hold": ""}

@@ -77,6 +77,14 @@ def test_what_needs_a_compute_no_more_has_none() -> None:
     assert of(then(change(found, Edit(place, None)))) == (0, 0)
 
 
+def test_of_all_that_leave_together_what_nobody_can_take_over_yet_is_said() -> None:
+    found = then(cloud(ports=2))
+    one, other = of(found)
+    marked = mark(found, f"c{one}", f"c{other}")
+    edits = duties.judge(marked, standings(marked))
+    assert duties.stays(marked, {one, other}, edits)[one].startswith("nobody else has a port yet of subnet 10.1.0.0/16")
+
+
 @settings(max_examples=60)
 @given(st.integers(0, 1 << 32))
 def test_in_any_order_nobody_tombstoned_lost_or_without_a_port_serves_while_another_can(seed: int) -> None:

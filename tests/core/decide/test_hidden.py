@@ -104,6 +104,20 @@ def test_a_new_address_is_no_way_to_take_a_virtual_routers_mac() -> None:
     assert hidden.why_not(found, "n1", VIRTUAL, OWN_MAC, "p2") == ""
 
 
+def test_of_several_at_once_each_sees_what_those_before_it_lead_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {("n1", VIRTUAL): (OWN_MAC, "p1"), ("n1", OTHER): (OWN_MAC, "p2")}
+    found = change(cloud(), *hidden.outcome(cloud(), both, []))
+    assert {address: x.port for address, x in found.learnt_in("n1").items()} == {VIRTUAL: "p1"}, (
+        "one MAC is at one place"
+    )
+    again = hidden.outcome(found, {("n1", VIRTUAL): (TWO.mac, "p2")}, [("n1", VIRTUAL)])
+    assert [(e.old, e.new) for e in again] == [(found.learnt_in("n1")[VIRTUAL], Learnt("n1", VIRTUAL, TWO.mac, "p2"))]
+    assert hidden.outcome(found, {("n1", VIRTUAL): (OWN_MAC, "p1")}, [("n1", VIRTUAL)]) == []
+    monkeypatch.setattr(hidden, "MAX_OF_PORT", 1)
+    many = {("n1", f"10.1.0.{n}"): (ONE.mac, "p1") for n in range(100, 105)}
+    assert len(hidden.outcome(cloud(), many, [])) == 1
+
+
 def test_who_is_given_the_address_or_the_mac_has_it_and_a_port_that_goes_takes_its_own_along() -> None:
     found = learnt(learnt(cloud(), VIRTUAL, OWN_MAC), OTHER)
     assert [e.old for e in hidden.release(found, "n1", (OTHER,), 0)] == [found.learnt_in("n1")[OTHER]]
