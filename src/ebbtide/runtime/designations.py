@@ -10,7 +10,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -53,6 +53,14 @@ _DOUBT = 30.0
 #: many seconds: then it is waited for that they come back.
 _ALONE, _HOLD = 3, 5.0
 _CONCERNS = (Network, Router, Vpn, RouterPort, Designation, Move, External)
+
+
+class _Silence(NamedTuple):
+    """Of all computes: whether many are away, how many have lost their sessions a moment ago, whether it is this controller's fault."""
+
+    many: bool = False
+    fallen: int = 0
+    cut_off: bool = False
 
 
 class Designations:
@@ -176,11 +184,12 @@ class Designations:
         state, members = self._cluster.state, self._cluster.members
         found = [(c, members[c.number]) for c in state.members() if c.number in members]
         sightings = [m.sighting() for _, m in found if m.connected]
-        standings = {compute.number: self._standing(compute, member, sightings) for compute, member in found}
+        silence = self._silence(m for _, m in found)
+        standings = {compute.number: self._standing(compute, member, sightings, silence) for compute, member in found}
         self._doubts.keep(standings)
         return standings
 
-    def _standing(self, compute: Compute, member: Member, sightings: list[Sighting]) -> Standing:
+    def _standing(self, compute: Compute, member: Member, sightings: list[Sighting], silence: _Silence) -> Standing:
         state, now = self._cluster.state, self._cluster.now()
         wired = frozenset(p for p, interface in member.view.providers.items() if interface.ofport)
         served = [d for d in (state.designations.get((NAT, r)) for r in state.serves.get(compute.number, ())) if d]
@@ -192,21 +201,25 @@ class Designations:
             since = member.lost_at if member.lost_at is not None else now
             leaves = LEAVING if member.heard_before else NOT_YET_HEARD
             gone = now - since >= (leaves if compute.tombstoned else self._cluster.settings.unreachable_grace)
-        ready, absent = member.phase is Phase.READY, self._is_absent(member, compute.tombstoned)
+        ready, absent = member.phase is Phase.READY, self._is_absent(member, compute.tombstoned, silence)
         return Standing(ready, member.connected, member.reason, wired, dead, gone, absent)
 
-    def _is_absent(self, member: Member, tombstoned: bool) -> bool:
+    def _is_absent(self, member: Member, tombstoned: bool, silence: _Silence) -> bool:
         """Whether what needs a control session is to leave it: it has lost its own, and it is not the controller that is cut off."""
         if member.connected:
             return False
-        now, members = self._cluster.now(), self._cluster.members.values()
+        now = self._cluster.now()
         if not member.heard_before or member.lost_at is None:
             # Silence begins with this leadership; and while many have not come yet, they will.
-            away = sum(not m.connected for m in members)
-            patience = NOT_YET_HEARD if 5 * away <= len(members) else self._cluster.settings.unreachable_grace
-            return now - self._began >= patience
-        fallen = sum(m.lost_at is not None and m.heard_before and now - m.lost_at < _HOLD for m in members)
-        return tombstoned or fallen <= _ALONE or (now - member.lost_at >= _HOLD and not self.cut_off_now())
+            return now - self._began >= (self._cluster.settings.unreachable_grace if silence.many else NOT_YET_HEARD)
+        return tombstoned or silence.fallen <= _ALONE or (now - member.lost_at >= _HOLD and not silence.cut_off)
+
+    def _silence(self, members: Iterable[Member]) -> _Silence:
+        now, away = self._cluster.now(), [m for m in members if not m.connected]
+        if not away:
+            return _Silence()
+        fallen = sum(m.lost_at is not None and m.heard_before and now - m.lost_at < _HOLD for m in away)
+        return _Silence(5 * len(away) > len(self._cluster.state.computes), fallen, bool(self.cut_off_now()))
 
     def _is_dead(self, member: Member, standbys: set[int], sightings: list[Sighting]) -> bool:
         """Whether nobody sees it any more. With its parts it loses those who watch it, and is dead nevertheless until it has shown life."""
