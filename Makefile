@@ -33,7 +33,7 @@ test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine:
 	@scripts/test-kernel.sh $(ARGS)
 
 .PHONY: acceptance
-acceptance: setup ## only the tests named after the lines of the specification
+acceptance: setup ## the specification, line by line: what was done, what was seen, and whether it passed
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/acceptance $(ARGS)
 
 .PHONY: lint

@@ -9,6 +9,7 @@ from typing import Any
 from ebbtide.lab import Compute
 from tests.support.rows import SAID
 
+_SUBNET_ROUTES = re.compile(r"cookie=0x30b0")
 _COUNTERS = re.compile(r"(duration|n_packets|n_bytes|idle_age|hard_age)=[^, ]+,? ?")
 
 
@@ -84,6 +85,22 @@ def unmarked(found: dict[str, Any]) -> dict[str, Any]:
     kept = {**bridge, "external_ids": {k: v for k, v in bridge["external_ids"].items() if k != "tombstoned"}}
     ids = {k: v for k, v in found["ids"].items() if k != "tombstoned"}
     return {**found, "ids": ids, "rows": {**found["rows"], "Bridge br-int": kept}}
+
+
+def differences(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Which lines and rows two snapshots of a compute do not share, but for who asks for a subnet's unknown addresses: that may have moved,
+    and nothing moves back by itself."""
+    found = []
+    for part in was:
+        old, new = ([f"{k}: {v}" for k, v in x.items()] if isinstance(x, dict) else x for x in (was[part], now[part]))
+        both = [*(f"- {x}" for x in old if x not in new), *(f"+ {x}" for x in new if x not in old)]
+        found += [f"{part} {x}" for x in both if not _SUBNET_ROUTES.match(x[2:])]
+    return found
+
+
+def size(found: dict[str, Any]) -> int:
+    """How many lines and rows a snapshot has."""
+    return sum(map(len, found.values()))
 
 
 def stamp(compute: Compute) -> str:
