@@ -1,4 +1,4 @@
-"""The spec's "Testing" list, line by line, with VMs that are inside one network and in two networks of a VPN; each test is named after its line.
+"""The spec's "Testing" list, with VMs in one network and in two networks of a VPN; each test is named after its line.
 
 Testing 1, 2, 3, and 6 for what has no designated compute. What has one is in `test_spec_subnet.py` (VPNs and subnet routes) and in
 `test_spec_nat.py`: Testing 4 to 8. The lines of the "CSIT" list are in `test_spec_csit.py`.

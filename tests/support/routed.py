@@ -11,6 +11,7 @@ from ebbtide.model.facts import Designation, Move, MovePhase
 from ebbtide.model.state import NAT, State
 from tests.support.cloud import Cloud
 from tests.support.outside import NEXT_HOP, Host
+from tests.support.told import Told
 
 SNAT = "203.0.113.10"
 #: Of each kind a few: what is looked for is one that breaks, not how many can be carried.
@@ -18,8 +19,11 @@ LOAD = Load(active=10, silent=6, udp=100, udp_slow=2, udp_slow_period=3.0, new=1
 
 
 @contextmanager
-def nothing_breaks(lab: Lab, *vms: str, load: Load = LOAD) -> Iterator[Traffic]:
-    """Inside, VMs talk to the outside in all ways; nothing of it is lost, refused or seen under another address."""
+def nothing_breaks(lab: Lab, *vms: str, load: Load = LOAD, told: Told | None = None) -> Iterator[Traffic]:
+    """Inside, VMs talk to the outside in all ways; nothing of it is lost, refused or seen under another address.
+
+    `told`: who is told the figures.
+    """
     with Traffic(lab, outside="ext", vms=list(vms), load=load) as traffic:
         traffic.wait_flowing(deadline=30)
         traffic.reset()
@@ -30,6 +34,13 @@ def nothing_breaks(lab: Lab, *vms: str, load: Load = LOAD) -> Iterator[Traffic]:
     assert not report.too_few(), report.too_few()
     for kind in ("active", "silent", "udp", "new"):
         assert report.addresses(kind) == {SNAT}, (kind, report.addresses(kind))
+    if told is not None:
+        total = report.total()
+        kept, broken = total.active.established + total.silent.established, total.active.broken + total.silent.broken
+        told.saw(f"{kept} connections outside, {broken} broken; {total.new.opened} new ones, {total.new.failed} failed")
+        told.saw(
+            f"{total.udp.sent + total.ping.sent} datagrams and pings outside, {total.udp.lost + total.ping.lost} lost"
+        )
 
 
 class Routed:

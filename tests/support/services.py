@@ -57,6 +57,13 @@ def add_vpn(
     assert status == 200, body
 
 
+def associate(cloud: Cloud, vpn: str, network: str) -> None:
+    """By the RPC of NetVirt: a network comes into a VPN."""
+    wish = {"vpn-id": vpn, "network-id": [network]}
+    status, body = cloud.http("POST", "/rests/operations/neutronvpn:associateNetworks", {"neutronvpn:input": wish})
+    assert status == 200, body
+
+
 def present(cloud: Cloud, rd: str) -> list[str]:
     """The computes on which a VPN is."""
     entry = rest(cloud, f"odl-l3vpn:vpn-instance-op-data/vpn-instance-op-data-entry={quote(rd, safe='')}")
@@ -148,11 +155,13 @@ def learnt(cloud: Cloud) -> dict[str, str]:
 
 
 def asking(cloud: Cloud, name: str, network: str, subnet: str) -> list[str]:
-    """A compute's flows by which it asks for what nobody is known to have in a subnet, because it is designated for it.
+    """A compute's flows by which it asks for what nobody is known to have in a subnet, because it is designated for it."""
+    return [x for x in serving(cloud, name, network, subnet) if "/0xffff000000," in x]
 
-    Who stands by has such a flow too: it is for what others send it alone, and has one bit more in its mask.
-    """
-    return [x for x in _of_subnet(cloud, name, network, subnet) if "controller(" in x and "/0xffff000000," in x]
+
+def serving(cloud: Cloud, name: str, network: str, subnet: str) -> list[str]:
+    """The same, and of who stands by: it asks for what others send it (one bit more in the mask), and for nothing else."""
+    return [x for x in _of_subnet(cloud, name, network, subnet) if "controller(" in x]
 
 
 def towards(cloud: Cloud, name: str, network: str, subnet: str) -> str:
