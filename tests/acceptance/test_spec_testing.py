@@ -140,6 +140,10 @@ def test_verify_that_scale_in_compute_nodes_config_inventory_and_topology_datast
         assert after == 0, content
         told.saw(f"its ids in the whole {content} datastore: {before}, then {after}")
     assert services.present(trio, RD) == ["b", "c"]
+    assert snapshots.flows(trio.lab.compute("a")) == []
+    for address in ("10.1.0.12", "10.2.0.11"):
+        assert trio.lab.vm("vm1").ping(address, count=3).lost == 0
+    told.saw(f"its VM, on {trio.place('vm1')} now, reaches the others")
 
 
 def mentions(cloud: Cloud, content: str, words: tuple[str, ...]) -> int:

@@ -65,7 +65,7 @@ def table(entries: Iterable[Entry]) -> list[str]:
     found = list(entries)
     text = [*_row(_HEAD), *_row(tuple("-" * width for width in _WIDTHS))]
     for line, words in LINES.items():
-        own = [entry for entry in found if entry.lines[0] == line]
+        own = sorted((entry for entry in found if entry.lines[0] == line), key=lambda entry: (entry.of, entry.done))
         others = [entry for entry in found if line in entry.lines[1:]]
         for entry in own:
             name = f"{line}{' ' * bool(entry.of)}{entry.of}: {words}"
