@@ -234,7 +234,9 @@ def test_verify_the_recovery_procedure_of_scale_in_workflow_make_sure_that_the_r
         now = snapshots.snapshot(compute)
         found = snapshots.differences(was, now)
         assert found == [], compute.name
-        told.saw(f"{compute.name} recovered: {snapshots.size(now)} flows, groups and rows, {len(found)} differences")
+        told.saw(
+            f"{compute.name} recovered: {snapshots.size(now)} flows, groups and rows, {len(found)} differences but for subnet routes"
+        )
     cloud.assert_clean()
 
 
@@ -328,5 +330,7 @@ def test_start_scale_in_for_a_compute_which_is_designated_and_no_other_compute_h
         now = snapshots.snapshot(compute)
         found = snapshots.differences(was, now)
         assert found == [], compute.name
-        told.saw(f"{compute.name}: {snapshots.size(now)} flows, groups and rows, {len(found)} differences")
+        told.saw(
+            f"{compute.name}: {snapshots.size(now)} flows, groups and rows, {len(found)} differences but for subnet routes"
+        )
     cloud.assert_clean()

@@ -188,7 +188,9 @@ def test_verify_the_recovery_procedure_of_scale_in_workflow_make_sure_that_the_r
         now = snapshots.snapshot(compute)
         found = snapshots.differences(was, now)
         assert found == [], compute.name
-        told.saw(f"{compute.name} after: {snapshots.size(now)} flows, groups and rows, {len(found)} differences")
+        told.saw(
+            f"{compute.name} after: {snapshots.size(now)} flows, groups and rows, {len(found)} differences but for subnet routes"
+        )
 
 
 def keep_port_number(cloud: Cloud, compute: Compute, vm: str, wanted: int) -> None:

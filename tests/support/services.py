@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ebbtide.lab import packets
 from ebbtide.model.state import State, subnet_name
 from tests.support import snapshots
 from tests.support.cloud import Cloud
@@ -131,18 +130,6 @@ def stands_by(cloud: Cloud, network: str, subnet: str) -> str:
 def hide(cloud: Cloud, vm: str, address: str) -> None:
     """A second address in a VM, of which nobody is told."""
     cloud.lab.vm(vm).exec(["ip", "addr", "add", f"{address}/32", "dev", "eth0"])
-
-
-def forget(cloud: Cloud, vm: str, address: str) -> None:
-    """That address is gone from the VM."""
-    cloud.lab.vm(vm).exec(["ip", "addr", "del", f"{address}/32", "dev", "eth0"])
-
-
-def announce(cloud: Cloud, vm: str, address: str) -> None:
-    """Gratuitous ARP."""
-    own = cloud.lab.vm(vm)
-    with own.packets() as out:
-        out.send(packets.gratuitous_arp(own.mac, address))
 
 
 def learnt(cloud: Cloud) -> dict[str, str]:
