@@ -296,8 +296,10 @@ def holds(state: State, number: int, standings: Mapping[int, Standing]) -> list[
             found.append(natmove.words(move, names))
         elif designation is not None and designation.compute == number:
             choice = chosen.get((NAT, router))
+            if choice is None:
+                continue  # a router that is in no network needs nobody, and waits for nobody
             soon = _soon(state, router, number, standings)
-            if choice is not None and choice.compute not in (0, number):
+            if choice.compute not in (0, number):
                 found.append(f"router {router}: its NAT is still here, and {names[choice.compute]} can have it")
             elif soon:
                 found.append(

@@ -323,6 +323,15 @@ def test_a_compute_is_not_ended_while_somebody_will_be_able_to_have_its_nat(othe
     )
 
 
+def test_the_nat_of_a_router_that_is_in_no_network_any_more_holds_no_compute_back() -> None:
+    found = served_by(1, 0, able(1, tombstoned=True), able(2, gateway=True))
+    bare = change(found, *(Edit(x, None) for x in found.legs["r1"].values()))
+    assert designation.holds(found, 1, seen(found)) != []
+    empty = change(bare, *(Edit(b, None) for b in bare.bindings["p1"]))
+    left = scalein.end(empty, ["c1"], {1, 2}, serving=lambda n: designation.holds(empty, n, seen(empty)))
+    assert place(change(empty, *left.checked("end").edits)) == (0, 0)
+
+
 def test_many_routers_are_spread_over_all() -> None:
     found = judged(cloud(routers=9))
     held = [place(found, f"r{n}")[0] for n in range(1, 10)]
