@@ -37,8 +37,8 @@ from tests.fakes.follower import encoded
 HOSTS = {name: Host(name, number, wired=name in "abcf", gateway=name == "f") for number, name in enumerate("abcdef", 1)}
 #: n4 has the addresses of n1, so that VPNs which import both see one of them.
 SUBNETS = {"n1": "10.1.0.0/24", "n2": "10.2.0.0/24", "n3": "10.3.0.0/24", "n4": "10.1.0.0/24"}
-ROUTERS, VPNS, TARGETS = ("r1", "r2"), ("blue", "red"), ("100:1", "100:2")
-VRFS = {name: 250 + at for at, name in enumerate((*ROUTERS, *VPNS))}
+ROUTERS, VPNS, TARGETS = ("r1", "r2"), ("blue", "red", "green"), ("100:1", "100:2")
+VRFS = {name: 240 + at for at, name in enumerate((*ROUTERS, *VPNS))}
 PORTS = {f"p{k}": ("n1", "n2", "n3", "n4")[(k - 1) % 4] for k in range(1, 8)}
 OUTSIDE, REMOTE = "203.0.113.0/24", int(IPv4Address("198.51.100.7"))
 T = TypeVar("T")
@@ -81,21 +81,24 @@ class Cloud(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        """a to d, three networks, r1 in two of them with a way outside, a VPN with the third, and ports on a, b and c."""
+        """a to d, four networks, r1 in two of them with a way outside, one VPN that imports from two others, and ports on a, b and c."""
         cloud = self.cloud
         cloud.add_external("out", OUTSIDE, "203.0.113.1")
         for name in "abcd":
             cloud.connect(HOSTS[name])
         for name in ("n1", "n2", "n3", "n4"):
             cloud.add_network(name, SUBNETS[name])
-        for port, name in (("p1", "a"), ("p2", "b"), ("p3", "c"), ("p5", "b")):
+        for port, name in (("p1", "a"), ("p2", "b"), ("p3", "c"), ("p4", "d"), ("p5", "b")):
             self.made(port)
             cloud.run(port, cloud.number(name))
         cloud.decide(lambda s: routing.add_router(s, "r1", "out", ["203.0.113.10"]))
         for network in ("n1", "n2"):
             cloud.decide(lambda s, n=network: routing.attach(s, "r1", n, address_in(n, VRFS["r1"])))
-        cloud.decide(lambda s: vpns.add(s, "blue", "100:1", TARGETS[:1], TARGETS[:1]))
-        cloud.decide(lambda s: routing.attach(s, "blue", "n3", address_in("n3", VRFS["blue"])))
+        for name, network, exports in (("blue", "n3", ()), ("red", "n4", TARGETS[:1]), ("green", "", TARGETS[1:])):
+            rd, imports = f"100:{VPNS.index(name) + 1}", TARGETS if name == "blue" else ()
+            cloud.decide(lambda s, n=name, r=rd, i=imports, e=exports: vpns.add(s, n, r, i, e))
+            if network:
+                cloud.decide(lambda s, n=name, w=network: routing.attach(s, n, w, address_in(w, VRFS[n])))
 
     def made(self, port: str) -> None:
         self.cloud.add_port(port, PORTS[port], mac_of(port), address_in(PORTS[port], int(port[1:])))
@@ -169,8 +172,8 @@ class Cloud(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def empty_and_end(self, data: st.DataObject) -> None:
-        """The whole drain of one: its ports leave for another, its services arrive elsewhere, and it is removed."""
-        name = self.pick(data, self.living(*HEARD))
+        """The whole drain of one, alive or dead: its ports leave for another, its services arrive elsewhere, and it is removed."""
+        name = self.pick(data, self.living(*HEARD, Life.DEAD))
         to = self.pick(data, [n for n in self.living(*HEARD) if n != name])
         if name is None or to is None:
             return
@@ -181,13 +184,17 @@ class Cloud(RuleBasedStateMachine):
         self.cloud.arrive()
         ended = self.maybe(lambda: self.cloud.end([name]))
         # Refused while something of it is on its way, or somebody who could have it is not ready.
-        assert ended or set(self.cloud.life.values()) - {Life.READY}
+        everybody = {self.cloud.life[c.number] for c in self.state.members()}
+        assert ended or everybody != {Life.READY}
 
     def leave(self, port: str, old: int, new: int) -> None:
+        """A live migration; or the guest is started anew, where it died with its compute."""
         if self.cloud.guest[port] == old:
             self.cloud.migrate(port, new)
         elif old in self.cloud.taps[port]:
             self.cloud.unplug(port, old)
+        elif not self.cloud.guest[port]:
+            self.cloud.run(port, new)
 
     @rule(data=st.data())
     def start_and_recover_restores_every_byte(self, data: st.DataObject) -> None:
@@ -306,6 +313,12 @@ class Cloud(RuleBasedStateMachine):
         else:
             address = address_in(network, VRFS[name])
             self.maybe(lambda: self.cloud.decide(lambda s: routing.attach(s, name, network, address)))
+
+    @rule(data=st.data())
+    def a_router_leaves_all_its_networks(self, data: st.DataObject) -> None:
+        name = self.pick(data, self.state.routers)
+        for leg in self.state.places(str(name)):
+            self.maybe(lambda n=leg.network: self.cloud.decide(lambda s: routing.detach(s, str(name), n)))
 
     @rule(data=st.data())
     def a_router_joins_a_vpn_or_leaves_it(self, data: st.DataObject) -> None:
@@ -559,4 +572,4 @@ def residue(fragment: Fragment, grave: Compute) -> bool:
 
 
 TestCloud = Cloud.TestCase
-TestCloud.settings = settings(max_examples=60, stateful_step_count=80, derandomize=True)
+TestCloud.settings = settings(max_examples=50, stateful_step_count=80, derandomize=True)

@@ -22,10 +22,21 @@ from ebbtide.decide.designation import Standing
 from ebbtide.decide.ids import Allocator, released, retire
 from ebbtide.decide.lifecycle import Claim, Outcome
 from ebbtide.decide.scalein import Decision
-from ebbtide.model.facts import Compute, Edit, Neighbour, Network, Port
+from ebbtide.model.facts import (
+    Binding,
+    Compute,
+    Designation,
+    Edit,
+    Fact,
+    Lease,
+    Move,
+    Neighbour,
+    Network,
+    Port,
+)
 from ebbtide.model.moves import reached
 from ebbtide.model.observed import View
-from ebbtide.model.state import State, apply
+from ebbtide.model.state import State, apply, facts
 from tests.fakes import clouds
 from tests.fakes.flow_table import Table, Walk, contents
 from tests.fakes.follower import Follower
@@ -97,6 +108,7 @@ class CoreCloud:
         if not net:
             return
         after = apply(self.state, net, self.state.revision + 1)
+        assert not _dangling(after), "a compute that is gone is named"
         self.state = after
         self.follower.away = {n for n in after.computes if self.life.get(n) not in HEARD}
         self.follower.changed(net, after)
@@ -352,3 +364,23 @@ class CoreCloud:
         """Whether its guest runs on a compute that is heard, and its binding has followed."""
         at = self.guest.get(port, 0)
         return at in self.desired and self.state.binding(port, at) is not None
+
+
+def _dangling(state: State) -> set[Fact]:
+    """Facts that name a compute which is no member. A debt may: whoever is removed owes what it holds itself."""
+    found: set[Fact] = set()
+    for fact in facts(state):
+        match fact:
+            case Binding():
+                named = {fact.compute}
+            case Designation():
+                named = {fact.compute, fact.standby} - {0}
+            case Lease():
+                named = {fact.compute}
+            case Move():
+                named = {fact.old, fact.new}
+            case _:
+                continue
+        if not named <= set(state.computes):
+            found.add(fact)
+    return found
