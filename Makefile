@@ -26,7 +26,7 @@ demo: setup ## the main job, told as it goes: computes join, three are scaled in
 
 .PHONY: test
 test: setup ## all tests but those of `make acceptance`
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --ignore=tests/acceptance $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --ignore=tests/acceptance --ignore=tests/stories $(ARGS)
 
 .PHONY: test-kernel
 test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine: minutes each, no part of `make test`
@@ -34,7 +34,7 @@ test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine:
 
 .PHONY: acceptance
 acceptance: setup ## the specification, line by line: what was done, what was seen, and whether it passed
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/acceptance $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/acceptance tests/stories $(ARGS)
 
 .PHONY: lint
 lint: setup ## style, types, and who may import whom

@@ -15,7 +15,7 @@ vpn green in web importing 100:1, 100:2 exporting 100:1
 => vm1 reaches vm2
 
 scalein-computes-start a
-=> told: nobody else can serve subnet 10.1.0.0/24 of network web
+=> told: nobody else has a port yet of subnet 10.1.0.0/24 of network web
 => web's subnet is served by a
 => vm1 reaches vm2
 scalein-computes-end a
