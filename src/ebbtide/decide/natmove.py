@@ -85,7 +85,8 @@ def call_back(state: State, move: Move) -> list[Edit]:
         edits = [Edit(move, None)]
         designation, held = state.designations.get((NAT, name)), state.opening(name, move.new)
         if held is not None:
-            stays = designation is not None and designation.standby == move.new
+            # A range that it had before is not the move's to take: connections that it opened from there may live.
+            stays = (designation is not None and designation.standby == move.new) or 0 < held.since < move.began
             edits.append(Edit(held, msgspec.structs.replace(held, careful=True) if stays else None))
         return edits
     if move.turned:

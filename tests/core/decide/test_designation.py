@@ -332,6 +332,24 @@ def test_the_nat_of_a_router_that_is_in_no_network_any_more_holds_no_compute_bac
     assert place(change(empty, *left.checked("end").edits)) == (0, 0)
 
 
+def test_a_move_that_is_called_back_leaves_a_range_that_was_there_before_it_and_takes_its_own() -> None:
+    """Of who stood by once: connections that it opened then may live, and nobody else may get their ports."""
+    found = served_by(1, 2)
+    (old,) = (x for x in found.leases["r1"].values() if x.compute == 2)
+    dated = change(found, Edit(old, msgspec.structs.replace(old, since=found.revision)))
+    later = change(dated, *parts.designate(dated, "r1", 1, 3))
+    for new in (2, 4):
+        begun = change(later, *natmove.begin(later, "r1", 1, new))
+        move = msgspec.structs.replace(begun.moves["r1"], began=begun.revision)
+        made = [x for x in begun.leases["r1"].values() if x.compute == new and not x.since]
+        stored = [Edit(x, msgspec.structs.replace(x, since=begun.revision)) for x in made]
+        begun = change(begun, Edit(begun.moves["r1"], move), *stored)
+        back = change(begun, *natmove.call_back(begun, move))
+        held = {x.compute: (x.first, x.careful) for x in back.leases["r1"].values()}
+        assert held[2] == (old.first, True)
+        assert 4 not in held
+
+
 def test_many_routers_are_spread_over_all() -> None:
     found = judged(cloud(routers=9))
     held = [place(found, f"r{n}")[0] for n in range(1, 10)]
