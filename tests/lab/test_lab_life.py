@@ -34,6 +34,14 @@ time.sleep(1000)
 """
 
 
+HALF_ENDED = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+raw = ctypes.CDLL(None).syscall
+raw(60, 0)  # exit(2): of the calling thread alone
+"""
+
+
 def processes_naming(directory: Path) -> list[int]:
     pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
     return [pid for pid in pids if processes.is_running(pid) and processes.names_directory(pid, directory)]
@@ -156,3 +164,14 @@ def test_a_lab_that_is_not_there(tmp_path: Path) -> None:
     assert not lab.is_up()
     with pytest.raises(NotFound, match="lab up"):
         lab.computes()
+
+
+def test_a_process_runs_until_its_last_thread_has_ended() -> None:
+    """A switch that was killed has a zombie for a moment whose other threads still hold its pid file's lock."""
+    with subprocess.Popen([sys.executable, "-c", HALF_ENDED]) as process:
+        try:
+            wait_until(lambda: "(zombie)" in Path(f"/proc/{process.pid}/status").read_text(), "its main thread's end")
+            assert processes.is_running(process.pid)
+        finally:
+            processes.kill([process.pid])
+        assert not processes.is_running(process.pid)

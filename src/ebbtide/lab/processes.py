@@ -95,9 +95,18 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def is_running(pid: int) -> bool:
-    """A zombie does not run: it holds no memory, port or file."""
+    """A zombie does not run: it holds no memory, port or file. One whose other threads still end holds them all."""
     stat = _stat(pid)
-    return stat is not None and stat[0] not in ("Z", "X")
+    if stat is None:
+        return False
+    return stat[0] not in ("Z", "X") or _threads(pid) > 1
+
+
+def _threads(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def is_stopped(pid: int) -> bool:
