@@ -8,9 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
+from ebbtide.compile import ledger
+from ebbtide.compile.flow import match
+from ebbtide.compile.ledger import Punt
 from ebbtide.lab import packets
 from ebbtide.model.facts import Designation, Learnt
 from ebbtide.model.state import SUBNET, State, subnet_name
+from ebbtide.openflow.messages import PacketIn
 from tests.support import snapshots
 from tests.support.cloud import Cloud
 from tests.support.outside import GATEWAY, LAG, route, settle
@@ -144,6 +148,25 @@ def test_an_address_whose_holder_answers_is_not_taken_by_who_shouts(cloud: Cloud
     found = learnt(cloud)
     assert found is not None
     assert found.port == "vm2"
+
+
+def test_who_shouts_before_its_compute_knows_that_the_address_is_taken_is_heard_as_well(cloud: Cloud) -> None:
+    """What was learnt is not on every compute at once. Until it is, gratuitous ARP comes as one of an unknown address."""
+    give(cloud, "vm2")
+    assert cloud.lab.vm("vm1").reaches(HIDDEN)
+    take(cloud, "vm2")
+    give(cloud, "vm3")
+    cluster, shouter = cloud.controller.app.cluster, state_of(cloud).ports["vm3"]
+    frame = packets.gratuitous_arp(cloud.lab.vm("vm3").mac, HIDDEN)
+    sent_by = match(metadata=shouter.lport << ledger.LPORT_SHIFT)
+    early = PacketIn(0, ledger.T.ARP_RESPONDER, 0, sent_by, frame, len(frame))
+    tag = state_of(cloud).networks["red"].tag
+
+    async def hear() -> None:
+        cluster.hidden.heard(Punt.ANNOUNCED, cloud.controller.member("c"), tag, early)
+
+    cloud.call(hear())
+    cloud.wait(lambda: (found := learnt(cloud)) is not None and found.port == "vm3", what="moved to vm3")
 
 
 def test_nobody_takes_the_gateways_address_or_a_ports(cloud: Cloud) -> None:

@@ -170,11 +170,14 @@ class Hidden:
             return
         key = network, str(IPv4Address(said.sender))
         if punt is Punt.ANNOUNCED:
-            # Gratuitous ARP of an address that is nobody's yet: whoever it is shall answer for it.
-            if said.sender == said.target and key[1] not in self._cluster.state.learnt_in(network):
+            if said.sender != said.target:
+                return
+            if key[1] not in self._cluster.state.learnt_in(network):
+                # Gratuitous ARP of an address that is nobody's yet: whoever it is shall answer for it.
                 self._held_off.pop(key, None)
                 self._begin(key, member, b"")
-            return
+                return
+            # Of one that was learnt a moment ago: this compute does not know it yet. It is a claim.
         if punt is Punt.ANSWER:
             self._count(member)
         self._spoke(key, port, said.sender_mac)
