@@ -49,6 +49,18 @@ def test_counts_begin_anew_with_what_is_on_its_way() -> None:
     assert series.counts(14.0).lost == 1
 
 
+def test_what_was_lost_before_anything_flowed_is_not_lost_after_the_reset() -> None:
+    """The first datagrams come before the switches know the way. What is on its way when counting begins is counted."""
+    series = Series()
+    for now in (10.0, 10.1, 10.2, 10.3):
+        series.sent(now)
+    series.arrived(2, 10.25)
+    series.reset(10.35)
+    assert series.counts(10.35).sent == 1
+    series.arrived(3, 10.4)
+    assert series.counts(14.0).lost == 0
+
+
 def test_numbers_of_nobody_are_not_counted() -> None:
     series = Series()
     series.arrived(3, 1.0)

@@ -55,9 +55,8 @@ class Series:
         return any(self.seen[self._begin :])
 
     def reset(self, now: float) -> None:
-        self._begin = bisect_right(self.times, now - DATAGRAM_GRACE)
-        while self._begin < len(self.seen) and self.seen[self._begin]:
-            self._begin += 1
+        # On its way is what was sent after the newest that has come back. Older ones were lost before, most of them before the way was known.
+        self._begin = max(bisect_right(self.times, now - DATAGRAM_GRACE), len(self.seen.rstrip(b"\0")))
         self._gap = 0.0
 
     def counts(self, now: float) -> Datagrams:
