@@ -55,7 +55,7 @@ class Series:
         return any(self.seen[self._begin :])
 
     def reset(self, now: float) -> None:
-        # On its way is what was sent after the newest that has come back. Older ones were lost before, most of them before the way was known.
+        # On its way is what was sent after the newest that has come back: older ones were lost before, as a rule before the way was known.
         self._begin = max(bisect_right(self.times, now - DATAGRAM_GRACE), len(self.seen.rstrip(b"\0")))
         self._gap = 0.0
 
