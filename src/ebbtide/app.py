@@ -90,6 +90,7 @@ class App:
             asyncio.get_running_loop().time,
             str(uuid.uuid4()),
             Path(config.state_dir) / "connections.log",
+            Path(config.state_dir) / "proof.key",
         )
         self.service = Service(self.cluster)
         self._start(self.cluster.run(), "cluster")

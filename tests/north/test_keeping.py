@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from http.client import HTTPConnection
 
+from ebbtide.model.facts import Operation
 from tests.north.site import Site
 
 
@@ -33,6 +34,19 @@ def test_a_backup_comes_back_whole_and_under_a_new_store_id(make_site: Callable[
     assert site.state.revision > before.revision
     assert a.number in site.state.computes
     assert "approve" in site.get("/api/v1/status").json["hold"]
+
+
+def test_an_operation_of_a_backup_does_not_go_on(make_site: Callable[..., Site]) -> None:
+    """Nobody has asked for it in this time: it is over, and says why."""
+    site = make_site()
+    a = site.compute()
+    going = Operation("one", "drain", (a.number,), "running", "2 VMs to go")
+    site.put(going, Operation("two", "end", (a.number,), "done", "residue 0"))
+    backup = exchange(site, "GET", "/api/v1/backup")[1]
+    assert exchange(site, "POST", "/api/v1/restore", backup)[0] == 200
+    found = site.state.operations
+    assert (found["one"].state, found["two"].state) == ("failed", "done")
+    assert "restore while 2 VMs to go" in found["one"].reason
 
 
 def test_what_is_no_backup_changes_nothing(make_site: Callable[..., Site]) -> None:

@@ -55,6 +55,9 @@ COMMANDS: dict[str, Entry] = {
     "operation": Entry(
         "Looking", "looking:operation", "Long work: scale-in ends and rebalances, and what they wait for."
     ),
+    "proof": Entry(
+        "Looking", "proofs:proof", "That nothing is left of removed computes: what was read, what was found, signed."
+    ),
     "events": Entry("Looking", "looking:events", "Follow changes as they happen."),
     "reconcile": Entry("Keeping", "keeping:reconcile", "Look at computes anew, or approve what the brake holds."),
     "backup": Entry("Keeping", "keeping:backup", "Write all that is stored to a file (- for standard output)."),
@@ -78,6 +81,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "designations": ("designation", "list"),
     "relations": ("relation", "list"),
     "operations": ("operation", "list"),
+    "proofs": ("proof", "list"),
     "labs": ("lab", "list"),
     "scalein": ("scale-in",),
 }

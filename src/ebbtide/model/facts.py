@@ -158,9 +158,15 @@ class Retired(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """A scale-in end: who is removed, at which revision, and what its audit found.
+    """Long work that goes on whoever leads: `verb` is end (of a scale-in), drain, loss (a compute has fallen silent), readmit, rebalance.
 
-    `state` is running, done or failed; `reason` says what it waits for, or what was found.
+    `state` is running, aborting, done, failed or aborted; `reason` says what it waits for, or what was found. `computes`: whom it is about;
+    `revision`: at which it was stored. `began`, `over`: seconds since the epoch (0: not over).
+
+    Of a drain: `phase` (`DrainPhase`); `vms`, who moves its VMs; `at_once`, how many of them at the same time; `wave`, how many computes
+    are emptied at the same time (0: all); `deadline`, seconds since the epoch after which nothing is waited for (0: none); `forced`, why it
+    was begun though it would have been refused ("": it would not); `marked`, the computes that it has tombstoned itself. `parent`: the
+    drain that has begun this end.
     """
 
     id: str
@@ -170,6 +176,66 @@ class Operation(msgspec.Struct, frozen=True):
     reason: str = ""
     revision: int = 0
     started: int = 0
+    phase: str = ""
+    vms: str = ""
+    at_once: int = 0
+    wave: int = 0
+    deadline: int = 0
+    forced: str = ""
+    marked: tuple[int, ...] = ()
+    parent: str = ""
+    began: int = 0
+    over: int = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether it goes on."""
+        return self.state in ("running", "aborting")
+
+
+class ItemState(StrEnum):
+    """How far one item of an operation is."""
+
+    PENDING = "pending"
+    MOVING = "moving"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One thing that an operation has to do. `kind` is compute, service, vm (a port) or peer; `object` its name (of a service "nat r1"),
+    `compute` where it was when the operation began.
+
+    `target` is where it goes (0: not known), `standby` who stood by for it. `reason` says what it waits for, or why it failed. `since`:
+    milliseconds since the epoch at which this state began; `took`: milliseconds from its beginning to its end. `tries`: how often it was
+    begun; `mover`: who has taken it on.
+    """
+
+    operation: str
+    kind: str
+    object: str
+    compute: int
+    state: ItemState = ItemState.PENDING
+    target: int = 0
+    standby: int = 0
+    reason: str = ""
+    since: int = 0
+    took: int = 0
+    tries: int = 0
+    mover: str = ""
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """What an audit has found of removed `computes`, signed. `body` is JSON (`decide/proofs.py`), `signature` its Ed25519 signature in
+    base64 by `key`, the controller's public key. `owed`: computes that could not be looked at, and are when they return."""
+
+    operation: str
+    computes: tuple[int, ...]
+    owed: tuple[int, ...]
+    body: str
+    signature: str
+    key: str
 
 
 class External(msgspec.Struct, frozen=True):
@@ -334,6 +400,8 @@ Fact = (
     | Cursor
     | Retired
     | Operation
+    | Item
+    | Proof
     | External
     | Router
     | Vpn

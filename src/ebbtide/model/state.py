@@ -27,6 +27,7 @@ from ebbtide.model.facts import (
     External,
     Fact,
     Floating,
+    Item,
     Learnt,
     Lease,
     Membership,
@@ -35,6 +36,7 @@ from ebbtide.model.facts import (
     Network,
     Operation,
     Port,
+    Proof,
     Relation,
     Retired,
     Router,
@@ -58,7 +60,7 @@ class State(msgspec.Struct, frozen=True):
     port. `floatings_of`: port -> its floating IPs; `serves`: compute -> {router: number of parts that it has in its NAT}.
     `mapped`: physical network -> {member with a provider mapping for it: 1}. `duties`: compute -> {(service, object): None} of all
     designations that it has a part in. `claimed`: network -> {address: port}; `macs`: network -> {MAC: port}. `learnt`: network ->
-    {address: where it answers}; `learnt_of`: port -> its learnt addresses.
+    {address: where it answers}; `learnt_of`: port -> its learnt addresses. `items`: operation -> {(kind, object, compute): item}.
 
     A VRF is a router or a VPN, by its name: `legs` and `routers_of` hold the places of both, `by_router_tag` the tags. `vpn_routers`:
     VPN -> its routers. `importers`, `exporters`: route target -> VPNs. `seen`: VRF of a VPN -> places of other VRFs that it has routes to
@@ -89,6 +91,8 @@ class State(msgspec.Struct, frozen=True):
     retired: Map[int, Retired] = _EMPTY
     retired_vnis: Map[int, int] = _EMPTY
     operations: Map[str, Operation] = _EMPTY
+    items: Map[str, Map[tuple[str, str, int], Item]] = _EMPTY
+    proofs: Map[str, Proof] = _EMPTY
     externals: Map[str, External] = _EMPTY
     routers: Map[str, Router] = _EMPTY
     by_router_tag: Map[int, str] = _EMPTY
@@ -255,6 +259,11 @@ class State(msgspec.Struct, frozen=True):
         found: Map[str, Learnt] = self.learnt.get(network, _EMPTY)
         return found
 
+    def items_of(self, operation: str) -> list[Item]:
+        """An operation's items, by kind, object and compute."""
+        found: Map[tuple[str, str, int], Item] = self.items.get(operation, _EMPTY)
+        return [item for _, item in sorted(found.items())]
+
     def given_to(self, network: str, address: str) -> str | None:
         """The port that an address of a network was given to."""
         found: Map[str, str] = self.claimed.get(network, _EMPTY)
@@ -377,6 +386,12 @@ class _Draft:
     def _operation(self, fact: Operation, present: bool) -> None:
         self._put("operations", fact.id, fact, present)
 
+    def _item(self, fact: Item, present: bool) -> None:
+        self._inner("items", fact.operation, (fact.kind, fact.object, fact.compute), fact, present)
+
+    def _proof(self, fact: Proof, present: bool) -> None:
+        self._put("proofs", fact.operation, fact, present)
+
     def _external(self, fact: External, present: bool) -> None:
         self._put("externals", fact.id, fact, present)
         self._index("by_tag", fact.tag, fact.id, present)
@@ -468,6 +483,8 @@ class _Draft:
 
 _ORDER = (
     *(
+        Proof,
+        Item,
         Operation,
         Retired,
         Cursor,
@@ -540,7 +557,9 @@ def facts(state: State) -> list[Fact]:
     found += [*state.floatings.values(), *state.neighbours.values(), *state.designations.values()]
     for leases in state.leases.values():
         found += leases.values()
-    found += state.moves.values()
+    found += [*state.moves.values(), *state.proofs.values()]
+    for items in state.items.values():
+        found += items.values()
     return found
 
 

@@ -13,7 +13,20 @@ from starlette.routing import Route
 
 from ebbtide.config import Config, is_loopback, parse_http
 from ebbtide.errors import EbbtideError
-from ebbtide.north import api, balance, keeping, learnt, nat, operations, resources, restconf, routers, schema, vpns
+from ebbtide.north import (
+    api,
+    balance,
+    keeping,
+    learnt,
+    nat,
+    operations,
+    proofs,
+    resources,
+    restconf,
+    routers,
+    schema,
+    vpns,
+)
 from ebbtide.north.answers import on_error
 from ebbtide.north.audit_log import AuditLog
 from ebbtide.north.auth import Credentials
@@ -45,6 +58,7 @@ def build(service: Service, config: Config) -> Starlette:
         *learnt.routes(service),
         *balance.routes(service),
         *nat.routes(service),
+        *proofs.routes(service),
         *keeping.routes(service),
     ]
     gate = Middleware(

@@ -41,8 +41,21 @@ class Finding(msgspec.Struct, frozen=True):
     text: str
 
 
+class Look(msgspec.Struct, frozen=True):
+    """What one compute was seen to hold. `applied`: the revision that it had confirmed before it was read."""
+
+    compute: str
+    number: int
+    applied: int
+    flows: int
+    groups: int
+    ports: int
+    tunnels: int
+    rows: int
+
+
 class Report(msgspec.Struct, frozen=True):
-    """What was read, at which revision, and what was found."""
+    """What was read, at which revision, and what was found; `looks`: a line each compute that was read."""
 
     revision: int
     computes: tuple[str, ...]
@@ -55,6 +68,7 @@ class Report(msgspec.Struct, frozen=True):
     residue: int
     findings: tuple[Finding, ...] = ()
     removed: tuple[str, ...] = ()
+    looks: tuple[Look, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -68,42 +82,44 @@ TRIES = 5
 AT_A_STRETCH = 500
 
 
-async def audit(cluster: Cluster, only: Iterable[int] | None = None) -> Report:
-    """Audit every compute, looking for the removed computes `only` (default: all that were ever removed)."""
+async def audit(cluster: Cluster, only: Iterable[int] | None = None, among: Iterable[int] | None = None) -> Report:
+    """Audit every compute, or those `among` them, looking for the removed computes `only` (default: all that were ever removed)."""
     state = cluster.state
-    removed = [c for c in state.removed.values() if only is None or c.number in set(only)]
+    chosen, places = (None if x is None else set(x) for x in (only, among))
+    removed = [c for c in state.removed.values() if chosen is None or c.number in chosen]
     wanted = {c.name: _needles(cluster, c) for c in removed}
-    read, unreachable, findings = [], [], []
-    flows = groups = rows = 0
+    looks, unreachable, findings = [], [], []
     for compute in state.members():
+        if places is not None and compute.number not in places:
+            continue
         member = cluster.members.get(compute.number)
         looked = await _look(cluster, member, compute, wanted) if member is not None else None
         if looked is None:
             if compute.number in cluster.state.computes:
                 unreachable.append(compute.name)
             continue
-        dump, seen = looked
-        read.append(compute.name)
-        flows, groups, rows = flows + len(dump.flows), groups + len(dump.groups), rows + len(dump.rows)
+        look, seen = looked
+        looks.append(look)
         findings += seen
     counts = {kind: sum(f.kind == kind for f in findings) for kind in ("missing", "unexpected", "residue")}
     return Report(
         state.revision,
-        tuple(read),
+        tuple(look.compute for look in looks),
         tuple(unreachable),
-        flows,
-        groups,
-        rows,
+        sum(look.flows for look in looks),
+        sum(look.groups for look in looks),
+        sum(look.rows for look in looks),
         findings=tuple(findings[:MAX_FINDINGS]),
         removed=tuple(sorted(wanted)),
+        looks=tuple(looks),
         **counts,
     )
 
 
 async def _look(
     cluster: Cluster, member: Member, compute: Compute, wanted: Mapping[str, tuple[Needle, ...]]
-) -> tuple[Dump, list[Finding]] | None:
-    """One compute's dump and what is wrong with it; None if it cannot be read.
+) -> tuple[Look, list[Finding]] | None:
+    """What one compute holds and what is wrong with it; None if it cannot be read.
 
     What is found while the compute is being changed may be the change: then it is looked at again. One that the brake holds is not.
     """
@@ -115,7 +131,7 @@ async def _look(
         if not member.connected or not member.synced:
             return None
         await cluster.wait_for(lambda: at_rest() or not member.connected, 2.0)
-        revision = cluster.state.revision
+        revision, applied = cluster.state.revision, member.rid_through()
         try:
             dump, found = await _dump(member, compute)
         except EbbtideError:
@@ -130,7 +146,9 @@ async def _look(
                 findings += [_residue(r) for r in search(name, chosen, part)]
         if not findings or (at_rest() and cluster.state.revision == revision):
             break
-    return dump, findings
+    kinds = [row.strings.get("type", "") for row in dump.rows if row.table == "Interface"]
+    amounts = len(dump.flows), len(dump.groups), len(kinds), kinds.count("vxlan"), len(dump.rows)
+    return Look(compute.name, compute.number, applied, *amounts), findings
 
 
 def _parts(dump: Dump) -> Iterable[Dump]:

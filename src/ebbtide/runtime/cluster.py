@@ -29,7 +29,7 @@ from ebbtide.ovsdb import events as ev
 from ebbtide.ovsdb.framing import PEER_LIMIT
 from ebbtide.ovsdb.replica import Replica, RowChange
 from ebbtide.reconcile.compiled import Compiled
-from ebbtide.runtime import dhcp, exports, probes, vswitch
+from ebbtide.runtime import dhcp, exports, probes, signing, vswitch
 from ebbtide.runtime.connections import Connections
 from ebbtide.runtime.designations import Designations
 from ebbtide.runtime.hidden import Hidden
@@ -38,6 +38,7 @@ from ebbtide.runtime.member import OPENING_EYES, Member
 from ebbtide.runtime.natmoves import NatMoves
 from ebbtide.runtime.outside import Outside
 from ebbtide.runtime.places import Places
+from ebbtide.runtime.proofs import Proofs
 from ebbtide.runtime.pulse import Pulse
 from ebbtide.runtime.record_log import What
 from ebbtide.runtime.renewals import Renewals
@@ -106,6 +107,7 @@ class Cluster:
         clock: Callable[[], float],
         new_store_id: str,
         records: Path | None = None,
+        proof_key: Path | None = None,
     ) -> None:
         self.settings = settings
         self.now = clock
@@ -127,6 +129,7 @@ class Cluster:
         self.renewals = Renewals(self)
         self.standbys = Standbys(self)
         self.connections = Connections(records)
+        self.proofs = Proofs(self, signing.signer(proof_key))
         self._releasing: asyncio.TimerHandle | None = None
         self._sessions: set[OvsdbLink | SwitchLink] = set()
         self._owners: dict[SwitchLink, Member] = {}
@@ -161,6 +164,7 @@ class Cluster:
             group.create_task(self.hidden.run())
             group.create_task(self.natmoves.run())
             group.create_task(self.standbys.run())
+            group.create_task(self.proofs.run())
             group.create_task(self._write_records())
             group.create_task(self._probe())
 
@@ -598,8 +602,7 @@ class Cluster:
         self._notify("progress", name=member.name)
         self._release_soon()
         if member.clean and any(d.compute == member.number for d in self.state.debts.values()):
-            task = asyncio.ensure_future(self._pay(member.number))
-            task.add_done_callback(_log_failure)
+            self.proofs.pay(member.number)
 
     def holding(self, revision: int) -> list[str]:
         """Members that have not confirmed a revision, or still hold something that it took away: by name, in order."""
@@ -622,14 +625,6 @@ class Cluster:
 
         task = asyncio.ensure_future(self.store.commit(decide))
         task.add_done_callback(_log_failure)
-
-    async def _pay(self, number: int) -> None:
-        """A compute that owed the cleaning of removed ones has been brought to what it should hold."""
-
-        def decide(state: State) -> tuple[list[Edit], None]:
-            return [Edit(d, None) for d in state.debts.values() if d.compute == number], None
-
-        await self.store.commit(decide)
 
     def _notify(self, what: str, **facts: Any) -> None:
         if what == "compute":

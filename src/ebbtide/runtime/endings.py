@@ -6,11 +6,13 @@ An operation that is stored as running is driven by whoever leads, again and aga
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence, Set
 
 import msgspec
 import structlog
 
+from ebbtide.decide import proofs
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Debt, Edit, Operation
 from ebbtide.model.observed import Phase
@@ -24,6 +26,8 @@ log = structlog.get_logger("endings")
 STUCK = 60.0
 #: Operations that are over are kept for reading, the newest of them.
 KEPT_OPERATIONS = 200
+#: Proofs outlive their operations: who asks for one does so later.
+KEPT_PROOFS = 1000
 
 
 class Endings:
@@ -78,9 +82,10 @@ class Endings:
             if operation is None or operation.state != "running":
                 return
             try:
-                done, words = await self._try_end(operation, patient=self._cluster.now() < patient_until)
+                report, words = await self._try_end(operation, patient=self._cluster.now() < patient_until)
+                done = report is not None
                 if done or words != operation.reason:
-                    await self._note(operation_id, "done" if done else "running", words)
+                    await self._note(operation_id, words, report)
                 if done:
                     log.info("scale_in_ended", revision=self._cluster.state.revision, found=words)
                     return
@@ -92,39 +97,39 @@ class Endings:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 2.0)
 
-    async def _try_end(self, operation: Operation, patient: bool) -> tuple[bool, str]:
-        """One attempt: whether it is done, and what was found, or what it still waits for.
+    async def _try_end(self, operation: Operation, patient: bool) -> tuple[Report | None, str]:
+        """One attempt: what its audit has found, or None and what it still waits for.
 
         `patient`: wait for who is connected and not brought to what it should hold. Later such a one owes, as if it were away; but
         residue on a compute that we can clean is waited for as long as it takes.
         """
         cluster, leaving = self._cluster, []
         if cluster.store.hold:
-            return False, f"the brake: {cluster.store.hold}"
+            return None, f"the brake: {cluster.store.hold}"
         for number in operation.computes:
             member = cluster.members.get(number)
             if member is not None and member.connected:
                 member.leave()
                 leaving.append(member)
         if not await cluster.wait_for(lambda: all(m.left or not m.connected for m in leaving), 5.0) and patient:
-            return False, f"waits for {', '.join(m.name for m in leaving if not m.left)} to be wiped"
+            return None, f"waits for {', '.join(m.name for m in leaving if not m.left)} to be wiped"
         if not await cluster.wait_for(lambda: not self._behind(operation.revision), 2.0) and patient:
             behind = self._behind(operation.revision)
             if behind:
                 shown = ", ".join(f"{m.name} ({m.reason or m.phase})" for m in behind[:5])
-                return False, f"waits for {shown} to apply revision {operation.revision}"
+                return None, f"waits for {shown} to apply revision {operation.revision}"
         report = await audit(cluster, operation.computes)
         held = {m.name for m in cluster.members.values() if m.phase is Phase.BRAKED}
         residue = [f for f in report.findings if f.kind == "residue" and f.compute not in held]
         if residue:
-            return False, f"{len(residue)} residue, first on {residue[0].compute}: {residue[0].what}"
+            return None, f"{len(residue)} residue, first on {residue[0].compute}: {residue[0].what}"
         owing = {*report.unreachable, *(held & set(report.computes))} - self._never_ours()
         if not report.computes and not owing and self._never_ours() != {c.name for c in self._cluster.state.members()}:
-            return False, "no compute could be read: nothing is proven"
+            return None, "no compute could be read: nothing is proven"
         numbers = [self._cluster.state.by_name[name] for name in sorted(owing) if name in self._cluster.state.by_name]
         numbers += [m.number for m in leaving if m.connected and not m.left]
         await self._owe(operation, numbers)
-        return True, self._proof(operation, report, held)
+        return report, self._proof(operation, report, held)
 
     def _never_ours(self) -> set[str]:
         """Computes that another system runs: nothing of ours is there."""
@@ -156,12 +161,18 @@ class Endings:
         found = (self._cluster.members.get(c.number) for c in self._cluster.state.members() if c.number in able)
         return [m for m in found if m is not None and m.phase is not Phase.FOREIGN and m.rid_through() < revision]
 
-    async def _note(self, operation_id: str, outcome: str, reason: str) -> None:
+    async def _note(self, operation_id: str, reason: str, report: Report | None) -> None:
+        """Store what an operation waits for; or, with its audit's report, that it is over, and its proof."""
+
         def decide(state: State) -> tuple[list[Edit], None]:
             known = state.operations.get(operation_id)
             if known is None:
                 return [], None
-            return [Edit(known, msgspec.structs.replace(known, state=outcome, reason=reason))], None
+            if report is None:
+                return [Edit(known, msgspec.structs.replace(known, reason=reason))], None
+            over = msgspec.structs.replace(known, state="done", reason=reason, over=int(time.time()))
+            proof = self._cluster.proofs.made(state, known, report, self._never_ours())
+            return [Edit(known, over), Edit(state.proofs.get(operation_id), proof)], None
 
         await self._cluster.store.commit(decide)
 
@@ -172,6 +183,13 @@ class Endings:
 
 
 def old_operations(state: State) -> list[Edit]:
-    """Those that are over, but for the newest."""
-    over = sorted((o for o in state.operations.values() if o.state != "running"), key=lambda o: o.revision)
-    return [Edit(o, None) for o in over[: max(0, len(over) - KEPT_OPERATIONS)]]
+    """Those that are over, but for the newest and those whose proof is not complete yet; with their items."""
+    kept = {name for name, proof in state.proofs.items() if proof.owed}
+    over = sorted((o for o in state.operations.values() if not o.open and o.id not in kept), key=lambda o: o.revision)
+    edits: list[Edit] = []
+    for operation in over[: max(0, len(over) - KEPT_OPERATIONS)]:
+        edits += [Edit(operation, None), *(Edit(item, None) for item in state.items_of(operation.id))]
+    if len(state.proofs) <= KEPT_PROOFS:
+        return edits
+    complete = sorted((p for p in state.proofs.values() if not p.owed), key=lambda p: proofs.read(p.body).revision)
+    return edits + [Edit(p, None) for p in complete[: max(0, len(state.proofs) - KEPT_PROOFS)]]

@@ -24,6 +24,7 @@ from ebbtide.model.facts import (
     External,
     Fact,
     Floating,
+    Item,
     Learnt,
     Lease,
     Move,
@@ -31,6 +32,7 @@ from ebbtide.model.facts import (
     Network,
     Operation,
     Port,
+    Proof,
     Relation,
     Retired,
     Router,
@@ -39,7 +41,7 @@ from ebbtide.model.facts import (
 )
 
 DATABASE = "Ebbtide"
-SCHEMA_VERSION = "1.3.0"
+SCHEMA_VERSION = "1.4.0"
 
 TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Compute": (Compute, ("number",)),
@@ -51,6 +53,8 @@ TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Cursor": (Cursor, ("kind",)),
     "Retired": (Retired, ("tag",)),
     "Operation": (Operation, ("id",)),
+    "Item": (Item, ("operation", "kind", "object", "compute")),
+    "Proof": (Proof, ("operation",)),
     "External": (External, ("id",)),
     "Router": (Router, ("id",)),
     "Vpn": (Vpn, ("id",)),

@@ -701,7 +701,7 @@ class Service:
         Raises:
             BadInput: it is not a backup, not whole, or of another schema. Nothing is changed.
         """
-        found = parse_backup(data)
+        found = [_stopped(fact) for fact in parse_backup(data)]
         await self.cluster.store.replace(found, self._new_id(), "restored from a backup: `ebbtide reconcile --approve`")
         return len(found)
 
@@ -766,6 +766,14 @@ class Service:
 def _instant(seconds: float) -> int:
     """So many seconds from now, since the epoch."""
     return int(time.time() + seconds)
+
+
+def _stopped(fact: Fact) -> Fact:
+    """An operation of a backup was going on in another time: nobody has asked for it to go on in this one."""
+    if not (isinstance(fact, Operation) and fact.open):
+        return fact
+    why = f"stopped by a restore while {fact.reason or fact.state}: begin it anew if it is still wanted"
+    return msgspec.structs.replace(fact, state="failed", reason=why, over=int(time.time()))
 
 
 def parse_backup(data: bytes) -> list[Fact]:

@@ -18,7 +18,20 @@ import msgspec
 import structlog
 
 from ebbtide.errors import StoreUnreachable, Unexpected
-from ebbtide.model.facts import Binding, Compute, Designation, Edit, Fact, Learnt, Lease, Move, Operation, Retired
+from ebbtide.model.facts import (
+    Binding,
+    Compute,
+    Designation,
+    Edit,
+    Fact,
+    Item,
+    Learnt,
+    Lease,
+    Move,
+    Operation,
+    Proof,
+    Retired,
+)
 from ebbtide.model.state import State, apply, in_order
 from ebbtide.ovsdb import events as ev
 from ebbtide.ovsdb.conditions import Where, add, by_uuid, eq
@@ -285,7 +298,7 @@ class Store:
         revision = self.state.revision + 1
         asked = False
         for old, new in in_order(list(edits)):
-            asked = asked or not isinstance(new if new is not None else old, Learnt)
+            asked = asked or _asks(old, new)
             if new is None:
                 assert old is not None
                 transaction.delete(records.table_of(old), self._where(old))
@@ -299,7 +312,7 @@ class Store:
                 transaction.update(records.table_of(old), self._where(old), changed)
         transaction.mutate("Global", (), [add("revision", 1)])
         if asked:
-            # What tenants' machines say of themselves explains nothing to the brake.
+            # What tenants' machines say of themselves, and how far work has come, explains nothing to the brake.
             transaction.update("Global", (), {"intent": revision})
         transaction.commit(durable=True)
         return transaction
@@ -366,6 +379,13 @@ async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _asks(old: Fact | None, new: Fact | None) -> bool:
+    """Whether an edit asks for something else to be installed than before."""
+    if isinstance(old, Move) and isinstance(new, Move):
+        return (old.old, old.new, old.phase, old.turned) != (new.old, new.new, new.phase, new.turned)
+    return not isinstance(new if new is not None else old, Learnt | Operation | Item | Proof)
 
 
 def _name(fact: Fact) -> tuple[Any, ...]:
