@@ -24,6 +24,7 @@ from ebbtide.model.facts import Edit, External, Neighbour, RouterPort, format_ma
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
 from ebbtide.runtime import frames
+from ebbtide.runtime.switch import SwitchLost
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -36,6 +37,9 @@ ASK_SOON, ASK = 0.5, 30.0
 ANNOUNCE = (0.0, 0.05, 0.15, 1.0, 5.0)
 #: A change of a next hop's MAC is followed at once, but no more than once in so many seconds.
 FOLLOW = 1.0
+#: Seconds of a leadership in which a next hop that has not answered yet is asked for at short intervals: sessions begin and end in them, and
+#: a question may go down with one.
+BEGINNING = 10.0
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -57,6 +61,7 @@ class Outside:
         #: When to ask again for a next hop whose MAC has changed too soon after it had changed, that could not be stored, or that nobody
         #: could ask for.
         self._doubted: dict[str, float] = {}
+        self._begun = float("-inf")
         self._places: dict[tuple[str, str], Place] = {}
         self._announcing: list[tuple[float, tuple[str, str], Place]] = []
         self._looked_at: State | None = None
@@ -74,6 +79,8 @@ class Outside:
         """A new leadership: nobody has listened before it, so all next hops are asked for at once."""
         self._asked.clear()
         self._doubted.clear()
+        self.answered.clear()
+        self._begun = self._cluster.now()
         self._wake.set()
 
     async def run(self) -> None:
@@ -156,12 +163,15 @@ class Outside:
         self._wake.set()
 
     def send(self, member: Member, external: str, frame: bytes) -> bool:
-        """A frame out of a compute's port to a network outside; whether there is one."""
+        """A frame out of a compute's port to a network outside; whether it could be sent."""
         found = self._cluster.state.externals.get(external)
         provider = member.view.providers.get(found.physical) if found is not None else None
         if found is None or provider is None or not provider.ofport or member.switch is None:
             return False
-        member.switch.packet_out(provider.ofport, frame, vlan=found.vlan)
+        try:
+            member.switch.packet_out(provider.ofport, frame, vlan=found.vlan)
+        except SwitchLost:
+            return False
         return True
 
     # --- next hops ---
@@ -185,9 +195,10 @@ class Outside:
             self._doubted.pop(external.id, None)
             if external.gateway:
                 # All of those that serve or stand by, and one of the others: so that a dead cable is known before it is needed.
-                sent = [self.probe(external.id, number) for number in self._askers(state, external)]
-                if sent and not any(sent):
-                    # A leadership begins without a session.
+                askers = self._askers(state, external)
+                heard = any((external.id, number) in self.answered for number in askers)
+                sent = [self.probe(external.id, number) for number in askers]
+                if askers and not heard and (now < self._begun + BEGINNING or not any(sent)):
                     self._doubted[external.id] = now + ASK_SOON
 
     def _askers(self, state: State, external: External) -> list[int]:
