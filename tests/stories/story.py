@@ -40,7 +40,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from ebbtide.errors import EbbtideError
-from ebbtide.model.facts import Compute, Cursor, Membership, Operation, Retired
+from ebbtide.model.facts import Compute, Cursor, Item, Membership, Operation, Proof, Retired
 from ebbtide.model.state import SUBNET, State, facts, subnet_name
 
 STORIES = sorted(Path(__file__).parent.glob("*.story"))
@@ -128,7 +128,7 @@ def tell(path: Path, teller: Teller) -> None:
 
 def end_state(state: State) -> set[Any]:
     """What both tellers must end with: all facts but those of the bookkeeping, without what is a lab's own."""
-    return {_plain(fact) for fact in facts(state) if not isinstance(fact, Cursor | Operation | Retired)}
+    return {_plain(fact) for fact in facts(state) if not isinstance(fact, Cursor | Item | Operation | Proof | Retired)}
 
 
 def _plain(fact: Any) -> Any:
