@@ -37,8 +37,8 @@ ASK_SOON, ASK = 0.5, 30.0
 ANNOUNCE = (0.0, 0.05, 0.15, 1.0, 5.0)
 #: A change of a next hop's MAC is followed at once, but no more than once in so many seconds.
 FOLLOW = 1.0
-#: Seconds of a leadership in which a next hop that has not answered yet is asked for at short intervals: sessions begin and end in them, and
-#: a question may go down with one.
+#: Seconds of a leadership in which a next hop that has not answered yet is asked for at short intervals: sessions begin and end in them,
+#: and a question may go down with one.
 BEGINNING = 10.0
 
 
