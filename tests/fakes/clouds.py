@@ -26,6 +26,7 @@ from ebbtide.model.facts import (
     External,
     Fact,
     Floating,
+    Item,
     Learnt,
     Lease,
     Membership,
@@ -35,6 +36,7 @@ from ebbtide.model.facts import (
     Network,
     Operation,
     Port,
+    Proof,
     Relation,
     Retired,
     Router,
@@ -143,6 +145,10 @@ def key_of(fact: Fact) -> tuple[Any, ...]:
             return ("lease", fact.router, fact.first)
         case Move():
             return ("move", fact.router)
+        case Item():
+            return ("item", fact.operation, fact.kind, fact.object, fact.compute)
+        case Proof():
+            return ("proof", fact.operation)
         case _:
             return (type(fact).__name__, fact.id)
 

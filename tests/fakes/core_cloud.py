@@ -17,7 +17,7 @@ import msgspec
 from immutables import Map
 
 from ebbtide.compile.fragment import Fragment, Key
-from ebbtide.decide import bindings, designation, duties, hidden, lifecycle, natmove, routing, scalein
+from ebbtide.decide import bindings, designation, duties, hidden, lifecycle, marking, natmove, routing, scalein
 from ebbtide.decide.designation import Standing
 from ebbtide.decide.ids import Allocator, released, retire
 from ebbtide.decide.lifecycle import Claim, Outcome
@@ -230,15 +230,9 @@ class CoreCloud:
     def start(self, ids: Collection[str]) -> Decision:
         """scalein-computes-start, as the service does it."""
         decision = scalein.start(self.state, list(ids)).checked("start")
-        numbers, standings = {v.number for v in decision.verdicts}, self.standings()
-        marked = apply(self.state, decision.edits, self.state.revision + 1)
-        # One election over the final set for each kind.
-        moves = designation.judge(marked, standings) if decision.edits else []
-        others = duties.judge(marked, standings) if decision.edits else []
-        told = decision.saying(designation.stays(designation.departures(marked, standings, numbers)))
-        told = told.saying(duties.stays(marked, numbers, others))
-        self.commit([*decision.edits, *moves, *others])
-        return told
+        begun = marking.mark(self.state, decision, {v.number for v in decision.verdicts}, self.standings())
+        self.commit(begun.edits)
+        return begun.decision
 
     def recover(self, ids: Collection[str]) -> Decision:
         """scalein-computes-recover, as the service does it."""

@@ -230,6 +230,7 @@ class Going(StrEnum):
     MOVES = "moves"  # and no connection breaks
     UNDER_WAY = "under way"  # its move has begun before
     TAKEN_OVER = "taken over"  # at once: its compute is lost
+    LATER = "later"  # moves once VMs that need it are where another can have it
     STAYS = "stays"  # nobody else may have it; it ends with its compute
 
 
@@ -306,6 +307,19 @@ def holds(state: State, number: int, standings: Mapping[int, Standing]) -> list[
                     f"router {router}: its NAT is here, and nobody else can have it now, but {soon} will be able to"
                 )
     return found
+
+
+def chosen(state: State, standings: Mapping[int, Standing]) -> dict[str, int]:
+    """Who is to have each router's NAT (0: nobody can), by an election of now."""
+    found = election.elect(services(state, standings), candidates(state, standings))
+    return {name: choice.compute for (_, name), choice in found.items()}
+
+
+def has_home(
+    state: State, router: str, number: int, standings: Mapping[int, Standing], elected: Mapping[str, int]
+) -> bool:
+    """Whether another than this compute can have a router's NAT now, or will be able to in a moment. `elected`: see `chosen`."""
+    return elected.get(router, 0) not in (0, number) or bool(_soon(state, router, number, standings))
 
 
 def _soon(state: State, router: str, number: int, standings: Mapping[int, Standing]) -> str:

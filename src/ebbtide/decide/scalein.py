@@ -151,10 +151,11 @@ def end(
     reachable: Set[int],
     moving: Set[str] = frozenset(),
     serving: Callable[[int], Sequence[str]] = lambda _: (),
+    lost: Set[int] = frozenset(),
 ) -> Decision:
     """Remove computes. `reachable`: computes that can be cleaned now; the others get debts, to be paid at their return.
     `moving`: ports that have just moved, and whose new place not everybody has learnt: where they left still forwards for them.
-    `serving`: what a compute still serves that has somewhere to go, in words."""
+    `serving`: what a compute still serves that has somewhere to go, in words. `lost`: computes that are dead, and their ports with them."""
     verdicts: list[IdVerdict] = []
     leaving: list[Compute] = []
     for text, compute, reason in _resolve(state, ids):
@@ -164,7 +165,7 @@ def end(
         if compute.membership is Membership.REMOVED:
             verdicts.append(IdVerdict(text, Answer.ALREADY, compute.name, compute.number, "already removed"))
             continue
-        left = carried(state, compute.number)
+        left = carried(state, compute.number) if compute.number not in lost else []
         if not compute.tombstoned:
             why = f"{compute.name} is not tombstoned: call scalein-computes-start first"
         elif left:

@@ -158,15 +158,15 @@ class Retired(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """Long work that goes on whoever leads: `verb` is end (of a scale-in), drain, loss (a compute has fallen silent), readmit, rebalance.
+    """Long work that goes on whoever leads: `verb` is end (of a scale-in), drain, loss (a compute has fallen silent) or rebalance.
 
-    `state` is running, aborting, done, failed or aborted; `reason` says what it waits for, or what was found. `computes`: whom it is about;
-    `revision`: at which it was stored. `began`, `over`: seconds since the epoch (0: not over).
+    `state` is running, aborting, done, partial, failed or aborted; `reason` says what it waits for, or what was found.
+    `computes`: whom it is about; `revision`: at which it was stored. `began`, `over`: seconds since the epoch (0: not over).
 
-    Of a drain: `phase` (`DrainPhase`); `vms`, who moves its VMs; `at_once`, how many of them at the same time; `wave`, how many computes
-    are emptied at the same time (0: all); `deadline`, seconds since the epoch after which nothing is waited for (0: none); `forced`, why it
-    was begun though it would have been refused ("": it would not); `marked`, the computes that it has tombstoned itself. `parent`: the
-    drain that has begun this end.
+    Of a drain: `vms`, who moves its VMs; `at_once`, how many of them at the same time; `wave`, how many computes are emptied at the same
+    time (0: all); `deadline`, seconds since the epoch after which nothing is waited for (0: none); `forced`, why it was begun though it
+    would have been refused ("": it would not); `outages`, services that may end with their compute ("nat r1"); `marked`, the computes that
+    it has tombstoned itself; `dead`, that they are taken for dead, and their VMs for lost. `parent`: the drain that has begun this end.
     """
 
     id: str
@@ -176,13 +176,14 @@ class Operation(msgspec.Struct, frozen=True):
     reason: str = ""
     revision: int = 0
     started: int = 0
-    phase: str = ""
     vms: str = ""
     at_once: int = 0
     wave: int = 0
     deadline: int = 0
     forced: str = ""
+    outages: tuple[str, ...] = ()
     marked: tuple[int, ...] = ()
+    dead: bool = False
     parent: str = ""
     began: int = 0
     over: int = 0
@@ -204,12 +205,12 @@ class ItemState(StrEnum):
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One thing that an operation has to do. `kind` is compute, service, vm (a port) or peer; `object` its name (of a service "nat r1"),
+    """One thing that an operation has to do. `kind` is compute, service or vm (a port); `object` its name (of a service "nat r1"),
     `compute` where it was when the operation began.
 
     `target` is where it goes (0: not known), `standby` who stood by for it. `reason` says what it waits for, or why it failed. `since`:
-    milliseconds since the epoch at which this state began; `took`: milliseconds from its beginning to its end. `tries`: how often it was
-    begun; `mover`: who has taken it on.
+    milliseconds since the epoch at which this state began; `took`: milliseconds from its beginning to its end. `tries`: how often it has
+    failed; `mover`: who has taken it on (of a compute: the end that removes it).
     """
 
     operation: str

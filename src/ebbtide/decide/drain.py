@@ -1,0 +1,793 @@
+"""A drain: computes are emptied and removed, each as soon as it is empty; those that cannot be emptied are recovered, and named.
+
+It is an operation with items, and each step is decided from State anew: an item only records how far its object has come, so whoever leads
+next goes on from what is so, not from what was meant. What is announced by an item is stored in the same transaction as the item.
+
+    compute   pending (waits its turn) -> moving (is emptied; then removed, its end not proven yet) -> done | failed | skipped (recovered)
+    service   pending -> moving -> done; skipped: it ends with its compute, as was allowed, or stays with one that was recovered
+    vm        pending -> moving (a mover has it, or it is plugged twice) -> done | failed (for good) | skipped
+
+A compute is removed only if nothing is bound there, not even by a port that is leaving; if each of its VMs is served elsewhere or deleted
+(one that is plugged nowhere may be one that restarts); if each service has gone, and everybody who sent to it here has settled on that;
+and if what its own OVSDB says agrees. Nothing of that is concluded before everybody could be heard in this leadership.
+
+A drain of dead computes waits for their services to be taken over, and for nothing else: their VMs are lost with them.
+
+Longer than 400 lines: beginning, going on, aborting and resuming are about the same items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from functools import cached_property
+from typing import NamedTuple
+
+import msgspec
+
+from ebbtide.decide import designation, duties, natmove, parts, scalein
+from ebbtide.decide.designation import Departure, Going, Standing
+from ebbtide.errors import NotFound, Refused
+from ebbtide.model.facts import (
+    BindingPhase,
+    Compute,
+    Designation,
+    Edit,
+    Item,
+    ItemState,
+    Membership,
+    Operation,
+)
+from ebbtide.model.state import NAT, State
+
+VERB, END = "drain", "end"
+COMPUTE, SERVICE, VM = "compute", "service", "vm"
+#: Nobody moves VMs for us: they are watched.
+NOBODY = "none"
+#: How often a VM's migration may fail, and milliseconds after the first and later failures until it is tried again.
+TRIES, PAUSES = 3, (5_000, 30_000)
+#: Seconds after the deadline for which a migration that is under way is waited for.
+IN_FLIGHT = 60
+#: Seconds that an abort takes to bring services back.
+BACK = 300
+_OVER = (ItemState.DONE, ItemState.FAILED, ItemState.SKIPPED)
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What was asked of a drain; see `Operation`. `until`: the deadline of its NAT moves (seconds since the epoch; 0: as configured)."""
+
+    vms: str = NOBODY
+    at_once: int = 4
+    wave: int = 0
+    deadline: int = 0
+    forced: str = ""
+    outages: tuple[str, ...] = ()
+    until: int = 0
+    dead: bool = False
+
+
+class Seen(NamedTuple):
+    """What a step knows besides State. `now`: milliseconds since the epoch. `hold`: why nothing may be removed now, nor given up, in words.
+
+    `settled(revision)`: whether everybody who can be heard has settled on it. `filled(number)`: why a compute may not be empty though State
+    says so, in words. `heard(item)`: whether the mover of an item has been heard of of late. `serves(number)`: see `scalein.end`.
+    """
+
+    now: int
+    standings: Mapping[int, Standing]
+    hold: str
+    reachable: Set[int]
+    moving: Set[str]
+    settled: Callable[[int], bool]
+    filled: Callable[[int], str]
+    heard: Callable[[Item], bool]
+    serves: Callable[[int], Sequence[str]]
+    new_id: Callable[[], str]
+
+
+class Goal(msgspec.Struct, frozen=True):
+    """Where a service of a drained compute goes (0: nowhere), how, and why there, in words."""
+
+    service: str
+    old: int
+    new: int
+    standby: int
+    how: Going
+    why: tuple[str, ...] = ()
+
+    @property
+    def router(self) -> str:
+        """The router whose NAT it is, or ""."""
+        kind, _, name = self.service.partition(" ")
+        return name if kind == NAT else ""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why a drain is refused. `code`: no-home (allowed by naming the service), share, unreachable (allowed by a reason)."""
+
+    code: str
+    about: str
+    text: str
+
+
+def named(kind: str, name: str) -> str:
+    """What a service is called in items."""
+    return f"{kind} {name}"
+
+
+def words(service: str) -> str:
+    """A service in a sentence."""
+    kind, _, name = service.partition(" ")
+    found = duties.kind_of(kind)
+    return found.words(name) if found is not None else f"the NAT of router {name}"
+
+
+def goals(before: State, marked: State, numbers: Set[int], standings: Mapping[int, Standing]) -> list[Goal]:
+    """What becomes of each service that these computes, tombstoned in `marked`, serve."""
+    found = [_of_router(before, d) for d in designation.departures(marked, standings, numbers)]
+    edits = {
+        (new.service, new.object): new for _, new in duties.judge(marked, standings) if isinstance(new, Designation)
+    }
+    for number in numbers:
+        for key in before.duties.get(number, ()):
+            known = before.designations[key]
+            if key[0] == NAT or known.compute != number:
+                continue
+            new = edits.get(key, known).compute
+            goes = new not in numbers
+            why = duties.electable(marked, *key, standings)
+            how = Going.MOVES if goes else Going.STAYS
+            found.append(Goal(named(*key), number, new if goes else 0, known.standby, how, tuple(why)))
+    return sorted(found, key=lambda g: g.service)
+
+
+def awaited(found: Iterable[Goal], then: State, numbers: Set[int]) -> list[Goal]:
+    """The same, where what nobody can have now and somebody will is no loss. `then`: State with the VMs where they go."""
+    told = []
+    for goal in found:
+        kind, _, name = goal.service.partition(" ")
+        held = then.designations.get((kind, name))
+        if goal.how is Going.STAYS and held is not None and held.compute not in numbers:
+            why = f"{then.computes[held.compute].name} can have it once VMs are there"
+            goal = msgspec.structs.replace(goal, new=held.compute, how=Going.LATER, why=(why,))
+        told.append(goal)
+    return told
+
+
+def _of_router(state: State, found: Departure) -> Goal:
+    known = state.designations.get((NAT, found.router))
+    standby = known.standby if known is not None else 0
+    return Goal(named(NAT, found.router), found.old, found.new, standby, found.how, found.why)
+
+
+def problems(
+    state: State, numbers: Set[int], found: Iterable[Goal], standings: Mapping[int, Standing], wish: Wish, share: float
+) -> list[Problem]:
+    """Why a drain of these computes would be refused."""
+    told = []
+    for goal in found:
+        if goal.how is Going.STAYS and goal.service not in wish.outages:
+            old = state.computes[goal.old].name
+            text = f"nobody else can have {words(goal.service)} now: it would end with {old}"
+            told.append(Problem("no-home", goal.service, text))
+    if wish.forced:
+        return told
+    members = state.members()
+    leaving = numbers | {c.number for c in members if c.tombstoned}
+    if len(leaving) > share * len(members):
+        text = f"{len(leaving)} of {len(members)} computes would be leaving; {share:.0%} is the most"
+        told.append(Problem("share", "", text))
+    for number in sorted(numbers):
+        seen, name = standings.get(number, Standing()), state.computes[number].name
+        if not seen.reachable:
+            told.append(
+                Problem("unreachable", name, f"{name} cannot be reached: what it serves would be taken over, not moved")
+            )
+    return told
+
+
+def busy(
+    state: State, numbers: Set[int], among: Collection[str] = (VERB, END, "readmit")
+) -> tuple[Operation, int] | None:
+    """An operation that goes on with one of these computes, and which; None: there is none. A child is told of by its parent."""
+    for operation in sorted(state.operations.values(), key=lambda o: o.revision):
+        if not operation.open or operation.verb not in among or operation.parent:
+            continue
+        items = {i.compute: i for i in state.items_of(operation.id) if i.kind == COMPUTE}
+        for number in operation.computes:
+            if number in numbers and (number not in items or items[number].state not in _OVER):
+                return operation, number
+    return None
+
+
+def the_same(state: State, numbers: Set[int], dead: bool = False) -> Operation | None:
+    """A drain of just these computes that goes on: who asks twice is told of it."""
+    for operation in state.operations.values():
+        asked = operation.verb == VERB and operation.state == "running" and operation.dead == dead
+        if asked and set(operation.computes) == numbers:
+            return operation
+    return None
+
+
+def refuse(found: Sequence[Problem]) -> None:
+    """Let it be if there are no problems.
+
+    Raises:
+        Refused: all of them, and what allows each.
+    """
+    if not found:
+        return
+    homeless = [f'--allow-outage "{p.about}"' for p in found if p.code == "no-home"]
+    ways = [" ".join(homeless)] if homeless else []
+    ways += ['--force "why"'] if any(p.code != "no-home" for p in found) else []
+    told = "; ".join(p.text for p in found)
+    raise Refused(f"drain refused, nothing was changed: {told}. To do it all the same: {' '.join(ways)}")
+
+
+def find(state: State, operation_id: str) -> Operation:
+    """An operation by its id, or by an unambiguous beginning of it.
+
+    Raises:
+        NotFound: there is none, or several.
+    """
+    known = state.operations.get(operation_id)
+    if known is not None:
+        return known
+    found = [o for name, o in state.operations.items() if len(operation_id) > 3 and name.startswith(operation_id)]
+    if len(found) == 1:
+        return found[0]
+    several = f"there are {len(found)} operations that begin with" if found else "there is no operation"
+    raise NotFound(f"{several} {operation_id[:80]}: `ebbtide operation list` names all")
+
+
+def begin(
+    state: State,
+    operation: Operation,
+    numbers: Iterable[int],
+    found: Iterable[Goal],
+    targets: Mapping[str, int],
+    now: int,
+) -> list[Edit]:
+    """The items of a drain that begins, or begins again: its computes, their services, their VMs. `targets`: where these are to go."""
+    made = [Item(operation.id, COMPUTE, state.computes[n].name, n, since=now) for n in numbers]
+    known = {(i.kind, i.object, i.compute): i for i in state.items_of(operation.id)}
+    for goal in found:
+        moves = ItemState.MOVING if goal.how in (Going.MOVES, Going.UNDER_WAY, Going.TAKEN_OVER) else ItemState.PENDING
+        made.append(Item(operation.id, SERVICE, goal.service, goal.old, moves, goal.new, goal.standby, since=now))
+    for number in numbers:
+        for port in scalein.carried(state, number):
+            made.append(Item(operation.id, VM, port, number, target=targets.get(port, 0), since=now))
+    # One that begins again has items of its first time: those of the same things are replaced, the others go.
+    edits = [Edit(known.pop((item.kind, item.object, item.compute), None), item) for item in made]
+    return [*edits, *(Edit(item, None) for item in known.values())]
+
+
+def targets(state: State, numbers: Set[int], standings: Mapping[int, Standing]) -> dict[str, int]:
+    """Where each VM of these computes is proposed to go: to the one with the fewest, of those that stay."""
+    able = [
+        c
+        for c in state.members()
+        if c.number not in numbers
+        and not c.tombstoned
+        and (s := standings.get(c.number, Standing())).ready
+        and s.reachable
+    ]
+    count = {c.number: len(state.ports_on.get(c.number, ())) for c in able}
+    order, found = {c.number: c.name for c in able}, {}
+    for number in sorted(numbers):
+        for port in scalein.carried(state, number):
+            if count:
+                chosen = min(count, key=lambda n: (count[n], order[n]))
+                count[chosen] += 1
+                found[port] = chosen
+    return found
+
+
+def step(state: State, operation: Operation, seen: Seen) -> list[Edit]:
+    """What a drain that goes on does now; [] when it waits."""
+    return _Step(state, operation, seen).run()
+
+
+def abort(state: State, operation: Operation, now: int) -> list[Edit]:
+    """Take back what has not been finished: marks, moves under way, then (step by step) services that have arrived elsewhere.
+
+    Raises:
+        Refused: it is over, or being aborted, or all of it is removed.
+    """
+    if operation.verb != VERB:
+        raise Refused(f"operation {operation.id} is a {operation.verb}: only a drain can be aborted")
+    if operation.state != "running":
+        raise Refused(f"operation {operation.id} is {operation.state}: there is nothing to abort")
+    items = state.items_of(operation.id)
+    live = {i.compute for i in items if i.kind == COMPUTE and i.state not in _OVER and _member(state, i.compute)}
+    if not live:
+        raise Refused(
+            f"operation {operation.id} has removed its computes already: that cannot be undone; `ebbtide compute readmit` takes one back"
+        )
+    edits = _unmark(state, operation, live)
+    for item in items:
+        if item.kind == VM and item.compute in live and item.state is ItemState.PENDING:
+            stays = msgspec.structs.replace(
+                item, state=ItemState.SKIPPED, reason="stays: the drain was aborted", since=now
+            )
+            edits.append(Edit(item, stays))
+    until = now // 1000 + BACK
+    going = msgspec.structs.replace(operation, state="aborting", reason="takes back what has moved", deadline=until)
+    return [*edits, Edit(operation, going)]
+
+
+def resume(state: State, operation: Operation) -> set[int]:
+    """The computes with which a drain that has ended begins again: those that are still what they were.
+
+    Raises:
+        Refused: it goes on, or nothing is left to drain.
+    """
+    if operation.verb != VERB:
+        raise Refused(f"operation {operation.id} is a {operation.verb}: only a drain can be resumed")
+    if operation.open:
+        raise Refused(f"operation {operation.id} is {operation.state}: it goes on by itself")
+    names = {i.compute: i.object for i in state.items_of(operation.id) if i.kind == COMPUTE}
+    left = {n for n in operation.computes if _member(state, n) and names.get(n) == state.computes[n].name}
+    if not left:
+        raise Refused(f"operation {operation.id} has no compute left to drain: all were removed")
+    return left
+
+
+def _member(state: State, number: int) -> bool:
+    found = state.computes.get(number)
+    return found is not None and found.membership is Membership.MEMBER
+
+
+def _unmark(state: State, operation: Operation, numbers: Set[int]) -> list[Edit]:
+    """The drain's own marks go, and its own moves are called back. What others had begun goes on."""
+    own = {n for n in numbers if n in operation.marked and _member(state, n) and state.computes[n].tombstoned}
+    edits = [Edit(c, msgspec.structs.replace(c, tombstoned=False)) for n in sorted(own) for c in [state.computes[n]]]
+    kept = {r for r, move in state.moves.items() if move.began < operation.revision}
+    return edits + [e for e in designation.call_back(state, own) if not _about(e, kept)]
+
+
+def released(state: State, numbers: Set[int]) -> list[Edit]:
+    """Drains that have marked these computes do not own the mark any more: somebody else has asked for it too."""
+    return [
+        Edit(o, msgspec.structs.replace(o, marked=tuple(n for n in o.marked if n not in numbers)))
+        for o in state.operations.values()
+        if o.open and not numbers.isdisjoint(o.marked)
+    ]
+
+
+def _about(edit: Edit, routers: Set[str]) -> bool:
+    fact = edit.new if edit.new is not None else edit.old
+    return getattr(fact, "router", "") in routers
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A VM that a mover has taken on: `claim` (milliseconds since the epoch) names this attempt."""
+
+    operation: str
+    vm: str
+    source: int
+    target: int
+    claim: int
+
+
+def claim(state: State, kind: str, mover: str, free: int, now: int) -> tuple[list[Edit], list[Claim]]:
+    """Give VMs that wait to be moved to a mover of this kind, as many as it has room for, and as each drain allows at the same time."""
+    edits: list[Edit] = []
+    given: list[Claim] = []
+    for operation in sorted(state.operations.values(), key=lambda o: o.revision):
+        if operation.verb != VERB or operation.state != "running" or operation.vms != kind:
+            continue
+        if operation.deadline and now >= operation.deadline * 1000:
+            continue
+        items = state.items_of(operation.id)
+        turn = {i.compute for i in items if i.kind == COMPUTE and i.state is ItemState.MOVING and not i.mover}
+        room = operation.at_once - sum(i.kind == VM and i.state is ItemState.MOVING for i in items)
+        for item in items:
+            if min(room, free - len(given)) <= 0:
+                break
+            if item.kind != VM or item.state is not ItemState.PENDING or item.compute not in turn:
+                continue
+            if state.active(item.object) is None or (
+                item.tries and now < item.since + PAUSES[min(item.tries, len(PAUSES)) - 1]
+            ):
+                continue
+            taken = msgspec.structs.replace(
+                item, state=ItemState.MOVING, mover=mover, reason=f"{mover} moves it", since=now
+            )
+            edits.append(Edit(item, taken))
+            given.append(Claim(operation.id, item.object, item.compute, item.target, now))
+            room -= 1
+    return edits, given
+
+
+def claimed(state: State, operation_id: str, vm: str, mover: str, at: int) -> Item:
+    """The item that a mover reports on.
+
+    Raises:
+        NotFound: there is no such operation or VM.
+        Refused: the VM is not that mover's any more, or the drain has ended: it is to let go of it.
+    """
+    operation = state.operations.get(operation_id)
+    found = [i for i in state.items_of(operation_id) if (i.kind, i.object) == (VM, vm)]
+    if operation is None or not found:
+        raise NotFound(f"no operation {operation_id[:80]} moves a VM {vm[:80]}")
+    for item in found:
+        if (item.state, item.mover, item.since) == (ItemState.MOVING, mover, at) and operation.open:
+            return item
+    raise Refused(f"{vm} is not {mover}'s to move any more: let go of it")
+
+
+def failed(item: Item, reason: str, now: int) -> Item:
+    """The item of a VM whose migration has failed: it is tried again, or not."""
+    tries = item.tries + 1
+    state = ItemState.FAILED if tries >= TRIES else ItemState.PENDING
+    return msgspec.structs.replace(item, state=state, tries=tries, reason=reason, mover="", since=now)
+
+
+class _Step:
+    """One step of one drain. `now`: the items as they are to be."""
+
+    def __init__(self, state: State, operation: Operation, seen: Seen) -> None:
+        self.state, self.operation, self.seen = state, operation, seen
+        self.stored = {(i.kind, i.object, i.compute): i for i in state.items_of(operation.id)}
+        self.now: dict[tuple[str, str, int], Item] = {}
+        self._keys: dict[tuple[str, int], list[tuple[str, str, int]]] = {}
+        for item in self.stored.values():
+            self.add(item)
+        self.edits: list[Edit] = []
+        self.aborting = operation.state == "aborting"
+
+    def run(self) -> list[Edit]:
+        live = self._computes()
+        self._services(live)
+        self._vms(live)
+        if not self.aborting:
+            for number in live:
+                self._compute(number)
+            self._give_turns()
+            if not self.seen.hold:
+                self._conclude(live)
+        after = self._over()
+        changed = [Edit(self.stored.get(key), item) for key, item in self.now.items() if self.stored.get(key) != item]
+        return self.edits + changed + ([Edit(self.operation, after)] if after != self.operation else [])
+
+    # --- items ---
+
+    def add(self, item: Item) -> None:
+        key = item.kind, item.object, item.compute
+        self.now[key] = item
+        for number in (0, item.compute):
+            self._keys.setdefault((item.kind, number), []).append(key)
+
+    def of(self, kind: str, number: int = 0) -> list[Item]:
+        return [self.now[key] for key in self._keys.get((kind, number), ())]
+
+    def put(
+        self, item: Item, state: ItemState, reason: str, *, target: int = 0, mover: str | None = None, tries: int = -1
+    ) -> None:
+        """The item as it is now; since when, and how long it took, follow."""
+        changes = state is not item.state
+        self.now[item.kind, item.object, item.compute] = msgspec.structs.replace(
+            item,
+            state=state,
+            reason=reason,
+            target=target or item.target,
+            mover=item.mover if mover is None else mover,
+            tries=item.tries if tries < 0 else tries,
+            since=self.seen.now if changes else item.since,
+            took=self.seen.now - item.since
+            if changes and state in _OVER and item.state is ItemState.MOVING
+            else item.took,
+        )
+
+    def name(self, number: int) -> str:
+        found: Compute | None = self.state.computes.get(number) or self.state.removed.get(number)
+        return found.name if found is not None else f"#{number}"
+
+    # --- computes ---
+
+    def _computes(self) -> list[int]:
+        """Those that are still to be emptied, or to be brought back; what others have done with the rest is entered."""
+        live = []
+        for item in self.of(COMPUTE):
+            number, state = item.compute, self.state
+            if item.state in _OVER:
+                continue
+            if not _member(state, number):
+                end = self._end_of(item)
+                if end is not None and end.open:
+                    self.put(item, ItemState.MOVING, "removed; its end is being proven", mover=end.id)
+                else:
+                    self.put(item, ItemState.DONE, end.reason if end is not None else "removed by another")
+            elif self.operation.dead and not self.aborting and number in self.seen.reachable:
+                self.put(item, ItemState.FAILED, "has come back: it is not dead")
+                self.edits += _unmark(state, self.operation, {number})
+            elif not self.aborting and not state.computes[number].tombstoned:
+                self.put(item, ItemState.SKIPPED, "recovered by hand: it stays")
+            else:
+                live.append(number)
+        return sorted(live, key=self.name)
+
+    def _end_of(self, item: Item) -> Operation | None:
+        known = self.state.operations.get(item.mover)
+        if known is not None:
+            return known
+        ends = [o for o in self.state.operations.values() if o.verb == END and item.compute in o.computes]
+        return max(ends, key=lambda o: o.revision, default=None)
+
+    def _left(self, number: int) -> tuple[list[Item], list[Item]]:
+        """Of a compute: what waits for something, and the VMs that have failed for good."""
+        items = [*self.of(SERVICE, number), *self.of(VM, number)]
+        failed = [i for i in items if i.kind == VM and i.state is ItemState.FAILED]
+        return [i for i in items if i.state in (ItemState.PENDING, ItemState.MOVING)], failed
+
+    def _compute(self, number: int) -> None:
+        item = self.now[COMPUTE, self.name(number), number]
+        waiting, failed = self._left(number)
+        vms, services = (sum(i.kind == kind for i in waiting) for kind in (VM, SERVICE))
+        told = [f"{n} {word}{'s' if n != 1 else ''} to go" for n, word in ((vms, "VM"), (services, "service")) if n]
+        told += [f"{i.object}: {i.reason}" for i in failed[:3]]
+        told = told or ["" if self.operation.dead else self.seen.filled(number)]
+        self.put(item, item.state, "; ".join(told) or "is empty")
+
+    def _give_turns(self) -> None:
+        """Computes are emptied in order of name, so many at the same time."""
+        items = [i for i in self.of(COMPUTE) if i.state in (ItemState.PENDING, ItemState.MOVING)]
+        items.sort(key=lambda i: i.object)
+        room = (self.operation.wave or len(items)) - sum(i.state is ItemState.MOVING and not i.mover for i in items)
+        for item in items:
+            if item.state is ItemState.PENDING and room > 0:
+                self.put(item, ItemState.MOVING, item.reason)
+                room -= 1
+
+    def _conclude(self, live: Sequence[int]) -> None:
+        """Remove those that are empty; else recover those that cannot be emptied."""
+        if self._remove([n for n in live if not any(self._left(n)) and self._is_empty(n)]):
+            return
+        late = self.operation.deadline and self.seen.now >= self.operation.deadline * 1000
+        very_late = late and self.seen.now >= (self.operation.deadline + IN_FLIGHT) * 1000
+        for number in live:
+            waiting, failed = self._left(number)
+            in_flight = any(i.kind == VM and i.state is ItemState.MOVING for i in waiting)
+            if (late and (very_late or not in_flight) and (waiting or failed)) or (failed and not waiting):
+                self._give_up(number, failed or waiting, bool(late))
+
+    def _is_empty(self, number: int) -> bool:
+        return self.operation.dead or (not self.state.ports_on.get(number) and not self.seen.filled(number))
+
+    def _remove(self, numbers: list[int]) -> bool:
+        state, seen = self.state, self.seen
+        able = [n for n in numbers if not seen.serves(n)]
+        if not able:
+            return False
+        lost = frozenset(able) if self.operation.dead else frozenset()
+        decision = scalein.end(
+            state, [str(state.computes[n].dpid) for n in able], seen.reachable, seen.moving, seen.serves, lost
+        )
+        if not decision.edits:
+            return False
+        child = Operation(
+            seen.new_id(),
+            END,
+            tuple(able),
+            "running",
+            "cleaning",
+            started=state.revision,
+            parent=self.operation.id,
+            began=seen.now // 1000,
+        )
+        self.edits += [*decision.edits, Edit(None, child)]
+        for number in able:
+            item = self.now[COMPUTE, self.name(number), number]
+            self.put(item, ItemState.MOVING, "removed; its end is being proven", mover=child.id)
+        return True
+
+    def _give_up(self, number: int, why: Sequence[Item], late: bool) -> None:
+        first = why[0]
+        told = f"{words(first.object) if first.kind == SERVICE else first.object}: {first.reason or first.state}"
+        more = f" and {len(why) - 1} more" if len(why) > 1 else ""
+        begun = "not empty at the deadline: " if late else "cannot be emptied: "
+        marked = number in self.operation.marked
+        after = "" if marked else "; it stays tombstoned, as it was before"
+        self.put(self.now[COMPUTE, self.name(number), number], ItemState.FAILED, f"{begun}{told}{more}{after}")
+        for item in self.of(VM, number):
+            if item.state in (ItemState.PENDING, ItemState.MOVING):
+                self.put(item, ItemState.SKIPPED, f"stays on {self.name(number)}, which is recovered", mover="")
+        self.edits += _unmark(self.state, self.operation, {number})
+
+    # --- services ---
+
+    def _services(self, live: Sequence[int]) -> None:
+        for number in live:
+            for key in self.state.duties.get(number, ()):
+                held = self.state.designations[key]
+                if held.compute == number and (SERVICE, named(*key), number) not in self.now and not self.aborting:
+                    self.add(
+                        Item(self.operation.id, SERVICE, named(*key), number, standby=held.standby, since=self.seen.now)
+                    )
+        for item in self.of(SERVICE):
+            if self.aborting:
+                self._back(item)
+            elif item.compute in live:
+                self._service(item)
+            elif item.state in (ItemState.PENDING, ItemState.MOVING):
+                self._follow(item)
+
+    def _service(self, item: Item) -> None:
+        kind, _, name = item.object.partition(" ")
+        held = self.state.designations.get((kind, name))
+        move = self.state.moves.get(name) if kind == NAT else None
+        if move is not None and item.compute in (move.old, move.new):
+            self.put(item, ItemState.MOVING, "", target=move.new if move.old == item.compute else 0)
+        elif held is None:
+            self.put(item, ItemState.DONE, "is needed no more")
+        elif held.compute != item.compute:
+            if self.seen.settled(held.since):
+                self.put(item, ItemState.DONE, "", target=held.compute)
+            else:
+                self.put(
+                    item,
+                    ItemState.MOVING,
+                    f"is on {self.name(held.compute)}; those who send to it follow",
+                    target=held.compute,
+                )
+        elif self._has_home(kind, name, item.compute):
+            self.put(item, ItemState.PENDING, "is about to move")
+        elif self.operation.dead or item.object in self.operation.outages:
+            allowed = "" if self.operation.dead else ", as was allowed"
+            self.put(item, ItemState.SKIPPED, f"nobody else can have it: it ends with its compute{allowed}")
+        else:
+            self.put(item, ItemState.PENDING, "nobody else can have it now")
+
+    def _has_home(self, kind: str, name: str, number: int) -> bool:
+        """Whether another can have a service now, or will be able to in a moment."""
+        if kind == NAT:
+            return designation.has_home(self.state, name, number, self.seen.standings, self._routers)
+        return self._others.get((kind, name), number) != number
+
+    @cached_property
+    def _routers(self) -> dict[str, int]:
+        return designation.chosen(self.state, self.seen.standings)
+
+    @cached_property
+    def _others(self) -> dict[tuple[str, str], int]:
+        found = duties.judge(self.state, self.seen.standings)
+        return {(n.service, n.object): n.compute for _, n in found if isinstance(n, Designation)}
+
+    def _follow(self, item: Item) -> None:
+        """A service of a compute that is not drained any more: it stays wherever it arrives."""
+        kind, _, name = item.object.partition(" ")
+        held = self.state.designations.get((kind, name))
+        if kind == NAT and name in self.state.moves:
+            self.put(item, ItemState.MOVING, "is on its way")
+        elif held is not None and held.compute != item.compute:
+            self.put(item, ItemState.DONE, "", target=held.compute)
+        else:
+            self.put(item, ItemState.SKIPPED, "stays")
+
+    def _back(self, item: Item) -> None:
+        """A service of a drain that is aborted: to be where it was, and who stood by for it to stand by."""
+        kind, _, name = item.object.partition(" ")
+        state, held = self.state, self.state.designations.get((kind, name))
+        if item.state is ItemState.SKIPPED or not _member(state, item.compute):
+            return
+        if held is None:
+            self.put(item, ItemState.SKIPPED, "is needed no more")
+        elif kind == NAT and name in state.moves:
+            self.put(item, ItemState.MOVING, "is on its way back")
+        elif (held.compute, held.standby) == (item.compute, item.standby):
+            self.put(item, ItemState.SKIPPED, "is where it was")
+        elif self._is_late():
+            told = f"on {self.name(held.compute)}" + (f", {self.name(held.standby)} stands by" if held.standby else "")
+            self.put(item, ItemState.FAILED, f"could not be taken back to {self.name(item.compute)}: it is {told}")
+        elif not self._is_able(item.compute):
+            self.put(item, ItemState.PENDING, f"waits for {self.name(item.compute)} to be ready")
+        elif held.compute != item.compute:
+            self.put(item, ItemState.MOVING, "is on its way back")
+            if kind == NAT:
+                self.edits += natmove.begin(state, name, held.compute, item.compute)
+            else:
+                self._designate(held, item)
+        elif item.standby and not self._is_able(item.standby):
+            self.put(item, ItemState.SKIPPED, f"is where it was; {self.name(item.standby)} cannot stand by for it now")
+        else:
+            self.put(item, ItemState.MOVING, "is where it was; who stood by does so again")
+            if kind == NAT:
+                self.edits += parts.designate(state, name, item.compute, item.standby)
+            else:
+                self._designate(held, item)
+
+    def _designate(self, held: Designation, item: Item) -> None:
+        standby = item.standby if not item.standby or self._is_able(item.standby) else 0
+        self.edits.append(Edit(held, msgspec.structs.replace(held, compute=item.compute, standby=standby, since=0)))
+
+    def _is_able(self, number: int) -> bool:
+        seen = self.seen.standings.get(number, Standing())
+        return (
+            _member(self.state, number) and not self.state.computes[number].tombstoned and seen.ready and seen.reachable
+        )
+
+    def _is_late(self) -> bool:
+        return self.seen.now >= self.operation.deadline * 1000
+
+    # --- VMs ---
+
+    def _vms(self, live: Sequence[int]) -> None:
+        for number in live if not self.aborting else ():
+            for port in scalein.carried(self.state, number):
+                if (VM, port, number) not in self.now:
+                    self.add(Item(self.operation.id, VM, port, number, since=self.seen.now))
+        for item in self.of(VM):
+            if self.operation.dead and item.compute in live:
+                self.put(item, ItemState.SKIPPED, f"is lost with {self.name(item.compute)}")
+            elif item.compute in live and item.state is not ItemState.SKIPPED:
+                self._vm(item)
+            elif item.state in (ItemState.PENDING, ItemState.MOVING):
+                self.put(item, ItemState.SKIPPED, f"{self.name(item.compute)} is drained no more", mover="")
+
+    def _vm(self, item: Item) -> None:
+        state = self.state
+        here, active = state.binding(item.object, item.compute), state.active(item.object)
+        if item.object not in state.ports:
+            self.put(item, ItemState.DONE, "was deleted", mover="")
+        elif here is None and active is not None:
+            self.put(item, ItemState.DONE, "", target=active.compute)
+        elif item.state is ItemState.MOVING and item.mover:
+            if not self.seen.heard(item):
+                self._let_go(item, f"{item.mover}, which moved it, is not heard of")
+        elif here is None:
+            self._let_go(item, "is plugged nowhere: it was stopped, or starts again")
+        elif here.phase is BindingPhase.LEAVING:
+            self.put(item, ItemState.MOVING, "has moved; those who send to it follow")
+        elif len(state.bindings[item.object]) > 1:
+            self.put(item, ItemState.MOVING, "is plugged at two places: it migrates")
+        elif item.state is not ItemState.FAILED:
+            self._let_go(item, item.reason if item.tries else "waits to be moved")
+
+    def _let_go(self, item: Item, reason: str) -> None:
+        self.put(item, ItemState.SKIPPED if self.aborting else ItemState.PENDING, reason, mover="")
+
+    # --- its end ---
+
+    def _over(self) -> Operation:
+        """The operation as it is now."""
+        items, put = list(self.now.values()), msgspec.structs.replace
+        computes = sorted(self.of(COMPUTE), key=lambda i: i.object)
+        if self.aborting:
+            self._aborted([i for i in computes if i.state not in _OVER])
+            computes = sorted(self.of(COMPUTE), key=lambda i: i.object)
+        removed = [i.object for i in computes if i.state is ItemState.DONE]
+        if any(i.state not in _OVER for i in computes) or any(
+            i.state is ItemState.MOVING for i in self.of(SERVICE) if not self.aborting
+        ):
+            left = sum(i.state not in _OVER for i in items if i.kind != COMPUTE)
+            told = [f"{len(removed)} of {len(computes)} removed", f"{left} to go", self.seen.hold]
+            return put(self.operation, reason="; ".join(filter(None, told))) if not self.aborting else self.operation
+        kept = [i for i in computes if i.state is not ItemState.DONE]
+        told = [f"removed {', '.join(removed)}"] if removed else []
+        told += [f"{i.object}: {i.reason}" for i in kept]
+        outcome = "aborted" if self.aborting else _outcome(computes)
+        return put(self.operation, state=outcome, reason="; ".join(told), over=self.seen.now // 1000)
+
+    def _aborted(self, computes: Sequence[Item]) -> None:
+        """Enter which computes are as they were, once everything about them has been brought back or given up."""
+        for item in computes:
+            if not _member(self.state, item.compute):
+                continue
+            mine = [*self.of(SERVICE, item.compute), *self.of(VM, item.compute)]
+            if any(i.state in (ItemState.PENDING, ItemState.MOVING) for i in mine):
+                continue
+            stay = [
+                i.object for i in mine if i.kind == VM and i.state is ItemState.DONE and i.object in self.state.ports
+            ]
+            lost = [f"{words(i.object)} {i.reason}" for i in mine if i.kind == SERVICE and i.state is ItemState.FAILED]
+            told = [f"VMs that had moved stay where they are: {', '.join(stay[:5])}"] if stay else []
+            self.put(item, ItemState.SKIPPED, "; ".join([*lost, *told]) or "is as it was")
+
+
+def _outcome(computes: Sequence[Item]) -> str:
+    states = {i.state for i in computes}
+    if states == {ItemState.DONE}:
+        return "done"
+    if ItemState.DONE in states:
+        return "partial"
+    return "failed" if ItemState.FAILED in states else "aborted"

@@ -1,0 +1,446 @@
+"""The machine of drains, without wires: what each step does, and what it never does."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebbtide.decide import drain, foresight, marking, scalein
+from ebbtide.decide.drain import COMPUTE, SERVICE, VM, Seen, Wish
+from ebbtide.errors import Refused
+from ebbtide.model.facts import BindingPhase, Edit, Item, ItemState, Membership, Operation
+from tests.fakes.core_cloud import CoreCloud, Host, Life
+
+ID = "op"
+AS_IT_IS = Wish()
+DONE, FAILED, MOVING, PENDING, SKIPPED = (ItemState(x) for x in ("done", "failed", "moving", "pending", "skipped"))
+
+
+class Drained:
+    """A cloud, one drain, and what else a step is told."""
+
+    def __init__(self, names: str = "abcd", vms: str = "aab", share: float = 1.0) -> None:
+        self.cloud = CoreCloud()
+        for number, name in enumerate(names, 1):
+            self.cloud.connect(Host(name, number))
+        self.cloud.add_network("blue", "10.1.0.0/24")
+        for index, at in enumerate(vms, 1):
+            self.add_vm(f"vm{index}", at, index)
+        self.share = share
+        self.now = 1_000_000
+        self.hold = ""
+        self.moving: set[str] = set()
+        self.filled: dict[int, str] = {}
+        self.heard = True
+        self.settled = True
+        self.ends = 0
+
+    def add_vm(self, name: str, at: str, index: int) -> None:
+        self.cloud.add_port(name, "blue", 0x02_0000_0000_00 + index, f"10.1.0.{index}")
+        self.cloud.run(name, self.cloud.number(at))
+
+    @property
+    def operation(self) -> Operation:
+        return self.cloud.state.operations[ID]
+
+    def item(self, kind: str, name: str) -> Item:
+        return next(i for i in self.cloud.state.items_of(ID) if (i.kind, i.object) == (kind, name))
+
+    def state_of(self, kind: str, name: str) -> ItemState:
+        return self.item(kind, name).state
+
+    def members(self) -> str:
+        return "".join(sorted(c.name for c in self.cloud.state.members()))
+
+    def marked(self) -> str:
+        return "".join(sorted(c.name for c in self.cloud.state.members() if c.tombstoned))
+
+    def seen(self) -> Seen:
+        return Seen(
+            self.now,
+            self.cloud.standings(),
+            self.hold,
+            frozenset(self.cloud.heard()),
+            frozenset(self.moving),
+            lambda revision: self.settled,
+            lambda number: self.filled.get(number, ""),
+            lambda item: self.heard,
+            lambda number: (),
+            self.new_id,
+        )
+
+    def new_id(self) -> str:
+        self.ends += 1
+        return f"end{self.ends}"
+
+    def begin(self, names: str, wish: Wish = AS_IT_IS) -> None:
+        """As `runtime/drains.py` does it."""
+        state, standings = self.cloud.state, self.cloud.standings()
+        decision = scalein.start(state, list(names)).checked("drain")
+        numbers = frozenset(v.number for v in decision.verdicts)
+        begun = marking.mark(state, decision, numbers, standings)
+        goals = drain.goals(state, begun.marked, numbers, standings)
+        targets = drain.targets(state, numbers, standings)
+        then = foresight.after(state, begun.edits, numbers, targets, standings).state
+        goals = drain.awaited(goals, then, numbers)
+        drain.refuse(drain.problems(state, numbers, goals, standings, wish, self.share))
+        own = tuple(v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED)
+        made = Operation(
+            ID,
+            drain.VERB,
+            tuple(sorted(numbers)),
+            "running",
+            vms=wish.vms,
+            at_once=wish.at_once,
+            wave=wish.wave,
+            deadline=wish.deadline,
+            outages=wish.outages,
+            marked=own,
+            dead=wish.dead,
+        )
+        old = state.operations.get(ID)
+        items = drain.begin(state, made, sorted(numbers), goals, targets, self.now)
+        self.cloud.commit([*begun.edits, *items, Edit(old, made)])
+
+    def step(self) -> list[Edit]:
+        """Until it waits; what was stored."""
+        made: list[Edit] = []
+        for _ in range(50):
+            edits = drain.step(self.cloud.state, self.operation, self.seen()) if self.operation.open else []
+            if not edits:
+                return made
+            self.cloud.commit(edits)
+            made += edits
+        raise AssertionError("it never waits")
+
+    def end_over(self) -> None:
+        """Ends that it has begun are proven."""
+        state = self.cloud.state
+        ends = [o for o in state.operations.values() if o.verb == "end" and o.open]
+        self.cloud.commit([Edit(o, msgspec.structs.replace(o, state="done", reason="residue 0")) for o in ends])
+
+    def run(self) -> None:
+        self.step()
+        self.end_over()
+        self.step()
+
+    def later(self, seconds: float) -> None:
+        self.now += int(seconds * 1000)
+
+    def claim(self, free: int = 10, kind: str = "lab") -> list[str]:
+        edits, given = drain.claim(self.cloud.state, kind, "m", free, self.now)
+        self.cloud.commit(edits)
+        return [x.vm for x in given]
+
+    def fail(self, vm: str) -> None:
+        item = self.item(VM, vm)
+        held = drain.claimed(self.cloud.state, ID, vm, item.mover, item.since)
+        self.cloud.commit([Edit(held, drain.failed(held, "no memory", self.now))])
+
+    def move(self, vm: str, to: str) -> None:
+        self.cloud.migrate(vm, self.cloud.number(to))
+
+
+def test_an_empty_compute_goes_at_once_and_the_drain_is_done_when_its_end_is_proven() -> None:
+    told = Drained(vms="b")
+    told.begin("a")
+    told.step()
+    assert (told.members(), told.state_of(COMPUTE, "a")) == ("bcd", MOVING)
+    told.end_over()
+    told.step()
+    assert (told.operation.state, told.item(COMPUTE, "a").reason) == ("done", "residue 0")
+    assert told.operation.over
+
+
+def test_a_compute_goes_only_when_each_of_its_vms_is_served_elsewhere_or_deleted() -> None:
+    told = Drained(vms="aaa")
+    told.begin("a")
+    told.run()
+    assert told.members() == "abcd"
+    told.move("vm1", "b")
+    told.cloud.delete_port("vm2")
+    told.cloud.unplug("vm3", 1)
+    told.run()
+    # One that is plugged nowhere may be one that starts again.
+    assert told.members() == "abcd"
+    assert [told.state_of(VM, f"vm{n}") for n in (1, 2, 3)] == [DONE, DONE, PENDING]
+    assert "plugged nowhere" in told.item(VM, "vm3").reason
+    told.cloud.run("vm3", told.cloud.number("c"))
+    told.run()
+    assert (told.members(), told.operation.state) == ("bcd", "done")
+
+
+def test_each_compute_goes_as_soon_as_it_is_empty_and_one_that_fails_blocks_nobody() -> None:
+    told = Drained(vms="aab")
+    told.begin("ab", Wish(vms="lab"))
+    told.step()
+    assert sorted(told.claim()) == ["vm1", "vm2", "vm3"]
+    told.move("vm3", "c")
+    told.step()
+    assert told.members() == "acd"
+    for pause in (0, 5, 30):
+        told.later(pause)
+        told.claim()
+        told.fail("vm1")
+    told.run()
+    assert told.state_of(VM, "vm1") is FAILED
+    # The other VM of a is still on its way: a is not given up before that is over.
+    assert told.state_of(COMPUTE, "a") is MOVING
+    told.move("vm2", "c")
+    told.run()
+    assert (told.operation.state, told.marked()) == ("partial", "")
+    assert "no memory" in told.item(COMPUTE, "a").reason
+
+
+def test_what_has_failed_is_tried_again_after_growing_pauses() -> None:
+    told = Drained(vms="a")
+    told.begin("a", Wish(vms="lab"))
+    told.step()
+    assert told.claim() == ["vm1"]
+    told.fail("vm1")
+    assert told.claim() == []
+    told.later(5)
+    assert told.claim() == ["vm1"]
+    told.fail("vm1")
+    told.later(5)
+    assert told.claim() == []
+    told.later(25)
+    assert told.claim() == ["vm1"]
+
+
+def test_movers_get_no_more_than_a_drain_allows_and_only_of_computes_whose_turn_it_is() -> None:
+    told = Drained(vms="aaabb")
+    told.begin("ab", Wish(vms="lab", at_once=2, wave=1))
+    told.step()
+    assert told.claim(kind="nova") == []
+    assert told.claim(free=1) == ["vm1"]
+    assert told.claim() == ["vm2"]
+    assert told.claim() == []
+    for vm in ("vm1", "vm2"):
+        told.move(vm, "c")
+    told.step()
+    assert told.claim() == ["vm3"]
+    assert told.claim() == []
+    told.move("vm3", "c")
+    told.step()
+    assert sorted(told.claim()) == ["vm4", "vm5"]
+
+
+def test_a_mover_that_falls_silent_loses_its_vms_and_what_it_says_later_counts_for_nothing() -> None:
+    told = Drained(vms="a")
+    told.begin("a", Wish(vms="lab"))
+    told.step()
+    told.claim()
+    old = told.item(VM, "vm1")
+    told.heard = False
+    told.step()
+    assert told.state_of(VM, "vm1") is PENDING
+    told.heard = True
+    told.later(1)
+    assert told.claim() == ["vm1"]
+    with pytest.raises(Refused, match="let go"):
+        drain.claimed(told.cloud.state, ID, "vm1", "m", old.since)
+    assert told.item(VM, "vm1").tries == 0
+
+
+def test_nobody_is_removed_or_given_up_while_something_holds_it() -> None:
+    told = Drained(vms="")
+    told.hold = "waits for d to connect"
+    told.begin("a", Wish(deadline=1))
+    told.run()
+    assert (told.members(), told.marked()) == ("abcd", "a")
+    assert "waits for d" in told.operation.reason
+    told.hold, told.filled = "", {1: "vm9 is plugged there"}
+    told.run()
+    assert told.members() == "abcd"
+    told.filled = {}
+    told.run()
+    assert told.members() == "bcd"
+
+
+def test_the_deadline_recovers_and_names_and_waits_for_what_is_in_flight() -> None:
+    told = Drained(vms="ab")
+    told.begin("ab", Wish(vms="lab", deadline=told.now // 1000 + 10))
+    told.step()
+    assert told.claim(free=1) == ["vm1"]
+    told.later(11)
+    assert told.claim() == []
+    told.run()
+    assert (told.state_of(COMPUTE, "a"), told.state_of(COMPUTE, "b")) == (MOVING, FAILED)
+    assert told.marked() == "a"
+    assert "vm2" in told.item(COMPUTE, "b").reason
+    told.later(drain.IN_FLIGHT)
+    told.run()
+    assert (told.state_of(COMPUTE, "a"), told.operation.state) == (FAILED, "failed")
+    assert told.marked() == ""
+    with pytest.raises(Refused):
+        drain.claimed(told.cloud.state, ID, "vm1", "m", told.item(VM, "vm1").since)
+
+
+def test_an_abort_takes_away_its_own_marks_and_names_what_has_moved() -> None:
+    told = Drained(vms="ab")
+    told.cloud.start(["b"])
+    told.begin("ab", Wish(vms="lab"))
+    told.step()
+    told.claim(free=1)
+    told.move("vm1", "c")
+    told.hold = "not yet"
+    told.step()
+    told.hold = ""
+    told.cloud.commit(drain.abort(told.cloud.state, told.operation, told.now))
+    told.run()
+    assert (told.operation.state, told.marked()) == ("aborted", "b")
+    assert "vm1" in told.item(COMPUTE, "a").reason
+    with pytest.raises(Refused, match="nothing to abort"):
+        drain.abort(told.cloud.state, told.operation, told.now)
+
+
+def test_what_is_removed_cannot_be_aborted_and_a_resume_takes_the_rest() -> None:
+    told = Drained(vms="b")
+    told.begin("ab", Wish(deadline=told.now // 1000 + 5))
+    told.step()
+    assert told.members() == "bcd"
+    told.later(6)
+    told.run()
+    assert told.operation.state == "partial"
+    with pytest.raises(Refused):
+        drain.abort(told.cloud.state, told.operation, told.now)
+    assert drain.resume(told.cloud.state, told.operation) == {2}
+    told.begin("b")
+    assert [i.object for i in told.cloud.state.items_of(ID) if i.kind == COMPUTE] == ["b"]
+    told.move("vm1", "c")
+    told.run()
+    assert told.operation.state == "done"
+    with pytest.raises(Refused, match="no compute left"):
+        drain.resume(told.cloud.state, told.operation)
+
+
+def test_one_recovered_by_hand_stays_and_one_removed_by_hand_is_done() -> None:
+    told = Drained(vms="ab")
+    told.begin("ab")
+    told.step()
+    told.cloud.recover(["a"])
+    told.move("vm2", "c")
+    told.hold = "so that it is not this that removes it"
+    told.step()
+    told.cloud.end(["b"])
+    told.run()
+    assert (told.state_of(COMPUTE, "a"), told.state_of(COMPUTE, "b")) == (SKIPPED, DONE)
+    assert told.operation.state == "partial"
+
+
+def test_a_service_goes_before_its_compute_and_a_homeless_one_is_refused_unless_allowed() -> None:
+    told = Drained(names="ab", vms="a")
+    network = told.cloud.state.networks["blue"]
+    told.cloud.commit([Edit(network, msgspec.structs.replace(network, dhcp=True))])
+    assert told.cloud.state.designations["dhcp", "blue"].compute == 1
+    # b is silent: the VM has nowhere to go to, and DHCP with it.
+    told.cloud.lose(2, Life.SILENT)
+    with pytest.raises(Refused, match="nobody else"):
+        told.begin("a")
+    assert told.marked() == ""
+    told.cloud.connect(Host("b", 2))
+    told.begin("a")
+    told.step()
+    assert told.state_of(SERVICE, "dhcp blue") is PENDING
+    told.settled = False
+    told.move("vm1", "b")
+    told.run()
+    assert told.state_of(SERVICE, "dhcp blue") is MOVING
+    assert told.members() == "ab"
+    told.settled = True
+    told.run()
+    assert (told.operation.state, told.members()) == ("done", "b")
+
+
+def test_dead_computes_go_without_their_vms_and_one_that_returns_is_recovered() -> None:
+    told = Drained(vms="ab")
+    told.cloud.lose(1, Life.DEAD)
+    told.cloud.lose(2, Life.SILENT)
+    told.begin("ab", Wish(dead=True, forced="fire"))
+    told.cloud.connect(Host("b", 2))
+    told.run()
+    assert told.members() == "bcd"
+    assert (told.state_of(COMPUTE, "a"), told.state_of(COMPUTE, "b")) == (DONE, FAILED)
+    assert told.marked() == ""
+    assert not told.cloud.state.bindings.get("vm1")
+    assert (1, 1) in told.cloud.state.debts
+
+
+def test_a_share_of_the_cluster_is_refused_unless_a_reason_is_given() -> None:
+    told = Drained(vms="", share=0.5)
+    with pytest.raises(Refused, match="3 of 4"):
+        told.begin("abc")
+    told.begin("abc", Wish(forced="the end of a lease"))
+    assert told.marked() == "abc"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_happens_no_vm_is_cut_off_and_it_comes_to_an_end(data: st.DataObject) -> None:
+    told = Drained(names="abcde", vms="aabbc")
+    told.begin(
+        "abc", Wish(vms="lab", at_once=2, wave=data.draw(st.sampled_from([0, 1])), deadline=told.now // 1000 + 500)
+    )
+    acts = ["claim", "migrate", "fail", "unplug", "delete", "recover", "abort", "step", "later", "prove", "silence"]
+    for _ in range(data.draw(st.integers(3, 25))):
+        _act(told, data.draw(st.sampled_from(acts)), data)
+        _check(told)
+    told.heard = True
+    told.later(1000)
+    for _ in range(4):
+        told.run()
+        told.later(1000)
+        _check(told)
+    assert not told.operation.open, (told.operation, told.cloud.state.items_of(ID))
+    assert told.marked() == ""
+
+
+def _act(told: Drained, act: str, data: st.DataObject) -> None:
+    state = told.cloud.state
+    bound = sorted(p for p in state.ports if told.cloud.guest.get(p))
+    held = [i for i in state.items_of(ID) if i.kind == VM and i.state is MOVING and i.mover]
+    if act == "claim":
+        told.claim(data.draw(st.integers(1, 3)))
+    elif act == "migrate" and bound:
+        told.move(data.draw(st.sampled_from(bound)), data.draw(st.sampled_from(["d", "e"])))
+    elif act == "fail" and held:
+        told.fail(data.draw(st.sampled_from(held)).object)
+    elif act == "unplug" and bound:
+        vm = data.draw(st.sampled_from(bound))
+        told.cloud.unplug(vm, told.cloud.guest[vm])
+    elif act == "delete" and bound:
+        told.cloud.delete_port(data.draw(st.sampled_from(bound)))
+    elif act == "recover" and told.marked():
+        told.cloud.recover([data.draw(st.sampled_from(told.marked()))])
+    elif act == "abort" and told.operation.state == "running":
+        try:
+            told.cloud.commit(drain.abort(state, told.operation, told.now))
+        except Refused:
+            pass
+    elif act == "later":
+        told.later(data.draw(st.sampled_from([1, 31, 200])))
+    elif act == "silence":
+        told.heard = data.draw(st.booleans())
+    elif act == "prove":
+        told.end_over()
+    if act in ("step", "prove"):
+        told.step()
+
+
+def _check(told: Drained) -> None:
+    state = told.cloud.state
+    for vm, at in told.cloud.guest.items():
+        if at:
+            assert at in state.computes, f"{vm} runs on a compute that was removed"
+            found = state.computes[at]
+            assert found.membership is Membership.MEMBER
+            assert any(b.compute == at and b.phase is not BindingPhase.LEAVING for b in state.bindings[vm])
+    for item in state.items_of(ID):
+        if item.kind == COMPUTE and item.state in (DONE,):
+            assert item.compute not in state.computes
+        if item.kind == COMPUTE and item.state in (FAILED, SKIPPED) and item.compute in state.computes:
+            assert not state.computes[item.compute].tombstoned
+    assert sum(i.kind == VM and i.state is MOVING and bool(i.mover) for i in state.items_of(ID)) <= 2
