@@ -40,7 +40,7 @@ def test_an_operation_of_a_backup_does_not_go_on(make_site: Callable[..., Site])
     """Nobody has asked for it in this time: it is over, and says why."""
     site = make_site()
     a = site.compute()
-    going = Operation("one", "drain", (a.number,), "running", "2 VMs to go")
+    going = Operation("one", "loss", (a.number,), "running", "2 VMs to go")
     site.put(going, Operation("two", "end", (a.number,), "done", "residue 0"))
     backup = exchange(site, "GET", "/api/v1/backup")[1]
     assert exchange(site, "POST", "/api/v1/restore", backup)[0] == 200

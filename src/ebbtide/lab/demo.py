@@ -17,17 +17,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from ebbtide.errors import EbbtideError, Refused
+from ebbtide.errors import EbbtideError
 from ebbtide.lab.commands import wait_until
 from ebbtide.lab.compute import Compute
 from ebbtide.lab.flow_report import Report as Outcome
 from ebbtide.lab.flows import Load, Traffic
 from ebbtide.lab.lab import Lab
 from ebbtide.lab.probes import Probes, Report, pairs_among
+from ebbtide.lab.rest import Api
 from ebbtide.lab.second_search import identities_of, second_search
 from ebbtide.lab.vm import Vm
 
@@ -42,36 +42,6 @@ PHYSICAL, NEXT_HOP, SNAT, GATEWAY = "physnet1", "203.0.113.1", "203.0.113.10", "
 #: What each of four VMs does through NAT. The source ports of its connections are the same as those of the other three.
 LOAD = Load.only(active=10, silent=10, new=5)
 _COUNTERS = re.compile(r"(duration|n_packets|n_bytes|idle_age|hard_age)=[^, ]+,? ?")
-
-
-class Api:
-    """The controller's REST interface, reached inside the lab."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-
-    def ask(self, method: str, path: str, body: object | None = None) -> Any:
-        """One request; the decoded answer.
-
-        Raises:
-            Refused: the controller answered with an error.
-        """
-        connection = HTTPConnection("127.0.0.1", 8181, timeout=60)
-        connection.sock = self._lab.connect("127.0.0.1", 8181)
-        try:
-            headers = {"Content-Type": "application/json", "Accept": "application/json"}
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            text = answer.read().decode()
-        finally:
-            connection.close()
-        if answer.status >= 400:
-            raise Refused(f"{method} {path}: {answer.status} {text}")
-        return json.loads(text) if text else None
-
-    def rpc(self, verb: str, leaf: str, names: list[str]) -> None:
-        """One of the spec's RPCs."""
-        self.ask("POST", f"/rests/operations/scalein-api:{verb}", {"scalein-api:input": {leaf: names}})
 
 
 class Story:

@@ -263,12 +263,6 @@ def _looks(service: Service, config: Config) -> list[Route]:
         state = service.state
         return json_response({"operations": shapes.operations(state), "revision": state.revision})
 
-    async def operation(request: Request) -> Response:
-        known = service.state.operations.get(request.path_params["id"])
-        if known is None:
-            raise NotFound(f"there is no operation {request.path_params['id'][:80]}")
-        return json_response(shapes.operation(service.state, known))
-
     async def audit(request: Request) -> Response:
         await body.struct(request, Waiting)
         return json_response(shapes.report(await service.audit()))
@@ -290,7 +284,6 @@ def _looks(service: Service, config: Config) -> list[Route]:
     return [
         Route("/api/v1/status", status),
         Route("/api/v1/operations", operations),
-        Route("/api/v1/operations/{id}", operation),
         Route("/api/v1/audit", audit, methods=["POST"]),
         Route("/api/v1/reconcile", reconcile, methods=["POST"]),
         Route("/api/v1/explain/{kind}/{id:path}", why),

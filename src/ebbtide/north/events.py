@@ -28,7 +28,7 @@ BOX = 1024
 WATCHERS = 256
 #: Seconds between comments that keep an idle stream open.
 KEEPALIVE = 15.0
-KINDS = ("state", "compute", "progress")
+KINDS = ("state", "compute", "progress", "operation")
 Listener = Callable[[str, dict[str, Any]], None]
 
 

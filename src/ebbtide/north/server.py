@@ -16,6 +16,7 @@ from ebbtide.errors import EbbtideError
 from ebbtide.north import (
     api,
     balance,
+    drains,
     keeping,
     learnt,
     nat,
@@ -57,6 +58,7 @@ def build(service: Service, config: Config) -> Starlette:
         *vpns.routes(service),
         *learnt.routes(service),
         *balance.routes(service),
+        *drains.routes(service),
         *nat.routes(service),
         *proofs.routes(service),
         *keeping.routes(service),

@@ -242,15 +242,23 @@ def floating(state: State, fact: Floating) -> dict[str, Any]:
 
 
 def operation(state: State, fact: Operation) -> dict[str, Any]:
-    """A scale-in end."""
+    """Long work, in short."""
+    items = state.items_of(fact.id)
+    # What was readmitted or forgotten meanwhile is known by its item alone.
+    names = {i.compute: i.object for i in items if i.kind == "compute"}
     return {
         "id": fact.id,
         "verb": fact.verb,
         "state": fact.state,
         "reason": fact.reason,
-        "computes": [name_of(state, n) for n in fact.computes],
+        "computes": [names.get(n) or name_of(state, n) for n in fact.computes],
+        "items-done": sum(i.state in ("done", "skipped") for i in items),
+        "items-all": len(items),
+        "parent": fact.parent,
         "revision": fact.revision,
         "started": fact.started,
+        "began": fact.began,
+        "over": fact.over,
     }
 
 

@@ -21,7 +21,7 @@ from ebbtide.compile.fragment import Key
 from ebbtide.decide import brake, ids, lifecycle
 from ebbtide.decide.lifecycle import Outcome
 from ebbtide.errors import EbbtideError
-from ebbtide.model.facts import Binding, Compute, Debt, Edit, External, Membership, Port, Relation
+from ebbtide.model.facts import Binding, Compute, Debt, Edit, External, Item, Membership, Operation, Port, Relation
 from ebbtide.model.observed import Phase, View
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
@@ -72,6 +72,8 @@ class Settings(msgspec.Struct, frozen=True):
     `hold_off`: for how long an address that nobody is known to have is asked for but once (0: for no time). `learnt_interval`: how often an
     address that was learnt is asked whether it is still there; it is withdrawn after as long without an answer.
     `open_patience`: how long a flip waits for the new place's tunnels to carry frames.
+    `drain_share`: of all computes, what a drain may take out at the same time without a reason. `loss_after`: of silence, until a compute
+    is reported as lost, and may be drained as dead.
     """
 
     open_admission: bool = False
@@ -79,6 +81,8 @@ class Settings(msgspec.Struct, frozen=True):
     silence: float = 60.0
     unreachable_grace: float = 300.0
     open_patience: float = 5.0
+    drain_share: float = 0.5
+    loss_after: float = 60.0
     nat_patience: float = 300.0
     bfd_interval: int = 65
     realise_timeout: float = 20.0
@@ -538,6 +542,9 @@ class Cluster:
         self.hidden.changed(edits)
         self._release_soon()
         self._notify("state", revision=after.revision)
+        facts = (new if new is not None else old for old, new in edits)
+        for name in dict.fromkeys(_work(fact) for fact in facts if isinstance(fact, Operation | Item)):
+            self._notify("operation", name=name, state=after.operations[name].state if name in after.operations else "")
 
     def _membership_changed(self, compute: Compute, ports: set[str]) -> None:
         member = self._member(compute.number)
@@ -779,6 +786,11 @@ class Cluster:
 def _beside_ours(changes: Iterable[RowChange]) -> bool:
     """Whether more has changed than the counters which our own transactions and the switch's answers to them move on."""
     return any(change.table != "Open_vSwitch" for change in changes)
+
+
+def _work(fact: Operation | Item) -> str:
+    """The operation that a fact is of."""
+    return fact.operation if isinstance(fact, Item) else fact.id
 
 
 def _host(address: Any) -> str:

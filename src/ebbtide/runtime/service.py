@@ -21,9 +21,11 @@ from ebbtide.compile import ledger
 from ebbtide.decide import (
     datapaths,
     designation,
+    drain,
     duties,
     hidden,
     lifecycle,
+    marking,
     natmove,
     rebalancing,
     routing,
@@ -31,6 +33,7 @@ from ebbtide.decide import (
     vpns,
 )
 from ebbtide.decide.designation import Departure
+from ebbtide.decide.drain import Wish
 from ebbtide.decide.election import Plan
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
@@ -55,10 +58,12 @@ from ebbtide.model.facts import (
 )
 from ebbtide.model.observed import Datapath
 from ebbtide.model.state import State, apply, facts, rebuild
-from ebbtide.runtime import natmoves, paths, records, sessions, untranslated, vswitch
+from ebbtide.runtime import drain_plan, natmoves, paths, records, sessions, untranslated, vswitch
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
 from ebbtide.runtime.connections import Entry
+from ebbtide.runtime.drain_plan import DrainPlan
+from ebbtide.runtime.drains import Drains
 from ebbtide.runtime.endings import Endings, old_operations
 from ebbtide.runtime.rebalances import Rebalances, said
 from ebbtide.runtime.untranslated import Refusals
@@ -90,6 +95,7 @@ class Service:
         self._new_id = new_id
         self.endings = Endings(cluster)
         self.rebalances = Rebalances(cluster)
+        self.drains = Drains(cluster, self.endings, new_id)
 
     @property
     def state(self) -> State:
@@ -101,6 +107,7 @@ class Service:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.endings.run())
             group.create_task(self.rebalances.run())
+            group.create_task(self.drains.run())
 
     # --- networks and ports ---
 
@@ -439,15 +446,10 @@ class Service:
 
         def decide(state: State) -> tuple[list[Edit], Decision]:
             decision = scalein.start(state, ids).checked("scalein-computes-start")
-            numbers, standings = {v.number for v in decision.verdicts}, self.cluster.designations.standings()
-            marked = apply(state, decision.edits, state.revision + 1)
-            # One election over the final set: nothing moves to a compute that is about to go as well.
-            moves = designation.judge(marked, standings) if decision.edits else []
-            others = duties.judge(marked, standings) if decision.edits else []
-            told = decision.saying(designation.stays(designation.departures(marked, standings, numbers)))
-            told = told.saying(duties.stays(marked, numbers, others))
-            dated = natmove.dated(state, moves, numbers if until else set(), until)
-            return [*decision.edits, *dated, *others], told
+            numbers = {v.number for v in decision.verdicts}
+            begun = marking.mark(state, decision, numbers, self.cluster.designations.standings(), until)
+            # From now on they are marked by somebody else as well: an abort of a drain leaves them marked.
+            return [*begun.edits, *drain.released(state, numbers)], begun.decision
 
         decision = await self.cluster.store.commit(decide)
         self._say("scale_in_started", decision)
@@ -584,6 +586,19 @@ class Service:
                 f"scale-in end goes on as operation {left[0].id}: {left[0].reason}; the same call again waits for it",
                 left[0].id,
             )
+
+    # --- drains ---
+
+    async def drain(self, ids: Sequence[str], wish: Wish) -> tuple[Operation, bool]:
+        """Empty computes and remove them, as one operation; see `Drains.begin`."""
+        operation, anew = await self.drains.begin(ids, wish)
+        if anew:
+            await self._marked(scalein.start(self.state, ids))
+        return operation, anew
+
+    async def plan_drain(self, ids: Sequence[str], wish: Wish) -> DrainPlan:
+        """What a drain would do; touches nothing. See `drain_plan.plan`."""
+        return await drain_plan.plan(self.cluster, ids, wish)
 
     # --- connections through a NAT ---
 

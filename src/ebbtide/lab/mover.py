@@ -1,0 +1,158 @@
+"""The lab's mover of VMs: takes those that drains have to empty, and migrates them as libvirt does.
+
+It is a process of its own, like Nova's would be: it asks for VMs over REST, says while it is at them that it is, and gives up what the
+controller has taken from it. Killed in the middle of a migration, it ends what it had begun when it starts again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ebbtide.errors import EbbtideError, NotReady, Refused
+from ebbtide.lab.commands import wait_until
+from ebbtide.lab.compute import Compute
+from ebbtide.lab.lab import Lab
+from ebbtide.lab.vm import Vm
+
+KIND = "lab"
+#: Seconds between two questions for VMs, and between two words about one.
+PAUSE, BEAT = 0.5, 5.0
+#: Seconds for which a guest's memory is copied, at least: cached datapath flows follow their tables within one.
+OVERLAP = 1.5
+Ask = Callable[..., Any]
+
+
+class _Job:
+    """One VM that is being moved."""
+
+    def __init__(self, claim: Mapping[str, Any]) -> None:
+        self.claim = claim
+        self.lost = threading.Event()
+        self.told = time.monotonic()
+        self.thread: threading.Thread | None = None
+
+
+class Mover:
+    """`ask`: `rest.Api.ask`, or what stands for it. `failing`: VMs whose migration is to fail, for trials."""
+
+    def __init__(
+        self, lab: Lab, ask: Ask, name: str = KIND, at_once: int = 4, failing: frozenset[str] = frozenset()
+    ) -> None:
+        self._lab, self._ask, self._name, self._at_once = lab, ask, name, at_once
+        self.failing = failing
+        self._jobs: dict[str, _Job] = {}
+
+    def run(self, over: Callable[[], bool] = lambda: False) -> None:
+        """Until `over` says so; what is under way then is finished."""
+        tidied = False
+        while not over():
+            try:
+                if not tidied:
+                    self._tidy()
+                    tidied = True
+                self._round()
+            except (OSError, NotReady):
+                pass  # the controller restarts: asked again
+            time.sleep(PAUSE)
+        for job in list(self._jobs.values()):
+            if job.thread is not None:
+                job.thread.join()
+
+    def _round(self) -> None:
+        for vm, job in list(self._jobs.items()):
+            if job.thread is not None and not job.thread.is_alive():
+                del self._jobs[vm]
+            elif time.monotonic() - job.told > BEAT:
+                self._tell(job)
+        body = {"mover": self._name, "free": self._at_once - len(self._jobs)}
+        if body["free"]:
+            for claim in self._ask("POST", f"/api/v1/movers/{KIND}/claim", body)["claims"]:
+                job = self._jobs[claim["vm"]] = _Job(claim)
+                job.thread = threading.Thread(target=self._move, args=(job,), name=f"move {claim['vm']}", daemon=True)
+                job.thread.start()
+
+    def _tell(self, job: _Job, failure: str = "") -> None:
+        job.told = time.monotonic()
+        told = {k: job.claim[k] for k in ("operation", "vm", "claim")}
+        try:
+            self._ask("POST", f"/api/v1/movers/{KIND}/report", {**told, "mover": self._name, "failure": failure})
+        except Refused:
+            job.lost.set()
+
+    # --- one migration ---
+
+    def _move(self, job: _Job) -> None:
+        try:
+            failure = self._migrate(job)
+        except (EbbtideError, OSError, KeyError) as error:
+            failure = str(error) or repr(error)
+        deadline = time.monotonic() + 60
+        while failure and time.monotonic() < deadline:
+            try:
+                self._tell(job, failure)
+                return
+            except (OSError, NotReady):
+                time.sleep(PAUSE)
+
+    def _migrate(self, job: _Job) -> str:
+        """Why it has failed; "": it has not."""
+        vm, target = job.claim["vm"], job.claim["target"]
+        if not target:
+            return "no other compute was proposed for it"
+        migration = self._lab.migration(vm, target)
+        migration.begin()
+        try:
+            wait_until(lambda: job.lost.is_set() or self._is_prepared(vm, target), f"{vm} to be prepared on {target}")
+            until = time.monotonic() + OVERLAP
+            wait_until(lambda: job.lost.is_set() or time.monotonic() >= until, "memory to be copied")
+            if vm in self.failing:
+                raise Refused(f"{vm} does not fit on {target}")
+            if job.lost.is_set():
+                raise Refused(f"{vm} is not to be moved any more")
+        except EbbtideError:
+            migration.fail()
+            raise
+        migration.switch()
+        wait_until(lambda: self._place(vm) == target, f"{vm} to be served on {target}", deadline=60)
+        migration.finish()
+        return ""
+
+    def _port(self, vm: str) -> list[dict[str, Any]]:
+        """Where the controller has it; [] while it does not answer."""
+        try:
+            found: list[dict[str, Any]] = self._ask("GET", f"/api/v1/ports/{vm}")["bindings"]
+        except (OSError, NotReady):
+            return []
+        return found
+
+    def _place(self, vm: str) -> str:
+        return next((b["compute"] for b in self._port(vm) if b["phase"] == "active"), "")
+
+    def _is_prepared(self, vm: str, target: str) -> bool:
+        if len(self._port(vm)) != 2:
+            return False
+        try:
+            found = self._ask("GET", f"/api/v1/computes/{target}")
+        except (OSError, NotReady):
+            return False
+        return bool(found["phase"] == "ready")
+
+    # --- after a death in the middle ---
+
+    def _tidy(self) -> None:
+        """A guest is plugged where it does not run: its migration was begun, or had switched; the plug goes."""
+        for operation in self._ask("GET", "/api/v1/drains")["operations"]:
+            if operation["state"] != "running":
+                continue
+            for item in self._ask("GET", f"/api/v1/operations/{operation['id']}")["items"]:
+                if item["kind"] == "vm" and item["state"] in ("moving", "pending"):
+                    self._unplug_idle(self._lab.vm(item["object"]))
+
+    def _unplug_idle(self, vm: Vm) -> None:
+        active = vm.active
+        for name in vm.plugged:
+            if active and name != active:
+                vm.unplug(Compute(vm.site, vm.site.read().computes[name]))

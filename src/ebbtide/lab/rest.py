@@ -1,0 +1,47 @@
+"""The controller's REST interface, reached inside a lab."""
+
+from __future__ import annotations
+
+import json
+from http.client import HTTPConnection
+from typing import Any
+
+from ebbtide.errors import NotReady, Refused
+from ebbtide.lab.lab import Lab
+
+#: Answers that say "not now": who asks again may be served.
+_LATER = (502, 503, 504)
+
+
+class Api:
+    """One request a call; a connection each."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    def ask(self, method: str, path: str, body: object | None = None) -> Any:
+        """One request; the decoded answer.
+
+        Raises:
+            Refused: the controller answered with an error.
+            NotReady: it says that it cannot now.
+            OSError: it does not answer.
+        """
+        connection = HTTPConnection("127.0.0.1", 8181, timeout=60)
+        connection.sock = self._lab.connect("127.0.0.1", 8181)
+        try:
+            headers = {"Content-Type": "application/json", "Accept": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        finally:
+            connection.close()
+        if answer.status in _LATER:
+            raise NotReady(f"{method} {path}: {answer.status} {text}")
+        if answer.status >= 400:
+            raise Refused(f"{method} {path}: {answer.status} {text}")
+        return json.loads(text) if text else None
+
+    def rpc(self, verb: str, leaf: str, names: list[str]) -> None:
+        """One of the spec's RPCs."""
+        self.ask("POST", f"/rests/operations/scalein-api:{verb}", {"scalein-api:input": {leaf: names}})

@@ -1,0 +1,287 @@
+"""The own API's drains: `POST /api/v1/drains` begins one (or, with "plan", says what it would do); its operation is looked at, aborted and
+resumed under `/api/v1/operations`. `/api/v1/movers` is for whoever moves VMs.
+
+What a mover does: it claims VMs, moves each, and while it is at it says so within half a minute, again and again. Whether a VM has moved is
+seen by the controller itself; only a failure is told.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ebbtide.decide import drain
+from ebbtide.decide.drain import Claim, Wish
+from ebbtide.errors import BadInput
+from ebbtide.model.facts import Item, ItemState, Operation
+from ebbtide.model.state import NAT, State
+from ebbtide.north import auth, body, shapes
+from ebbtide.north.answers import json_response, verdict
+from ebbtide.north.api import check_deadline
+from ebbtide.runtime.drain_plan import DrainPlan, Load, Sessions
+from ebbtide.runtime.service import Service
+
+#: VMs at the same time, computes at the same time, characters of a reason: at most.
+_AT_ONCE, _WAVE, _REASON = 1000, 100_000, 1000
+
+
+class Draining(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """`plan`: say what would be done, and do nothing. `vms`: who moves VMs ("none": they are watched). `at_once`: so many VMs at a time;
+    `max_unavailable`: so many computes emptied at a time (0: all). `deadline`, `cut_after`: seconds from now: until what is not empty is
+    recovered; until connections in no record are cut (null: never; as configured). `force`: why it is done though it would be refused;
+    `allow_outage`: services that may end with their compute. `dead`: they have died."""
+
+    computes: list[str] = []
+    plan: bool = False
+    vms: str = drain.NOBODY
+    at_once: int = 4
+    max_unavailable: int = 0
+    deadline: float | None = None
+    cut_after: float | None = None
+    force: str = ""
+    allow_outage: list[str] = []
+    dead: bool = False
+
+
+class Resuming(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """See `Draining`."""
+
+    deadline: float | None = None
+    force: str = ""
+    allow_outage: list[str] = []
+
+
+class Claiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mover asks for VMs: its name, and for how many it has room."""
+
+    mover: str
+    free: int = 1
+
+
+class Reporting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mover is still at a VM, or (`failure`: why) has given it up. `claim` is that of the claim."""
+
+    operation: str
+    vm: str
+    mover: str
+    claim: int
+    failure: str = ""
+
+
+def _instant(seconds: float | None, name: str) -> int:
+    """Seconds since the epoch; 0 for None."""
+    if seconds is None:
+        return 0
+    check_deadline(seconds, name)
+    return int(time.time() + seconds)
+
+
+def _reason(given: str, name: str) -> str:
+    if len(given) > _REASON or not given.isprintable():
+        raise BadInput(f"{name}: a reason is one line of at most {_REASON} characters", name)
+    return given.strip()
+
+
+def _wish(given: Draining) -> Wish:
+    if not 1 <= given.at_once <= _AT_ONCE:
+        raise BadInput(f"at-once = {given.at_once}: 1 to {_AT_ONCE} VMs", "at-once")
+    if not 0 <= given.max_unavailable <= _WAVE:
+        raise BadInput(f"max-unavailable = {given.max_unavailable}: 0 (all) to {_WAVE} computes", "max-unavailable")
+    if not given.vms.isidentifier():
+        raise BadInput(f"vms = {given.vms[:80]!r}: the name of a kind of mover, like none or lab", "vms")
+    outages = tuple(sorted({_reason(text, "allow-outage") for text in given.allow_outage}))
+    return Wish(
+        given.vms,
+        given.at_once,
+        given.max_unavailable,
+        _instant(given.deadline, "deadline"),
+        _reason(given.force, "force"),
+        outages,
+        _instant(given.cut_after, "cut-after"),
+        given.dead,
+    )
+
+
+def routes(service: Service) -> list[Route]:
+    """The routes of this room."""
+
+    def shown(operation: Operation, **more: Any) -> Response:
+        told = detail(service, operation)
+        return json_response(
+            {"operation": told, **more, "revision": service.state.revision}, 202 if operation.open else 200
+        )
+
+    async def begin(request: Request) -> Response:
+        given = await body.struct(request, Draining)
+        ids = body.check_ids(request, given.computes, "computes")
+        wish = _wish(given)
+        if given.plan:
+            found = await service.plan_drain(ids, wish)
+            return json_response({**plan_shown(service.state, found), "revision": service.state.revision})
+        if wish.forced or wish.outages:
+            auth.need(request, "force")
+        operation, changed = await service.drain(ids, wish)
+        return shown(operation, changed=changed)
+
+    async def listing(request: Request) -> Response:
+        state = service.state
+        found = [o for o in shapes.operations(state) if o["verb"] == drain.VERB]
+        return json_response({"operations": found, "revision": state.revision})
+
+    async def one(request: Request) -> Response:
+        return json_response(detail(service, drain.find(service.state, request.path_params["id"])))
+
+    async def abort(request: Request) -> Response:
+        await body.struct(request, _Nothing)
+        return shown(await service.drains.abort(request.path_params["id"]))
+
+    async def resume(request: Request) -> Response:
+        given = await body.struct(request, Resuming)
+        forced, outages = _reason(given.force, "force"), [_reason(x, "allow-outage") for x in given.allow_outage]
+        if forced or outages:
+            auth.need(request, "force")
+        until = _instant(given.deadline, "deadline")
+        return shown(await service.drains.resume(request.path_params["id"], until, forced, outages))
+
+    async def claim(request: Request) -> Response:
+        given = await body.struct(request, Claiming)
+        if not 0 <= given.free <= _AT_ONCE:
+            raise BadInput(f"free = {given.free}: 0 to {_AT_ONCE} VMs", "free")
+        if not given.mover or len(given.mover) > 200 or not given.mover.isprintable():
+            raise BadInput("mover: its name, one line of at most 200 characters", "mover")
+        found = await service.drains.claim(request.path_params["kind"], given.mover, given.free)
+        return json_response({"claims": [_claim(service.state, x) for x in found], "revision": service.state.revision})
+
+    async def report(request: Request) -> Response:
+        given = await body.struct(request, Reporting)
+        failure = _reason(" ".join(given.failure.split())[:_REASON], "failure")
+        await service.drains.report(given.operation, given.vm, given.mover, given.claim, failure)
+        return json_response({"revision": service.state.revision})
+
+    return [
+        Route("/api/v1/drains", begin, methods=["POST"]),
+        Route("/api/v1/drains", listing, methods=["GET"]),
+        Route("/api/v1/operations/{id}", one, methods=["GET"]),
+        Route("/api/v1/operations/{id}/abort", abort, methods=["POST"]),
+        Route("/api/v1/operations/{id}/resume", resume, methods=["POST"]),
+        Route("/api/v1/movers/{kind}/claim", claim, methods=["POST"]),
+        Route("/api/v1/movers/{kind}/report", report, methods=["POST"]),
+    ]
+
+
+class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+def _claim(state: State, found: Claim) -> dict[str, Any]:
+    return {
+        "operation": found.operation,
+        "vm": found.vm,
+        "source": shapes.name_of(state, found.source),
+        "target": shapes.name_of(state, found.target) if found.target else "",
+        "claim": found.claim,
+    }
+
+
+def detail(service: Service, fact: Operation) -> dict[str, Any]:
+    """An operation with its items, and how far what they are about has come."""
+    state = service.state
+    items = [_item(service, i) for i in sorted(state.items_of(fact.id), key=lambda i: (i.kind, i.object, i.compute))]
+    told = {
+        **shapes.operation(state, fact),
+        "vms": fact.vms,
+        "at-once": fact.at_once,
+        "max-unavailable": fact.wave,
+        "deadline": fact.deadline,
+        "forced": fact.forced,
+        "allow-outage": list(fact.outages),
+        "dead": fact.dead,
+        "items": items,
+    }
+    ends = [o for o in state.operations.values() if o.parent == fact.id]
+    told["ends"] = [{"id": o.id, "state": o.state, "reason": o.reason} for o in sorted(ends, key=lambda o: o.revision)]
+    return told
+
+
+def _item(service: Service, item: Item) -> dict[str, Any]:
+    state = service.state
+    told: dict[str, Any] = {
+        "kind": item.kind,
+        "object": item.object,
+        "compute": shapes.name_of(state, item.compute),
+        "state": str(item.state),
+        "target": shapes.name_of(state, item.target) if item.target else "",
+        "reason": item.reason,
+        "since": item.since,
+        "took": item.took,
+        "tries": item.tries,
+        "mover": item.mover if item.kind == drain.VM else "",
+    }
+    kind, _, name = item.object.partition(" ")
+    router = state.routers.get(name) if item.kind == drain.SERVICE and kind == NAT else None
+    if router is not None:
+        told["sessions"] = sum(not e.closed for e in service.cluster.connections.of(router.tag))
+        move = state.moves.get(name)
+        if move is not None and item.state is ItemState.MOVING:
+            told["phase"] = str(move.phase)
+            told["reason"] = item.reason or move.reason
+    return told
+
+
+def plan_shown(state: State, found: DrainPlan) -> dict[str, Any]:
+    """A plan as JSON."""
+
+    def name(number: int) -> str:
+        return shapes.name_of(state, number) if number else ""
+
+    return {
+        "verdicts": [verdict(v) for v in found.verdicts],
+        "services": [
+            {
+                "service": g.service,
+                "words": drain.words(g.service),
+                "old": name(g.old),
+                "new": name(g.new),
+                "how": str(g.how),
+                "why": list(g.why),
+            }
+            for g in found.goals
+        ],
+        "sessions": [_sessions(s) for s in found.sessions],
+        "vms": [
+            {"vm": vm, "compute": name(n), "target": name(found.targets.get(vm, 0))} for vm, n in found.vms.items()
+        ],
+        "tunnels": {"made": found.tunnels_made, "gone": found.tunnels_gone},
+        "flows": msgspec.to_builtins(found.flows),
+        "loads": [_load(state, x) for x in found.loads],
+        "problems": [msgspec.to_builtins(p) for p in found.problems],
+        "expected-seconds": round(found.seconds, 1),
+    }
+
+
+def _sessions(found: Sessions) -> dict[str, Any]:
+    return {
+        "router": found.router,
+        "recorded": found.recorded,
+        "unknown": found.unknown,
+        "reason": found.reason,
+        "nat-move-proven": found.proven,
+        "nat-move": found.words,
+    }
+
+
+def _load(state: State, found: Load) -> dict[str, Any]:
+    return {
+        "compute": shapes.name_of(state, found.compute),
+        "vms": found.vms,
+        "vms-after": found.vms_after,
+        "routers": found.routers,
+        "routers-after": found.routers_after,
+        "bound": found.bound,
+        "over": found.over,
+    }

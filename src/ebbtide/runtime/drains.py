@@ -1,0 +1,338 @@
+"""The driver of drains: tells the machine of `decide/drain.py` what is seen, stores what it decides, and has its ends driven.
+
+A drain is a stored operation with items, so whoever leads goes on with it. What is known here alone is whether movers are heard of: a mover
+that has not been since this leadership began gets its time anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+
+from ebbtide.decide import dead, designation, drain, foresight, marking, scalein
+from ebbtide.decide.dead import Sight
+from ebbtide.decide.designation import Going
+from ebbtide.decide.drain import Claim, Seen, Wish
+from ebbtide.decide.scalein import Decision
+from ebbtide.errors import EbbtideError, NotReady, Refused
+from ebbtide.model.facts import Edit, Item, Operation
+from ebbtide.model.observed import Phase
+from ebbtide.model.state import State
+from ebbtide.runtime.cluster import Cluster
+from ebbtide.runtime.endings import Endings, old_operations
+
+log = structlog.get_logger("drains")
+#: Seconds between two steps: what comes together is entered together, so that the store is not written for each VM.
+_PACE = 0.2
+#: Seconds for which a mover keeps a VM without a word.
+LEASE = 30.0
+#: Seconds of a leadership until who has not come counts as away.
+ALL_HERE = 30.0
+
+
+class Drains:
+    """All drains that go on."""
+
+    def __init__(
+        self, cluster: Cluster, endings: Endings, new_id: Callable[[], str] = lambda: str(uuid.uuid4())
+    ) -> None:
+        self._cluster = cluster
+        self._endings = endings
+        self._new_id = new_id
+        self._heard: dict[tuple[str, str, str], float] = {}
+        self._epoch, self._began = 0, cluster.now()
+
+    # --- the loop ---
+
+    async def run(self) -> None:
+        """Go on with them while this controller leads; until cancelled."""
+        while True:
+            await self._cluster.changed.until(self._is_due, float("inf"))
+            self._note_leadership()
+            try:
+                await self._step()
+            except EbbtideError as error:
+                log.warning("drain_waits", reason=str(error))
+            except Exception:
+                # Whatever it was: what was accepted is never left without somebody who goes on with it.
+                log.exception("drain_fault")
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(_PACE)
+
+    def _is_due(self) -> bool:
+        return self._cluster.store.leading.is_set() and bool(going(self._cluster.state))
+
+    def _leading_since(self) -> float:
+        self._note_leadership()
+        return self._began
+
+    def _note_leadership(self) -> None:
+        if self._epoch != self._cluster.store.epoch:
+            self._epoch, self._began = self._cluster.store.epoch, self._cluster.now()
+            self._heard.clear()
+
+    async def _step(self) -> None:
+        def decide(state: State) -> tuple[list[Edit], list[Edit]]:
+            edits: list[Edit] = []
+            for operation in going(state):
+                edits = drain.step(state, operation, self._seen(state))
+                if edits:
+                    break  # one a transaction: the next is decided on what this one has changed
+            return edits, edits
+
+        while edits := await self._cluster.store.commit(decide):
+            self._said(edits)
+        self.drive()
+
+    def drive(self) -> None:
+        """See to it that the ends which drains have begun go on."""
+        for operation in self._cluster.state.operations.values():
+            if operation.parent and operation.verb == drain.END and operation.open:
+                self._endings.drive(operation.id)
+
+    def _said(self, edits: Iterable[Edit]) -> None:
+        for old, new in edits:
+            if isinstance(new, Operation) and isinstance(old, Operation) and old.state != new.state:
+                log.info("drain", operation=new.id, state=new.state, found=new.reason)
+            elif isinstance(new, Item) and (not isinstance(old, Item) or old.state is not new.state):
+                log.info(
+                    "drain_item",
+                    operation=new.operation,
+                    kind=new.kind,
+                    object=new.object,
+                    compute=self._endings.name(new.compute),
+                    state=str(new.state),
+                    reason=new.reason,
+                )
+
+    # --- what is seen ---
+
+    def _seen(self, state: State) -> Seen:
+        cluster = self._cluster
+        standings = cluster.designations.standings()
+        return Seen(
+            now=int(time.time() * 1000),
+            standings=standings,
+            hold=self._hold(state),
+            reachable=cluster.owing_nothing(),
+            moving=cluster.places.moving(),
+            settled=self._settled,
+            filled=self._filled,
+            heard=self.heard,
+            serves=lambda number: designation.holds(state, number, standings),
+            new_id=self._new_id,
+        )
+
+    def _is_early(self) -> bool:
+        return self._cluster.now() - self._began < ALL_HERE
+
+    def _hold(self, state: State) -> str:
+        """Why nobody may be removed or given up now, in words."""
+        cluster = self._cluster
+        if cluster.store.hold:
+            return f"the brake: {cluster.store.hold}"
+        cut_off = cluster.designations.cut_off_now()
+        if cut_off or not self._is_early():
+            return cut_off
+        members = ((c.name, cluster.members.get(c.number)) for c in state.members())
+        missing = sorted(name for name, m in members if m is None or not (m.connected or m.heard_before))
+        if not missing:
+            return ""
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        return f"waits for {', '.join(missing[:3])}{more} to connect"
+
+    def _settled(self, revision: int) -> bool:
+        """Whether all who can be programmed have a revision, and their cached flows have followed."""
+        members = (self._cluster.members.get(c.number) for c in self._cluster.state.members())
+        return all(
+            m.settled(revision)
+            for m in members
+            if m is not None and m.connected and m.phase not in (Phase.BRAKED, Phase.FOREIGN)
+        )
+
+    def _filled(self, number: int) -> str:
+        """Why a compute may not be empty though State says so."""
+        member, state = self._cluster.members.get(number), self._cluster.state
+        if member is None or not member.connected:
+            return "has not connected yet" if self._is_early() else ""
+        plugged = sorted(p for p in member.view.ports if p in state.ports)
+        more = f" and {len(plugged) - 1} more" if len(plugged) > 1 else ""
+        return f"{plugged[0]} is plugged there{more}" if plugged else ""
+
+    # --- movers ---
+
+    def heard(self, item: Item) -> bool:
+        """Whether the mover of a VM has been heard of within its lease."""
+        at = self._heard.get((item.operation, item.object, item.mover), self._began)
+        return self._cluster.now() - max(at, self._began) < LEASE
+
+    def _hear(self, operation: str, vm: str, mover: str) -> None:
+        self._heard[operation, vm, mover] = self._cluster.now()
+
+    async def claim(self, kind: str, mover: str, free: int) -> list[Claim]:
+        """Give a mover of some kind VMs to move, as many as it has room for."""
+
+        def decide(state: State) -> tuple[list[Edit], list[Claim]]:
+            return drain.claim(state, kind, mover, free, int(time.time() * 1000))
+
+        given = await self._cluster.store.commit(decide)
+        for one in given:
+            self._hear(one.operation, one.vm, mover)
+            log.info("vm_given", operation=one.operation, vm=one.vm, mover=mover)
+        return given
+
+    async def report(self, operation: str, vm: str, mover: str, claim: int, failure: str) -> None:
+        """A mover says that it is still at it, or (`failure`) that it could not do it.
+
+        Raises:
+            NotFound, Refused: see `drain.claimed`.
+        """
+        drain.claimed(self._cluster.state, operation, vm, mover, claim)
+        self._hear(operation, vm, mover)
+        if not failure:
+            return
+
+        def decide(state: State) -> tuple[list[Edit], None]:
+            item = drain.claimed(state, operation, vm, mover, claim)
+            return [Edit(item, drain.failed(item, failure, int(time.time() * 1000)))], None
+
+        await self._cluster.store.commit(decide)
+        log.warning("vm_not_moved", operation=operation, vm=vm, mover=mover, reason=failure)
+
+    # --- verbs ---
+
+    async def begin(self, ids: Sequence[str], wish: Wish, resumed: str = "") -> tuple[Operation, bool]:
+        """Begin a drain; gives its operation, and whether it began now: one of the same computes that goes on is "already so".
+
+        `resumed`: the id of the one that begins again.
+
+        Raises:
+            NotFound, Refused: an id is unknown or of no member; an operation goes on with one of them; or see `drain.problems`.
+            NotReady: it is this controller that seems to be cut off.
+        """
+
+        def decide(state: State) -> tuple[list[Edit], tuple[str, bool]]:
+            decision = scalein.start(state, ids).checked("drain")
+            numbers = frozenset(v.number for v in decision.verdicts)
+            known = drain.the_same(state, numbers, wish.dead)
+            if known is not None:
+                return [], (known.id, False)
+            self._check_free(state, numbers, wish.dead)
+            standings = self._cluster.designations.standings()
+            begun = marking.mark(state, decision, numbers, standings, wish.until)
+            goals = drain.goals(state, begun.marked, numbers, standings)
+            targets = drain.targets(state, numbers, standings) if not wish.dead else {}
+            if any(goal.how is Going.STAYS for goal in goals) and not wish.dead:
+                then = foresight.after(state, begun.edits, numbers, targets, standings).state
+                goals = drain.awaited(goals, then, numbers)
+            if wish.dead:
+                dead.check(self._sights(state, numbers), self._cluster.settings.loss_after, wish.forced)
+            else:
+                share = self._cluster.settings.drain_share
+                drain.refuse(drain.problems(state, numbers, goals, standings, wish, share))
+            now = int(time.time() * 1000)
+            made = self._made(state, decision, wish, resumed)
+            old = state.operations.get(resumed)
+            items = drain.begin(state, made, sorted(numbers), goals, targets, now)
+            others = drain.released(state, numbers) if wish.dead else []
+            return [*begun.edits, *others, *items, Edit(old, made), *old_operations(state)], (made.id, True)
+
+        cut_off = self._cluster.designations.cut_off_now()
+        if cut_off:
+            raise NotReady(f"nothing is drained now: {cut_off}")
+        made, anew = await self._cluster.store.commit(decide)
+        if anew:
+            log.info("drain_begun", operation=made, computes=list(ids), resumed=bool(resumed))
+        return self._cluster.state.operations[made], anew
+
+    def _check_free(self, state: State, numbers: frozenset[int], is_dead: bool) -> None:
+        # One that has died in the middle of a drain is taken out of it.
+        busy = drain.busy(state, numbers, (drain.END,) if is_dead else (drain.VERB, drain.END))
+        if busy is not None:
+            other, number = busy
+            name = self._endings.name(number)
+            raise Refused(
+                f"operation {other.id} ({other.verb}) goes on with {name}: wait for it (`ebbtide operation watch {other.id}`), or "
+                f"abort it (`ebbtide operation abort {other.id}`)"
+            )
+
+    def _sights(self, state: State, numbers: Iterable[int]) -> dict[int, Sight]:
+        cluster, found = self._cluster, {}
+        watchers = {n: m.sighting() for n, m in cluster.members.items() if m.connected}
+        for number in numbers:
+            member = cluster.members.get(number)
+            lost_at = member.lost_at if member is not None and member.lost_at is not None else cluster.now()
+            found[number] = Sight(
+                state.computes[number].name,
+                member is not None and member.connected,
+                max(0.0, cluster.now() - max(lost_at, self._leading_since())),
+                tuple(sorted(self._endings.name(n) for n, s in watchers.items() if number in s.seen - s.lost)),
+                tuple(sorted(self._endings.name(n) for n, s in watchers.items() if number in s.lost)),
+            )
+        return found
+
+    def _made(self, state: State, decision: Decision, wish: Wish, resumed: str) -> Operation:
+        own = tuple(sorted(v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED))
+        return Operation(
+            resumed or self._new_id(),
+            drain.VERB,
+            tuple(sorted(v.number for v in decision.verdicts)),
+            "running",
+            "begins",
+            started=state.revision,
+            vms=wish.vms,
+            at_once=wish.at_once,
+            wave=wish.wave,
+            deadline=wish.deadline,
+            forced=wish.forced,
+            outages=wish.outages,
+            marked=own,
+            dead=wish.dead,
+            began=int(time.time()),
+        )
+
+    async def abort(self, operation_id: str) -> Operation:
+        """See `drain.abort`. An abort under way is "already so".
+
+        Raises:
+            NotFound: there is no such operation.
+            Refused: see `drain.abort`.
+        """
+
+        def decide(state: State) -> tuple[list[Edit], None]:
+            known = drain.find(state, operation_id)
+            return drain.abort(state, known, int(time.time() * 1000)) if known.state != "aborting" else [], None
+
+        await self._cluster.store.commit(decide)
+        return drain.find(self._cluster.state, operation_id)
+
+    async def resume(
+        self, operation_id: str, deadline: int = 0, forced: str = "", outages: Sequence[str] = ()
+    ) -> Operation:
+        """Begin a drain that has ended again, under its id, with those of its computes that are still members.
+
+        `deadline` (seconds since the epoch; 0: none), `forced` and `outages` are those of this time; all else is as it was asked for.
+
+        Raises:
+            NotFound: there is no such operation.
+            Refused: see `drain.resume`, and `begin`.
+        """
+        state = self._cluster.state
+        known = drain.find(state, operation_id)
+        if known.verb == drain.VERB and known.state == "running":
+            return known
+        left = drain.resume(state, known)
+        wish = Wish(known.vms, known.at_once, known.wave, deadline, forced, (*known.outages, *outages), 0, known.dead)
+        ids = [str(state.computes[n].dpid) for n in sorted(left)]
+        made, _ = await self.begin(ids, wish, known.id)
+        return made
+
+
+def going(state: State) -> list[Operation]:
+    """Drains that are not over, the oldest first."""
+    found = (o for o in state.operations.values() if o.verb == drain.VERB and o.open)
+    return sorted(found, key=lambda o: o.revision)
