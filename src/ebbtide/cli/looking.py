@@ -1,4 +1,4 @@
-"""`ebbtide status|audit|explain|operation|events`: verbs that only read."""
+"""`ebbtide status|audit|explain|events`: verbs that only read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from ebbtide.cli.session import (
     client_verb,
     known_computes,
     known_networks,
-    known_operations,
     known_ports,
     known_routers,
     known_vpns,
 )
-from ebbtide.cli.tree import NounGroup
 from ebbtide.errors import NotReady
 
 if TYPE_CHECKING:
@@ -128,52 +126,6 @@ def explain(session: Session, kind: str, name: str) -> None:
         return
     for text in found.get("lines", []):
         render.line(text)
-
-
-@click.group("operation", cls=NounGroup)
-def operation() -> None:
-    """Long work: scale-in ends and rebalances, and what they wait for.
-
-    \b
-    Examples:
-      ebbtide operations
-    """
-
-
-@operation.command("list")
-@client_verb
-def operation_list(session: Session) -> None:
-    """List operations.
-
-    \b
-    Examples:
-      ebbtide operations
-      ebbtide operations --json
-    """
-    found = session.client.get("/operations")
-    if session.json:
-        render.as_json(found)
-        return
-    columns = ("operation", "verb", "computes", "state", "reason")
-    rows = [
-        (o.get("id"), o.get("verb"), o.get("computes"), o.get("state"), o.get("reason"))
-        for o in found.get("operations", [])
-    ]
-    render.table(columns, rows, "no operations")
-
-
-@operation.command("show")
-@click.argument("operation_id", metavar="ID", shell_complete=known_operations)
-@client_verb
-def operation_show(session: Session, operation_id: str) -> None:
-    """Show an operation.
-
-    \b
-    Examples:
-      ebbtide operation show 4f3c1a52-0d3b-4c55-9a0e-5d1e4c3f9a2b
-    """
-    found = session.client.get(f"/operations/{segment(operation_id)}")
-    render.as_json(found) if session.json else render.facts(found)
 
 
 @click.command("events")

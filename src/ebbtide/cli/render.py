@@ -32,6 +32,9 @@ _STYLES = {
     "waiting": "yellow",
     "quarantined": "yellow",
     "running": "yellow",
+    "aborting": "yellow",
+    "aborted": "yellow",
+    "partial": "yellow",
     "tombstoned": "yellow",
 }
 _MOST = 3

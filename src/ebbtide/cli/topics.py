@@ -21,6 +21,11 @@ TOPICS = {
           6    still working: accepted and going on; the same call again waits for it
           7    the audit found something: missing, unexpected or residue
           8    the audit could read nothing, which proves nothing
+          9    a proof is not what the controller has signed
+          10   a proof is, and something is left, or somebody could not be read yet
+          11   a drain is over in part: some computes were recovered
+          12   a drain has failed: no compute was removed
+          13   a drain was aborted
           130  interrupted by Ctrl-C; what the controller has accepted goes on
 
         Where several ids fail in different ways, the gravest counts. With --json an error is an object

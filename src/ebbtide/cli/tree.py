@@ -42,6 +42,11 @@ COMMANDS: dict[str, Entry] = {
     "scale-in": Entry(
         "Cluster", "scalein:scale_in", "Take computes out of the cluster, or back, without a packet lost."
     ),
+    "drain": Entry(
+        "Cluster",
+        "drains:drain",
+        "Empty computes, remove each as soon as it is empty, and prove that nothing of it is left.",
+    ),
     "rebalance": Entry(
         "Cluster",
         "balance:rebalance",
@@ -53,7 +58,9 @@ COMMANDS: dict[str, Entry] = {
         "Looking", "looking:explain", "Why a compute, port, network, router or VPN is as it is, in words."
     ),
     "operation": Entry(
-        "Looking", "looking:operation", "Long work: scale-in ends and rebalances, and what they wait for."
+        "Looking",
+        "operations:operation",
+        "Long work: drains, scale-in ends, rebalances; what they wait for, and how they are stopped.",
     ),
     "proof": Entry(
         "Looking", "proofs:proof", "That nothing is left of removed computes: what was read, what was found, signed."
@@ -134,6 +141,17 @@ class RootGroup(NounGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The table's names."""
         return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As a noun's; and what lists things is taken for their noun where a verb follows (`ebbtide operations watch`)."""
+        name, found, rest = super().resolve_command(ctx, args)
+        path = ALIASES.get(name or "", ())
+        noun = self.get_command(ctx, path[0]) if len(path) > 1 and rest and rest[0][:1].isalpha() else None
+        if isinstance(noun, NounGroup) and noun.full_name(ctx, rest[0]) is not None:
+            return path[0], noun, rest
+        return name, found, rest
 
     def names(self, ctx: click.Context) -> Sequence[str]:
         """With aliases."""
