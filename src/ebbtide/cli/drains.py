@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ebbtide.cli import render, verdicts
+from ebbtide.cli import render
 from ebbtide.cli.operations import finish
 from ebbtide.cli.session import Session, client_verb, known_computes
 from ebbtide.errors import BadInput, Refused
@@ -92,7 +92,7 @@ def _confirm(found: dict[str, Any]) -> None:
 
 def show_plan(found: dict[str, Any]) -> None:
     """A plan for people: what moves where and why, what is carried over, what changes, what speaks against it."""
-    verdicts.show(found["verdicts"])
+    render.line(f"to be removed: {', '.join(v['name'] for v in found['verdicts'])}")
     sessions = {s["router"]: s for s in found["sessions"]}
     _services(found["services"], sessions)
     _vms(found["vms"])

@@ -220,6 +220,35 @@ def migrate(session: Session, vm: str, compute: str, overlap: float, fail: bool)
     _done(session, {"vm": vm, "compute": place, "moved": place == compute}, f"{vm} runs on {place}")
 
 
+@lab.command("mover")
+@click.option(
+    "--at-once", type=click.IntRange(1, 100), default=4, show_default=True, help="So many VMs at the same time."
+)
+@lab_verb
+def lab_mover(session: Session, at_once: int) -> None:
+    """Move the VMs that drains have to empty, until Ctrl-C (then it finishes what is under way).
+
+    It is what Nova is in a cloud: `ebbtide drain --vms lab` gives VMs to it. Killed in the middle of a migration, it ends what it had begun
+    when it starts again.
+
+    \b
+    Examples:
+      ebbtide --lab lab lab mover
+      ebbtide --lab lab lab mover --at-once 8
+    """
+    import signal
+    import threading
+
+    from ebbtide.lab.mover import Mover
+    from ebbtide.lab.rest import Api
+
+    found, over = _lab(session), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    render.line(f"moves VMs of {found.name}, {at_once} at a time")
+    Mover(found, Api(found).ask, at_once=at_once).run(over.is_set)
+
+
 @lab.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("where")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)

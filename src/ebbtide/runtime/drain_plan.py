@@ -1,7 +1,8 @@
 """What a drain would do, in numbers, before it is begun: services, sessions, VMs, tunnels, flows, loads. Touches nothing.
 
 Flows are counted, not guessed: State as it will be is compiled beside State as it is, for whom the difference concerns. Ports that the
-switches have not made yet get numbers of their own, which changes no count.
+switches have not made yet get numbers of their own, which changes no count. Not counted is what is no part of State: rows of connections,
+and the flow by which a router's record takes turns.
 """
 
 from __future__ import annotations
@@ -211,13 +212,15 @@ def _difference(old: Encoded | None, new: Encoded | None) -> tuple[int, int]:
 
 
 def _as_it_will_be(view: View, state: State, number: int) -> View:
-    """A compute's view with the ports that it does not have yet."""
-    ports, tunnels = view.ports, view.tunnels
-    made = _missing(state.ports_on.get(number, {}), ports)
-    made_tunnels = _missing(state.peers(number), tunnels, len(made))
-    if not made and not made_tunnels:
-        return view
-    return msgspec.structs.replace(view, ports=ports.update(made), tunnels=tunnels.update(made_tunnels))
+    """A compute's view with the ports that it does not have yet, and its tunnels watched by those who are to see each other."""
+    made = _missing(state.ports_on.get(number, {}), view.ports)
+    tunnels = view.tunnels.update(_missing(state.peers(number), view.tunnels, len(made)))
+    watched = {
+        peer: msgspec.structs.replace(tunnels[peer], watched=True, up=True, seen=True)
+        for peer in state.relation_peers(number)
+        if peer in tunnels
+    }
+    return msgspec.structs.replace(view, ports=view.ports.update(made), tunnels=tunnels.update(watched))
 
 
 def _missing(wanted: Iterable[K], known: Map[K, Interface], first: int = 0) -> dict[K, Interface]:
