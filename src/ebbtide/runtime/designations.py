@@ -72,12 +72,13 @@ class Designations:
         #: Who has died, by the session of its switch at that time, and when: what it may be given again waits for a sign of life.
         self._died: dict[int, tuple[SwitchLink | None, float]] = {}
         self._doubts = Doubts(cluster)
-        self._began = cluster.now()
+        #: When this leadership began.
+        self.began = cluster.now()
         self.cut_off = ""
 
     def begin(self) -> None:
         """A new leadership: nobody has been heard in it yet."""
-        self._began = self._cluster.now()
+        self.began = self._cluster.now()
 
     def changed(self, edits: Iterable[Edit], before: State, after: State) -> None:
         """State has changed: is it of interest to an election?"""
@@ -211,7 +212,7 @@ class Designations:
         now = self._cluster.now()
         if not member.heard_before or member.lost_at is None:
             # Silence begins with this leadership; and while many have not come yet, they will.
-            return now - self._began >= (self._cluster.settings.unreachable_grace if silence.many else NOT_YET_HEARD)
+            return now - self.began >= (self._cluster.settings.unreachable_grace if silence.many else NOT_YET_HEARD)
         return tombstoned or silence.fallen <= _ALONE or (now - member.lost_at >= _HOLD and not silence.cut_off)
 
     def _silence(self, members: Iterable[Member]) -> _Silence:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from ebbtide.decide import dead, designation, drain, foresight, marking, scalein
-from ebbtide.decide.dead import Sight
 from ebbtide.decide.designation import Going
 from ebbtide.decide.drain import Claim, Seen, Wish
 from ebbtide.decide.scalein import Decision
@@ -24,6 +23,7 @@ from ebbtide.model.observed import Phase
 from ebbtide.model.state import State
 from ebbtide.runtime.cluster import Cluster
 from ebbtide.runtime.endings import Endings, old_operations
+from ebbtide.runtime.sights import sights
 
 log = structlog.get_logger("drains")
 #: Seconds between two steps: what comes together is entered together, so that the store is not written for each VM.
@@ -44,7 +44,6 @@ class Drains:
         self._endings = endings
         self._new_id = new_id
         self._heard: dict[tuple[str, str, str], float] = {}
-        self._epoch, self._began = 0, cluster.now()
 
     # --- the loop ---
 
@@ -52,7 +51,6 @@ class Drains:
         """Go on with them while this controller leads; until cancelled."""
         while True:
             await self._cluster.changed.until(self._is_due, float("inf"))
-            self._note_leadership()
             try:
                 await self._step()
             except EbbtideError as error:
@@ -65,15 +63,6 @@ class Drains:
 
     def _is_due(self) -> bool:
         return self._cluster.store.leading.is_set() and bool(going(self._cluster.state))
-
-    def _leading_since(self) -> float:
-        self._note_leadership()
-        return self._began
-
-    def _note_leadership(self) -> None:
-        if self._epoch != self._cluster.store.epoch:
-            self._epoch, self._began = self._cluster.store.epoch, self._cluster.now()
-            self._heard.clear()
 
     async def _step(self) -> None:
         def decide(state: State) -> tuple[list[Edit], list[Edit]]:
@@ -128,7 +117,7 @@ class Drains:
         )
 
     def _is_early(self) -> bool:
-        return self._cluster.now() - self._began < ALL_HERE
+        return self._cluster.now() - self._cluster.designations.began < ALL_HERE
 
     def _hold(self, state: State) -> str:
         """Why nobody may be removed or given up now, in words."""
@@ -167,8 +156,9 @@ class Drains:
 
     def heard(self, item: Item) -> bool:
         """Whether the mover of a VM has been heard of within its lease."""
-        at = self._heard.get((item.operation, item.object, item.mover), self._began)
-        return self._cluster.now() - max(at, self._began) < LEASE
+        began = self._cluster.designations.began
+        at = max(began, self._heard.get((item.operation, item.object, item.mover), began))
+        return self._cluster.now() - at < LEASE
 
     def _hear(self, operation: str, vm: str, mover: str) -> None:
         self._heard[operation, vm, mover] = self._cluster.now()
@@ -230,7 +220,7 @@ class Drains:
                 then = foresight.after(state, begun.edits, numbers, targets, standings).state
                 goals = drain.awaited(goals, then, numbers)
             if wish.dead:
-                dead.check(self._sights(state, numbers), self._cluster.settings.loss_after, wish.forced)
+                dead.check(sights(self._cluster, state, numbers), self._cluster.settings.loss_after, wish.forced)
             else:
                 share = self._cluster.settings.drain_share
                 drain.refuse(drain.problems(state, numbers, goals, standings, wish, share))
@@ -259,21 +249,6 @@ class Drains:
                 f"operation {other.id} ({other.verb}) goes on with {name}: wait for it (`ebbtide operation watch {other.id}`), or "
                 f"abort it (`ebbtide operation abort {other.id}`)"
             )
-
-    def _sights(self, state: State, numbers: Iterable[int]) -> dict[int, Sight]:
-        cluster, found = self._cluster, {}
-        watchers = {n: m.sighting() for n, m in cluster.members.items() if m.connected}
-        for number in numbers:
-            member = cluster.members.get(number)
-            lost_at = member.lost_at if member is not None and member.lost_at is not None else cluster.now()
-            found[number] = Sight(
-                state.computes[number].name,
-                member is not None and member.connected,
-                max(0.0, cluster.now() - max(lost_at, self._leading_since())),
-                tuple(sorted(self._endings.name(n) for n, s in watchers.items() if number in s.seen - s.lost)),
-                tuple(sorted(self._endings.name(n) for n, s in watchers.items() if number in s.lost)),
-            )
-        return found
 
     def _made(self, state: State, decision: Decision, wish: Wish, resumed: str) -> Operation:
         own = tuple(sorted(v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED))

@@ -28,6 +28,7 @@ from ebbtide.decide import (
     marking,
     natmove,
     rebalancing,
+    returns,
     routing,
     scalein,
     vpns,
@@ -66,6 +67,7 @@ from ebbtide.runtime.drain_plan import DrainPlan
 from ebbtide.runtime.drains import Drains
 from ebbtide.runtime.endings import Endings, old_operations
 from ebbtide.runtime.rebalances import Rebalances, said
+from ebbtide.runtime.returns import Returns
 from ebbtide.runtime.untranslated import Refusals
 
 log = structlog.get_logger("service")
@@ -96,6 +98,7 @@ class Service:
         self.endings = Endings(cluster)
         self.rebalances = Rebalances(cluster)
         self.drains = Drains(cluster, self.endings, new_id)
+        self.returns = Returns(cluster, new_id)
 
     @property
     def state(self) -> State:
@@ -108,6 +111,7 @@ class Service:
             group.create_task(self.endings.run())
             group.create_task(self.rebalances.run())
             group.create_task(self.drains.run())
+            group.create_task(self.returns.run())
 
     # --- networks and ports ---
 
@@ -416,11 +420,11 @@ class Service:
         return await self.cluster.store.commit(decide)
 
     async def readmit(self, text: str) -> Compute:
-        """Let a removed compute join again, as a new one."""
+        """Let a removed compute join again, as a new one: an operation that is over when it is ready."""
 
         def decide(state: State) -> tuple[list[Edit], Compute]:
             compute, edits = scalein.readmit(state, text)
-            return edits, compute
+            return [*edits, *returns.readmission(compute, self._new_id(), int(time.time()))], compute
 
         return await self.cluster.store.commit(decide)
 
