@@ -80,6 +80,8 @@ class App:
                 lag=config.lag,
                 silence=config.silence,
                 unreachable_grace=config.unreachable_grace,
+                drain_share=config.drain_share,
+                loss_after=config.loss_after,
                 nat_patience=config.nat_patience,
                 bfd_interval=config.bfd_interval_ms,
                 audit_wait=config.audit_wait,

@@ -25,7 +25,7 @@ BFD_INTERVALS = (1, 60_000)
 #: Seconds for which an unknown address is asked for but once, at most: for as long it cannot be reached if it comes up meanwhile.
 PUNT_TIMEOUT = 600
 #: Durations that may be infinite: "never". Somebody waits for the others.
-_ENDLESS = ("silence", "unreachable_grace")
+_ENDLESS = ("silence", "unreachable_grace", "loss_after")
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +48,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     silence: float = 60.0
     unreachable_grace: float = 300.0
     nat_patience: float = 300.0
+    drain_share: float = 0.5
+    loss_after: float = 60.0
     bfd_interval_ms: int = 65
     audit_wait: float = 30.0
     subnet_route_punt_timeout: int = 10
@@ -77,11 +79,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if getattr(self, name) not in allowed:
                 words = ", ".join(allowed[:-1]) + f" or {allowed[-1]}"
                 raise BadInput(f"{name} = {getattr(self, name)!r}: it is {words}", name)
-        for name in ("lag", "silence", "unreachable_grace", "nat_patience", "audit_wait"):
+        for name in ("lag", "silence", "unreachable_grace", "nat_patience", "loss_after", "audit_wait"):
             value = getattr(self, name)
             if not value >= 0 or (math.isinf(value) and name not in _ENDLESS):
                 never = ", or inf: never" if name in _ENDLESS else ""
                 raise BadInput(f"{name} = {value:g}: it is a number of seconds, 0 or more{never}", name)
+        if not 0 <= self.drain_share <= 1:
+            raise BadInput(f"drain_share = {self.drain_share:g}: it is a part of all computes, 0 to 1", "drain_share")
         least, most = BFD_INTERVALS
         if not least <= self.bfd_interval_ms <= most:
             raise BadInput(

@@ -8,6 +8,7 @@ import pytest
 
 from ebbtide.lab.commands import wait_until
 from ebbtide.model.facts import Operation
+from ebbtide.runtime.rebalances import drained
 from tests.drains.conftest import moving
 from tests.support.cloud import Cloud
 
@@ -140,3 +141,11 @@ def test_a_dead_compute_is_removed_without_its_help_and_pays_at_its_return(cloud
     assert sorted(c.name for c in state.members()) == ["b", "c", "d"]
     assert not state.bindings.get("vm1")
     cloud.assert_clean()
+
+
+def test_nothing_is_rebalanced_while_a_drain_goes_on(four: Cloud) -> None:
+    begun = drain(four, "a")
+    assert begun["id"] in drained(four.controller.app.cluster.state)
+    four.http("POST", f"/api/v1/operations/{begun['id']}/abort", {})
+    wait_over(four, begun)
+    assert drained(four.controller.app.cluster.state) == ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-TAGS = ("console", "console tried", "text")
+TAGS = ("console", "console tried", "console day", "text")
 _SKIPPED = {".git", ".venv", "build", "__pycache__"}
 
 

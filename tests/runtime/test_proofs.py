@@ -100,7 +100,9 @@ def test_who_owes_and_is_removed_itself_will_never_be_read_and_that_is_said(trio
     second = remove(trio, "c", "vm3")
     trio.wait(lambda: not proof_of(trio, first.operation).owed, what="the first proof to say that c is gone")
     told = proofs.read(proof_of(trio, first.operation).body)
-    assert [(x.compute, x.gone) for x in told.owing] == [("c", True)]
+    assert [(x.compute, x.gone, told.complete) for x in told.owing] == [("c", True, False)]
+    struck = proof_of(trio, first.operation)
+    assert verify(tmp_path, struck, struck.key).exit_code == OPEN
     assert second.owed == (cluster.state.removed[second.computes[0]].number,), "it owes the wiping of itself"
 
 

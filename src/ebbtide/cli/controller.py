@@ -37,6 +37,8 @@ HELP = {
     "silence": "Seconds of silence after which the holder of an identity counts as gone.",
     "unreachable_grace": "Seconds after which the services of an unreachable compute are elected anew.",
     "nat_patience": "Seconds that a NAT move waits for connections that are in no record.",
+    "drain_share": "Part of all computes that a drain may take out without a reason, 0 to 1.",
+    "loss_after": "Seconds of silence after which a compute is reported as lost, and may be drained as dead.",
     "bfd_interval_ms": "BFD's transmission interval in milliseconds.",
     "audit_wait": "Seconds that a scale-in end waits for its proof.",
     "subnet_route_punt_timeout": "Seconds for which an unknown address of a subnet is asked for but once.",
@@ -53,7 +55,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
             function = click.option(flag, is_flag=True, default=None, help=text)(function)
             continue
         shown = f" [{field.default}]" if field.default != "" else ""
-        metavar = {int: "N", float: "SECONDS"}.get(field.type, "TEXT")
+        metavar = "PART" if field.name == "drain_share" else {int: "N", float: "SECONDS"}.get(field.type, "TEXT")
         function = click.option(flag, default=None, metavar=metavar, help=text + shown)(function)
     return function
 

@@ -6,7 +6,9 @@ Everything that a controller has to be told goes through the REST interface, as 
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -34,6 +36,7 @@ class Wanted(NamedTuple):
     computes: int
     vms_per_compute: int
     networks: int
+    settings: tuple[tuple[str, str], ...] = ()
 
 
 def make(name: str, directory: Path, wanted: Wanted, *, keep: bool = False) -> dict[str, Any]:
@@ -43,6 +46,7 @@ def make(name: str, directory: Path, wanted: Wanted, *, keep: bool = False) -> d
     try:
         with render.working(f"lab {name}: fabric and controller"):
             lab.up()
+            _settings_file(lab).write_text("".join(f"{name} = {_toml(text)}\n" for name, text in wanted.settings))
             start_controller(lab)
         names = [f"c{number}" for number in range(1, wanted.computes + 1)]
         with render.working(f"lab {name}: {render.counted(wanted.computes, 'compute')}"):
@@ -72,6 +76,16 @@ def make(name: str, directory: Path, wanted: Wanted, *, keep: bool = False) -> d
     }
 
 
+def _settings_file(lab: Lab) -> Path:
+    """What this lab's controller is set to, at its next start too."""
+    return Path(lab.site.run_directory) / "controller.toml"
+
+
+def _toml(text: str) -> str:
+    """A value as TOML: numbers and truths as they are, all else as a string."""
+    return text if re.fullmatch(r"[-+]?\d+(\.\d+)?|inf|true|false", text) else json.dumps(text)
+
+
 def client_of(lab: Lab) -> Client:
     """The lab's own controller."""
     return Client(DEFAULT_URL, lab=str(lab.site.directory))
@@ -88,6 +102,8 @@ def start_controller(lab: Lab) -> None:
         clean = [part for key in os.environ if key.startswith("EBBTIDE_") for part in ("-u", key)]
         options = ["--state-dir", str(lab.site.run_directory / "controller"), "--admission", "open"]
         options += ["--ovsdb-listen", f"ptcp:6640:{CONTROLLER}", "--openflow-listen", f"ptcp:6653:{CONTROLLER}"]
+        if _settings_file(lab).exists():
+            options += ["--config", str(_settings_file(lab))]
         options += ["--http", DEFAULT_URL.partition("//")[2], "--log-format", "json"]
         lab.spawn("controller", ["env", *clean, sys.executable, "-m", "ebbtide", "controller", *options])
     client = client_of(lab)

@@ -79,6 +79,7 @@ def lab() -> None:
 )
 @click.option("--name", metavar="NAME", help=f"Its name [{places.DEFAULT_NAME}].")
 @click.option("--dir", "directory", metavar="DIR", help="Where it keeps its files, if not with the other labs.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of its controller.")
 @click.option("--keep", is_flag=True, help="When it fails, leave what there is, to be looked at.")
 @lab_verb
 def up(
@@ -88,6 +89,7 @@ def up(
     networks: int,
     name: str | None,
     directory: str | None,
+    settings: tuple[str, ...],
     keep: bool,
 ) -> None:
     """Make a lab: computes, a controller, networks, and VMs that reach each other.
@@ -96,6 +98,7 @@ def up(
     Examples:
       ebbtide lab up --computes 4 --vms-per-compute 2
       ebbtide lab up --computes 3 --networks 2 --vms-per-compute 2 --name other
+      ebbtide lab up --computes 5 --set loss_after=5
     """
     from ebbtide.cli.lab_up import Wanted, make
 
@@ -103,7 +106,10 @@ def up(
         directory = session.lab
     chosen = name or (places.DEFAULT_NAME if "/" in session.lab else session.lab) or places.DEFAULT_NAME
     where = Path(directory) if directory is not None else places.labs_root() / chosen
-    made = make(chosen, where, Wanted(computes, vms_per_compute, networks), keep=keep)
+    told = tuple((name.strip(), value) for name, mark, value in (text.partition("=") for text in settings) if mark)
+    if len(told) != len(settings):
+        raise BadInput("--set is NAME=VALUE, like loss_after=5", "set")
+    made = make(chosen, where, Wanted(computes, vms_per_compute, networks, told), keep=keep)
     if session.json:
         render.as_json(made)
         return

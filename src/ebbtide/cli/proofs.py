@@ -53,7 +53,7 @@ def proof_list(session: Session) -> None:
     if session.json:
         render.as_json(found)
         return
-    columns = ("removed", "time", "checked", "residue", "owing", "operation")
+    columns = ("removed", "time", "checked", "residue", "owing", "operation", "remarks")
     rows = [
         (
             render.some(p["removed"]),
@@ -62,6 +62,7 @@ def proof_list(session: Session) -> None:
             p["residue"],
             render.some(p["owing"]),
             p["operation"],
+            f"let back since: {render.some(p['superseded'])}" if p["superseded"] else "",
         )
         for p in found["proofs"]
     ]
@@ -84,6 +85,8 @@ def proof_show(session: Session, name: str) -> None:
         render.as_json({k: found[k] for k in ("body", "signature", "key")})
         return
     _show(found["told"])
+    if found["superseded"]:
+        render.line(f"let back since, by command: {', '.join(found['superseded'])}")
 
 
 def _show(told: dict[str, Any]) -> None:
@@ -114,22 +117,27 @@ def _show(told: dict[str, Any]) -> None:
 
 def _verdict(told: dict[str, Any]) -> str:
     left = sum(len(x["residue"]) for x in told["checked"])
-    owing = [x["compute"] for x in told["owing"] if not x["gone"]]
+    owing = [x["compute"] for x in told["owing"]]
     text = f"residue {left} on {render.counted(len(told['checked']), 'compute')}"
-    return text + (f"; not complete: {render.some(owing)} could not be read" if owing else "; complete")
+    return text + (f"; not complete: {render.some(owing)} not read" if owing else "; complete")
 
 
 @proof.command("key")
+@click.option("--others", is_flag=True, help="Those of other controllers, whose proofs are kept here.")
 @client_verb
-def proof_key(session: Session) -> None:
+def proof_key(session: Session, others: bool) -> None:
     """Print the public key that this controller signs with (PEM). Fetch it once, and keep it apart from the proofs.
 
     \b
     Examples:
       ebbtide proof key > controller.pem
+      ebbtide proof key --others
     """
     found = session.client.get("/proof-key")
-    render.as_json(found) if session.json else click.echo(found["key"], nl=False)
+    if session.json:
+        render.as_json(found)
+    else:
+        click.echo("".join(found["others"] if others else [found["key"]]), nl=False)
 
 
 @proof.command("verify")

@@ -66,8 +66,8 @@ class Body(msgspec.Struct, frozen=True, rename="kebab"):
 
     @property
     def complete(self) -> bool:
-        """Whether nobody is left to be read."""
-        return all(x.gone for x in self.owing)
+        """Whether everybody was read. One that was removed unread never will be: the proof stays without it."""
+        return not self.owing
 
     @property
     def clean(self) -> bool:

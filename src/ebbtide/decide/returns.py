@@ -34,7 +34,9 @@ def losses(
     for number in silent:
         if number not in known:
             made = Operation(new_id(), LOSS, (number,), "running", _words(state, number, sights[number]), began=now)
-            edits.append(Edit(None, made))
+            name = state.computes[number].name
+            item = Item(made.id, "compute", name, number, ItemState.MOVING, since=now * 1000)
+            edits += [Edit(None, made), Edit(None, item)]
     return edits
 
 
@@ -47,7 +49,11 @@ def _ended(state: State, operation: Operation, sight: Sight | None, now: int) ->
         why = f"has come back after {now - operation.began} s"
     else:
         return []
-    return [Edit(operation, msgspec.structs.replace(operation, state="done", reason=why, over=now))]
+    over: list[Edit] = [Edit(operation, msgspec.structs.replace(operation, state="done", reason=why, over=now))]
+    return [
+        *over,
+        *(Edit(i, msgspec.structs.replace(i, state=ItemState.DONE, reason=why)) for i in state.items_of(operation.id)),
+    ]
 
 
 def _words(state: State, number: int, sight: Sight) -> str:

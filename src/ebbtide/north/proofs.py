@@ -18,8 +18,8 @@ from ebbtide.north.answers import json_response
 from ebbtide.runtime.service import Service
 
 
-def summary(fact: Proof) -> dict[str, Any]:
-    """A proof in short: about whom, what was read, and who is still to be."""
+def summary(state: State, fact: Proof) -> dict[str, Any]:
+    """A proof in short: about whom, what was read, and who is still to be. `superseded`: who has been let back since."""
     body = proofs.read(fact.body)
     return {
         "operation": fact.operation,
@@ -31,6 +31,7 @@ def summary(fact: Proof) -> dict[str, Any]:
         "owing": [x.compute for x in body.owing],
         "clean": body.clean,
         "complete": body.complete,
+        "superseded": [x.name for x in body.removed if x.number not in state.removed],
     }
 
 
@@ -61,18 +62,27 @@ def routes(service: Service) -> list[Route]:
 
     async def listing(request: Request) -> Response:
         state = service.state
-        found = sorted(map(summary, state.proofs.values()), key=lambda x: -x["revision"])
+        found = sorted((summary(state, p) for p in state.proofs.values()), key=lambda x: -x["revision"])
         return json_response({"proofs": found, "revision": state.revision})
 
     async def one(request: Request) -> Response:
         fact = find(service.state, request.path_params["id"])
         told = msgspec.to_builtins(proofs.read(fact.body))
         return json_response(
-            {**summary(fact), "body": fact.body, "signature": fact.signature, "key": fact.key, "told": told}
+            {
+                **summary(service.state, fact),
+                "body": fact.body,
+                "signature": fact.signature,
+                "key": fact.key,
+                "told": told,
+            }
         )
 
     async def key(request: Request) -> Response:
-        return json_response({"key": service.cluster.proofs.signer.public})
+        own = service.cluster.proofs.signer.public
+        # Each controller of a cluster signs with its own.
+        others = sorted({p.key for p in service.state.proofs.values()} - {own})
+        return json_response({"key": own, "others": others})
 
     return [
         Route("/api/v1/proofs", listing, methods=["GET"]),

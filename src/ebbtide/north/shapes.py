@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ebbtide.decide import proofs
 from ebbtide.decide.scalein import carried
 from ebbtide.model.facts import (
     Compute,
@@ -246,6 +247,9 @@ def operation(state: State, fact: Operation) -> dict[str, Any]:
     items = state.items_of(fact.id)
     # What was readmitted or forgotten meanwhile is known by its item alone.
     names = {i.compute: i.object for i in items if i.kind == "compute"}
+    proof = state.proofs.get(fact.id)
+    if proof is not None and not all(n in names or n in state.removed for n in fact.computes):
+        names |= {x.number: x.name for x in proofs.read(proof.body).removed}
     return {
         "id": fact.id,
         "verb": fact.verb,

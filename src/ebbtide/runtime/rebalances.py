@@ -9,7 +9,7 @@ import asyncio
 
 import structlog
 
-from ebbtide.decide import rebalancing
+from ebbtide.decide import drain, rebalancing
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Edit, Move, Operation
 from ebbtide.model.state import State
@@ -52,11 +52,17 @@ class Rebalances:
             operation = rebalancing.running(state)
             if operation is None:
                 return [], []
-            hold = cluster.designations.cut_off_now()
+            hold = cluster.designations.cut_off_now() or drained(state)
             edits = rebalancing.step(state, cluster.designations.standings(), operation, hold)
             return edits, edits
 
         said(self._cluster.state, await cluster.store.commit(decide))
+
+
+def drained(state: State) -> str:
+    """Why a drain that goes on keeps a rebalance from beginning moves, in words: what it moves is where it must be."""
+    found = next((o for o in state.operations.values() if o.verb == drain.VERB and o.open), None)
+    return f"drain {found.id} goes on" if found is not None else ""
 
 
 def said(state: State, edits: list[Edit]) -> None:

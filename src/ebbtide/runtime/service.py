@@ -66,7 +66,7 @@ from ebbtide.runtime.connections import Entry
 from ebbtide.runtime.drain_plan import DrainPlan
 from ebbtide.runtime.drains import Drains
 from ebbtide.runtime.endings import Endings, old_operations
-from ebbtide.runtime.rebalances import Rebalances, said
+from ebbtide.runtime.rebalances import Rebalances, drained, said
 from ebbtide.runtime.returns import Returns
 from ebbtide.runtime.untranslated import Refusals
 
@@ -652,6 +652,7 @@ class Service:
 
         Raises:
             NotReady: it is this controller that seems to be cut off.
+            Refused: a drain goes on.
         """
 
         def decide(state: State) -> tuple[list[Edit], tuple[Operation | None, Plan, list[Edit]]]:
@@ -662,6 +663,8 @@ class Service:
             cut_off = self.cluster.designations.cut_off_now()
             if cut_off:
                 raise NotReady(f"nothing is rebalanced now: {cut_off}")
+            if drained(state):
+                raise Refused(f"nothing is rebalanced now: {drained(state)}; wait for it, or abort it")
             made = Operation(self._new_id(), rebalancing.VERB, (), "running", "begins", started=state.revision)
             edits = rebalancing.step(state, standings, made)
             # Its first step is of the same transaction: it is stored as that leaves it.
