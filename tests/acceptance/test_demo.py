@@ -42,7 +42,12 @@ def test_the_demo_loses_nothing_and_leaves_nothing() -> None:
     assert isinstance(result["probes_sent"], int)
     assert result["probes_sent"] > 10_000
     assert (result["silent_pairs"], result["too_few"], result["strays"]) == ([], [], 0)
-    assert set(result["seconds"]) == {"steady", "scale-out", "tombstone", "empty", "nat", "end", "recover", "after"}  # type: ignore[call-overload]
+    assert set(result["seconds"]) == {"steady", "scale-out", "drain", "after"}  # type: ignore[call-overload]
+    drained = result["drain"]
+    assert isinstance(drained, dict)
+    assert (drained["state"], drained["removed"], drained["proven"]) == ("partial", ["A", "C"], ["A", "C"])
+    assert list(drained["recovered"]) == ["B"]
+    assert "vmB1" in drained["recovered"]["B"]
     # Through the NAT of a compute that leaves: four VMs, ten connections each that talk, ten that are silent until it is gone.
     assert (result["tcp_established"], result["tcp_broken"]) == (80, 0)
     assert (result["tcp_silent"], result["tcp_silent_alive"]) == (40, 40)

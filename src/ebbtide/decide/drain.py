@@ -45,7 +45,7 @@ COMPUTE, SERVICE, VM = "compute", "service", "vm"
 NOBODY = "none"
 #: How often a VM's migration may fail, and milliseconds after the first and later failures until it is tried again.
 TRIES, PAUSES = 3, (5_000, 30_000)
-#: Seconds after the deadline for which a migration that is under way is waited for.
+#: Seconds after the deadline for which a migration, or a move of a service, that is under way is waited for.
 IN_FLIGHT = 60
 #: Seconds that an abort takes to bring services back.
 BACK = 300
@@ -547,7 +547,7 @@ class _Step:
         very_late = late and self.seen.now >= (self.operation.deadline + IN_FLIGHT) * 1000
         for number in live:
             waiting, failed = self._left(number)
-            in_flight = any(i.kind == VM and i.state is ItemState.MOVING for i in waiting)
+            in_flight = any(i.state is ItemState.MOVING for i in waiting)
             if (late and (very_late or not in_flight) and (waiting or failed)) or (failed and not waiting):
                 self._give_up(number, failed or waiting, bool(late))
 

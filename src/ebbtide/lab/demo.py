@@ -14,8 +14,9 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ebbtide.lab.compute import Compute
 from ebbtide.lab.flow_report import Report as Outcome
 from ebbtide.lab.flows import Load, Traffic
 from ebbtide.lab.lab import Lab
+from ebbtide.lab.mover import Mover
 from ebbtide.lab.probes import Probes, Report, pairs_among
 from ebbtide.lab.rest import Api
 from ebbtide.lab.second_search import identities_of, second_search
@@ -36,7 +38,8 @@ SABOTAGES = ("break-before-make", "skip-tunnel", "leave-residue", "cut-connectio
 PROMISED = 50.0
 RATE = 52.0
 LEAST = 1.0
-OVERLAP = 1.5
+#: Seconds after which the drain recovers who is not empty.
+DEADLINE = 20.0
 MANAGER = "tcp:10.255.0.1:6640"
 PHYSICAL, NEXT_HOP, SNAT, GATEWAY = "physnet1", "203.0.113.1", "203.0.113.10", "10.1.0.254"
 #: What each of four VMs does through NAT. The source ports of its connections are the same as those of the other three.
@@ -156,26 +159,56 @@ def _place(api: Api, port: str) -> str:
     return next((b["compute"] for b in _bindings(api, port) if b["phase"] == "active"), "")
 
 
-def _migrate(lab: Lab, api: Api, vm: str, target: str, *, fail: bool = False, sabotage: str | None = None) -> None:
-    """As libvirt does it: plugged at both ends for a while, then the guest wakes at the other."""
-    source = lab.compute(_place(api, vm))
-    migration = lab.migration(vm, target)
-    migration.begin()
-    wait_until(lambda: len(_bindings(api, vm)) == 2, f"{vm} to be prepared on {target}")
-    _ready(api, target)
-    # libvirt copies the guest's memory meanwhile, for seconds at least; cached datapath flows follow their tables within one.
-    _for_a_while(OVERLAP)
-    if sabotage == "break-before-make":
-        # What a controller does that clears the old place before the new one is known.
-        source.ofctl("del-flows", "br-int", "table=220")
-    if fail:
-        migration.fail()
-        wait_until(lambda: len(_bindings(api, vm)) == 1, f"{vm} to be left where it is")
-        return
-    migration.switch()
-    wait_until(lambda: _place(api, vm) == target, f"{vm} to be served on {target}")
-    migration.finish()
-    wait_until(lambda: len(_bindings(api, vm)) == 1, f"{vm} to have left {source.name}")
+class _Mover(Mover):
+    """The lab's mover; `sabotage` has it spoil its first migration."""
+
+    def __init__(self, lab: Lab, ask: Callable[..., Any], sabotage: str | None) -> None:
+        super().__init__(lab, ask, failing=frozenset({"vmB1", "vmB2"}))
+        self._sabotage = sabotage
+
+    def copied(self, vm: str, source: str) -> None:
+        if self._sabotage == "break-before-make" and source == "A":
+            # What a controller does that clears the old place before the new one is known.
+            self._lab.compute(source).ofctl("del-flows", "br-int", "table=220")
+
+
+def _drain(lab: Lab, api: Api, story: Story, sabotage: str | None) -> dict[str, Any]:
+    """The drain, from its beginning to its end; told as it goes."""
+    over = threading.Event()
+    mover = threading.Thread(target=_Mover(lab, api.ask, sabotage).run, args=(over.is_set,), daemon=True)
+    wish = {"vms": "lab", "deadline": DEADLINE, "force": "the example of the specification: three of five"}
+    found = api.ask("POST", "/api/v1/drains", {"computes": ["A", "B", "C"], **wish})["operation"]
+    mover.start()
+    said: dict[tuple[str, str], str] = {}
+
+    def ended() -> bool:
+        nonlocal found
+        found = api.ask("GET", f"/api/v1/operations/{found['id']}")
+        for item in found["items"]:
+            key = item["kind"], item["object"]
+            if item["state"] != said.get(key) and item["state"] in ("done", "failed", "skipped"):
+                goes = f" -> {item['target']}" if item["target"] and item["state"] == "done" else ""
+                story.say(f"{item['kind']} {item['object']}{goes} {item['state']} {item['reason']}".rstrip())
+            said[key] = item["state"]
+        return bool(found["state"] != "running")
+
+    try:
+        wait_until(ended, "the drain to be over", deadline=DEADLINE + 90, every=0.2)
+    finally:
+        over.set()
+        mover.join(60)
+    return dict(found)
+
+
+def _told(drained: dict[str, Any], proven: list[dict[str, Any]]) -> dict[str, Any]:
+    """What has become of the drain: who is removed, who was recovered and why, and of whom there is a proof."""
+    computes = [i for i in drained["items"] if i["kind"] == "compute"]
+    return {
+        "state": drained["state"],
+        "removed": sorted(i["object"] for i in computes if i["state"] == "done"),
+        "recovered": {i["object"]: i["reason"] for i in computes if i["state"] == "failed"},
+        "proven": sorted(name for p in proven for name in p["removed"]),
+    }
 
 
 def _own_flows(compute: Compute, lports: list[int]) -> list[str]:
@@ -237,25 +270,15 @@ def _run(lab: Lab, directory: Path, sabotage: str | None) -> dict[str, Any]:
             second.wait_flowing()
         lports = _lports(api, "B")
         before = _own_flows(lab.compute("B"), lports)
-        with story.phase("tombstone", "scalein-computes-start A, B, C: the NAT leaves A"):
-            api.rpc("scalein-computes-start", "scalein-node-ids", ["A", "B", "C"])
-        with story.phase("empty", "A and C are emptied, VM by VM; on B the first migration fails"):
-            _migrate(lab, api, "vmA1", "D", sabotage=sabotage)
-            _migrate(lab, api, "vmA2", "E")
-            _migrate(lab, api, "vmB1", "E", fail=True)
-            _migrate(lab, api, "vmC1", "E")
-            _migrate(lab, api, "vmC2", "D")
-        with story.phase("nat", "the NAT arrives where none of the three is"):
-            wait_until(lambda: not _router(api)["move"] and _router(api)["designated"] != "A", "the NAT to move", 60)
+        identities = {name: _identities(lab, api, name) for name in ("A", "B", "C")}
+        told = "drain A, B, C: services move, VMs are moved by the lab's mover; those of B cannot be"
+        with story.phase("drain", told):
+            drained = _drain(lab, api, story, sabotage)
             heir = str(_router(api)["designated"])
-            story.say(f"{heir} serves the NAT now")
+            story.say(f"{drained['state']}: {drained['reason']}; {heir} serves the NAT now")
             _sabotage_nat(lab.compute(heir), sabotage)
-        identities = {name: _identities(lab, api, name) for name in ("A", "C")}
-        with story.phase("end", "scalein-computes-end A, C"):
-            api.rpc("scalein-computes-end", "scalein-node-ids", ["A", "C"])
-        with story.phase("recover", "scalein-computes-recover B"):
-            api.rpc("scalein-computes-recover", "recover-node-ids", ["B"])
             _ready(api, "B", "D", "E")
+        del identities["B"]
         identical = before == _own_flows(lab.compute("B"), lports) and bool(before)
         if sabotage == "leave-residue":
             number = next(int(i.removeprefix("number:")) for i in identities["A"] if i.startswith("number:"))
@@ -267,10 +290,11 @@ def _run(lab: Lab, directory: Path, sabotage: str | None) -> dict[str, Any]:
         outcome = traffic.report()
         audit = api.ask("POST", "/api/v1/audit", {})
         searched = _second_search(lab, identities)
+        proven = [p for p in api.ask("GET", "/api/v1/proofs")["proofs"] if p["clean"] and p["complete"]]
         left = sorted(c["name"] for c in api.ask("GET", "/api/v1/computes")["computes"])
         reports = [first.stop(), second.stop()]
         through = _through_nat(outcome, heir, str(_router(api)["designated"]))
-    return _result(story, reports, through, audit, searched, identical, left)
+    return _result(story, reports, through, audit, searched, identical, left, _told(drained, proven))
 
 
 def _for_a_while(seconds: float) -> None:
@@ -329,6 +353,7 @@ def _result(
     searched: list[str],
     identical: bool,
     left: list[str],
+    drained: dict[str, Any],
 ) -> dict[str, Any]:
     phases = []
     for name in ("start", *story.seconds):
@@ -357,6 +382,7 @@ def _result(
     residue = audit["residue"] + len(searched)
     passed = bool(sent) and not failures and not residue and identical and audit["clean"]
     passed = passed and bool(through["tcp_established"]) and not through["nat_faults"]
+    passed = passed and drained["proven"] == drained["removed"] == ["A", "C"]
     return {
         "probes_sent": sent,
         "probes_lost": lost,
@@ -371,6 +397,7 @@ def _result(
         "unexpected": audit["unexpected"],
         "recovered_identical": identical,
         "computes_left": left,
+        "drain": drained,
         "seconds": story.seconds,
         "phases": phases,
         **through,
@@ -402,6 +429,9 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
     for line in _nat_lines(result):
         print(line)
     print()
+    for name, why in result["drain"]["recovered"].items():
+        print(f"{name} was recovered: {why}")
+    print(f"removed, and proven: {', '.join(result['drain']['proven'])}")
     print(f"left of A and C on B, D and E: {result['residue']}")
     for line in result["residue_found"]:
         print(f"  {line}")

@@ -115,10 +115,14 @@ class Mover:
         except EbbtideError:
             migration.fail()
             raise
+        self.copied(vm, migration.source.name)
         migration.switch()
         wait_until(lambda: self._place(vm) == target, f"{vm} to be served on {target}", deadline=60)
         migration.finish()
         return ""
+
+    def copied(self, vm: str, source: str) -> None:
+        """The guest is about to wake at its new place."""
 
     def _port(self, vm: str) -> list[dict[str, Any]]:
         """Where the controller has it; [] while it does not answer."""
