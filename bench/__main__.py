@@ -26,6 +26,7 @@ BENCHES = {
     "commands": "start of the command line",
     "plug": "first answered ping of a VM that was plugged in, against OVN",
     "removal": "tunnels gone after a compute was removed, against OVN",
+    "drain": "a plan for 50 of 1,000 computes; what the journal of a drain costs",
     "vpn": "a large VPN compiled; hidden addresses when their designated compute is scaled in or killed",
     "nat": "a NAT gateway moved, killed, scaled in: what breaks, against OVN; the price of the record",
     "codec": "OpenFlow codec against os-ken",

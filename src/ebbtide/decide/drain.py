@@ -18,6 +18,7 @@ Longer than 400 lines: beginning, going on, aborting and resuming are about the 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from typing import NamedTuple
@@ -49,6 +50,8 @@ TRIES, PAUSES = 3, (5_000, 30_000)
 IN_FLIGHT = 60
 #: Seconds that an abort takes to bring services back.
 BACK = 300
+#: VMs by which a compute counts as fuller for a VM whose network is not on it.
+ELSEWHERE = 4
 _OVER = (ItemState.DONE, ItemState.FAILED, ItemState.SKIPPED)
 
 
@@ -262,24 +265,34 @@ def begin(
 
 
 def targets(state: State, numbers: Set[int], standings: Mapping[int, Standing]) -> dict[str, int]:
-    """Where each VM of these computes is proposed to go: to the one with the fewest, of those that stay."""
-    able = [
-        c
-        for c in state.members()
-        if c.number not in numbers
-        and not c.tombstoned
-        and (s := standings.get(c.number, Standing())).ready
-        and s.reachable
-    ]
-    count = {c.number: len(state.ports_on.get(c.number, ())) for c in able}
-    order, found = {c.number: c.name for c in able}, {}
+    """Where each VM of these computes is proposed to go: to the one with the fewest, of those that stay. One on which the VM's network is
+    not yet counts as fuller, by `ELSEWHERE` VMs: a network that comes to a compute brings all its flows and tunnels."""
+    able = {c.number: c.name for c in state.members() if c.number not in numbers and _takes(c, standings)}
+    count = {n: len(state.ports_on.get(n, ())) for n in able}
+    heap = sorted((count[n], name, n) for n, name in able.items())
+    found = {}
     for number in sorted(numbers):
         for port in scalein.carried(state, number):
-            if count:
-                chosen = min(count, key=lambda n: (count[n], order[n]))
-                count[chosen] += 1
-                found[port] = chosen
+            if not heap:
+                continue
+            while heap[0][0] != count[heap[0][2]]:
+                _, name, stale = heapq.heappop(heap)
+                heapq.heappush(heap, (count[stale], name, stale))
+            least = heap[0][2]
+            near = min(
+                (n for n in state.footprint(state.ports[port].network) if n in count),
+                key=lambda n: (count[n], able[n]),
+                default=0,
+            )
+            chosen = near if near and count[near] <= count[least] + ELSEWHERE else least
+            count[chosen] += 1
+            found[port] = chosen
     return found
+
+
+def _takes(compute: Compute, standings: Mapping[int, Standing]) -> bool:
+    seen = standings.get(compute.number, Standing())
+    return not compute.tombstoned and seen.ready and seen.reachable
 
 
 def step(state: State, operation: Operation, seen: Seen) -> list[Edit]:
@@ -731,6 +744,8 @@ class _Step:
             self.put(item, ItemState.DONE, "was deleted", mover="")
         elif here is None and active is not None:
             self.put(item, ItemState.DONE, "", target=active.compute)
+        elif self.aborting and self._is_late():
+            self.put(item, ItemState.SKIPPED, f"{item.mover or 'somebody'} was still at it", mover="")
         elif item.state is ItemState.MOVING and item.mover:
             if not self.seen.heard(item):
                 self._let_go(item, f"{item.mover}, which moved it, is not heard of")

@@ -21,6 +21,8 @@ NAMES = {
     "ebbtide_revision": "Revision of the State that this controller knows",
     "ebbtide_leading": "Whether this controller leads",
     "ebbtide_store_reachable": "Whether the store can be reached",
+    "ebbtide_store_transactions": "Durable transactions that this controller has asked its store for",
+    "ebbtide_store_wait_seconds": "Seconds for which it has waited for them",
     "ebbtide_store_held": "Whether the store is held by the brake",
     "ebbtide_networks": "Networks",
     "ebbtide_ports": "Ports",
@@ -36,7 +38,7 @@ NAMES = {
     "ebbtide_floating_ips": "Floating IPs",
     "ebbtide_moves": "Moves of a router's NAT that are going on",
     "ebbtide_debts": "Cleanings that unreachable computes owe",
-    "ebbtide_operations_running": "Scale-in ends and rebalances that are going on",
+    "ebbtide_operations_running": "Drains, scale-in ends, rebalances, losses and readmissions that are going on",
     "ebbtide_sessions_refused": "Connected switches that were not admitted",
     "ebbtide_flows": "Flows held by a compute, as confirmed by barrier",
     "ebbtide_connected": "Whether both sessions of a compute are up",
@@ -73,11 +75,13 @@ class Metrics(Collector):
         cluster, state = self._service.cluster, self._service.state
         phases = Tally(str(cluster.phase(c)) for c in [*state.computes.values(), *state.removed.values()])
         yield _labelled("ebbtide_computes", ("phase",), {(k,): v for k, v in phases.items()})
-        running = sum(o.state == "running" for o in state.operations.values())
+        running = sum(o.open for o in state.operations.values())
         for name, value in (
             ("ebbtide_revision", state.revision),
             ("ebbtide_leading", cluster.store.leading.is_set()),
             ("ebbtide_store_reachable", cluster.store.reachable),
+            ("ebbtide_store_transactions", cluster.store.transactions),
+            ("ebbtide_store_wait_seconds", cluster.store.waited),
             ("ebbtide_store_held", bool(cluster.store.hold)),
             ("ebbtide_networks", len(state.networks)),
             ("ebbtide_ports", len(state.ports)),

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
 import msgspec
 from immutables import Map
 
 from ebbtide.compile import affected, compiler
+from ebbtide.compile.features import tunnel
+from ebbtide.compile.flow import Match
 from ebbtide.compile.fragment import Key
 from ebbtide.decide import datapaths, drain, foresight, marking, rebalancing, scalein
-from ebbtide.decide.designation import Going
+from ebbtide.decide.designation import Going, Standing
 from ebbtide.decide.drain import Goal, Problem, Wish
 from ebbtide.model.observed import Interface, View
 from ebbtide.model.state import NAT, State
-from ebbtide.reconcile.compiled import Compiled
-from ebbtide.reconcile.delta import Encoded
 from ebbtide.runtime import natmoves, sessions
 from ebbtide.runtime.cluster import Cluster
 
@@ -32,6 +32,8 @@ _READ_AT_ONCE = 8
 #: Seconds that a VM takes to move, as far as nothing is known of it.
 VM_SECONDS = 20.0
 _OFPORT = 0x8000
+#: Flows of a tunnel to one peer: the same for all.
+_TUNNEL = len(tunnel.towards(1, 1).flows)
 K = TypeVar("K")
 
 
@@ -89,13 +91,32 @@ class DrainPlan(NamedTuple):
     seconds: float
 
 
-async def plan(cluster: Cluster, ids: Iterable[str], wish: Wish) -> DrainPlan:
-    """What a drain of these computes would do.
+class Counted(NamedTuple):
+    """All of a plan that follows from State, and from what is seen of computes."""
+
+    decision: scalein.Decision
+    numbers: frozenset[int]
+    goals: list[Goal]
+    targets: dict[str, int]
+    vms: dict[str, int]
+    tunnels_made: int
+    tunnels_gone: int
+    flows: Flows
+    loads: list[Load]
+
+
+def count(
+    state: State,
+    standings: Mapping[int, Standing],
+    view_of: Callable[[int], View],
+    held: Callable[[int], int],
+    ids: Iterable[str],
+) -> Counted:
+    """What a drain of these computes moves and changes. `view_of`: what is seen of a compute; `held`: how many flows of ours it has.
 
     Raises:
         NotFound, Refused: an id is unknown, or of one that is no member.
     """
-    state, standings = cluster.state, cluster.designations.standings()
     decision = scalein.start(state, list(ids)).checked("drain")
     numbers = frozenset(v.number for v in decision.verdicts)
     begun = marking.mark(state, decision, numbers, standings)
@@ -104,19 +125,40 @@ async def plan(cluster: Cluster, ids: Iterable[str], wish: Wish) -> DrainPlan:
     goals = drain.awaited(drain.goals(state, begun.marked, numbers, standings), then.state, numbers)
     made, gone = _tunnels(state, then.state, numbers)
     vms = {port: n for n in sorted(numbers) for port in scalein.carried(state, n)}
+    flows, loads = _flows(state, then, numbers, view_of, held), _loads(state, then.state, numbers, standings)
+    return Counted(decision, numbers, goals, targets, vms, made, gone, flows, loads)
+
+
+async def plan(cluster: Cluster, ids: Iterable[str], wish: Wish) -> DrainPlan:
+    """What a drain of these computes would do.
+
+    Raises:
+        NotFound, Refused: an id is unknown, or of one that is no member.
+    """
+    state, standings = cluster.state, cluster.designations.standings()
+    members = cluster.members
+
+    def view_of(number: int) -> View:
+        return members[number].view if number in members else View()
+
+    def held(number: int) -> int:
+        return sum(len(e.flows) for e in members[number].held.values()) if number in members else 0
+
+    found = count(state, standings, view_of, held, ids)
+    problems = drain.problems(state, found.numbers, found.goals, standings, wish, cluster.settings.drain_share)
     return DrainPlan(
-        decision.verdicts,
-        numbers,
-        goals,
-        await _sessions(cluster, state, goals),
-        targets,
-        vms,
-        made,
-        gone,
-        _flows(cluster, state, then, numbers),
-        _loads(state, then.state, numbers, cluster),
-        drain.problems(state, numbers, goals, standings, wish, cluster.settings.drain_share),
-        _seconds(cluster, goals, len(vms), wish),
+        found.decision.verdicts,
+        found.numbers,
+        found.goals,
+        await _sessions(cluster, state, found.goals),
+        found.targets,
+        found.vms,
+        found.tunnels_made,
+        found.tunnels_gone,
+        found.flows,
+        found.loads,
+        problems,
+        _seconds(cluster, found.goals, len(found.vms), wish),
     )
 
 
@@ -155,8 +197,8 @@ def _tunnels(before: State, after: State, numbers: frozenset[int]) -> tuple[int,
     return made, gone
 
 
-def _loads(before: State, after: State, numbers: frozenset[int], cluster: Cluster) -> list[Load]:
-    bounds = {x.name: x for x in rebalancing.plan(after, cluster.designations.standings()).loads}
+def _loads(before: State, after: State, numbers: frozenset[int], standings: Mapping[int, Standing]) -> list[Load]:
+    bounds = {x.name: x for x in rebalancing.plan(after, standings).loads}
 
     routers_before, routers_after = (
         Counter(d.compute for key, d in state.designations.items() if key[0] == NAT) for state in (before, after)
@@ -177,38 +219,73 @@ def _loads(before: State, after: State, numbers: frozenset[int], cluster: Cluste
     return found
 
 
-def _flows(cluster: Cluster, before: State, then: foresight.Then, numbers: frozenset[int]) -> Flows:
-    now, later = Compiled(), Compiled()
+def _flows(
+    before: State,
+    then: foresight.Then,
+    numbers: frozenset[int],
+    view_of: Callable[[int], View],
+    held: Callable[[int], int],
+) -> Flows:
+    now, later = _Flows(before), _Flows(then.state)
     # The same fragment differs in the same way for everybody who has it then and now.
     shared: dict[tuple[Key, bool, bool], tuple[int, int]] = {}
-    made = gone = computes = wiped = 0
+    made = gone = computes = 0
     for number, keys in affected.by_edits(then.edits, before, then.state).items():
-        member = cluster.members.get(number)
-        view = member.view if member is not None else View()
         if number in numbers or number not in before.computes:
             continue
+        view = view_of(number)
         expected = _as_it_will_be(view, then.state, number)
         more = less = 0
-        for key in sorted(keys, key=str):
-            had, has = compiler.concerns(before, key, number), compiler.concerns(then.state, key, number)
-            known = shared.get((key, had, has)) if not key.compute else None
-            if known is None:
-                old = now.get(before, key, view) if had else None
-                new = later.get(then.state, key, expected) if has else None
-                known = shared[key, had, has] = _difference(old, new)
+        for key in keys:
+            if key.room == "tunnel":
+                had, has = now.has_tunnel(key, view), later.has_tunnel(key, expected)
+                known = _TUNNEL * (has and not had), _TUNNEL * (had and not has)
+            else:
+                had, has = compiler.concerns(before, key, number), compiler.concerns(then.state, key, number)
+                found = shared.get((key, had, has)) if not key.compute else None
+                if found is None:
+                    same = had and has and key.room == "port" and _is_as_it_was(str(key.object), before, then.state)
+                    found = (0, 0) if same else _difference(now.of(key, view, had), later.of(key, expected, has))
+                    if not key.compute:
+                        shared[key, had, has] = found
+                known = found
             more, less = more + known[0], less + known[1]
         made, gone, computes = made + more, gone + less, computes + bool(more or less)
-    for number in numbers:
-        member = cluster.members.get(number)
-        if member is not None:
-            wiped += sum(len(e.flows) for e in now.desired(before, number, member.view).values())
-    return Flows(made, gone, computes, wiped)
+    return Flows(made, gone, computes, sum(map(held, numbers)))
 
 
-def _difference(old: Encoded | None, new: Encoded | None) -> tuple[int, int]:
-    was = {f.key for f in old.flows} if old is not None else set()
-    will = {f.key for f in new.flows} if new is not None else set()
-    return len(will - was), len(was - will)
+class _Flows:
+    """Keys (table, priority, match) of the flows of fragments of one State; not encoded, since they are only counted."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._shared: dict[Key, frozenset[tuple[int, int, Match]]] = {}
+
+    def of(self, key: Key, view: View, concerned: bool = True) -> frozenset[tuple[int, int, Match]]:
+        if not concerned:
+            return frozenset()
+        known = self._shared.get(key)
+        if known is None:
+            made = compiler.fragment(self.state, key, view)
+            known = frozenset((f.table, f.priority, f.match) for f in made.flows) if made is not None else frozenset()
+            if not key.compute:
+                self._shared[key] = known
+        return known
+
+    def has_tunnel(self, key: Key, view: View) -> bool:
+        found = view.tunnels.get(int(key.object))
+        return found is not None and bool(found.ofport) and self.state.needs_tunnel(key.compute, int(key.object))
+
+
+def _is_as_it_was(port: str, before: State, after: State) -> bool:
+    """Whether a port's own flows are the same: nothing that they are made of has changed."""
+    if before.learnt is not after.learnt or before.ports.get(port) is not after.ports.get(port):
+        return False
+    return before.bindings.get(port) is after.bindings.get(port)
+
+
+def _difference(old: frozenset[tuple[int, int, Match]], new: frozenset[tuple[int, int, Match]]) -> tuple[int, int]:
+    return len(new - old), len(old - new)
 
 
 def _as_it_will_be(view: View, state: State, number: int) -> View:

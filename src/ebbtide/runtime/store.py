@@ -87,6 +87,8 @@ class Store:
         self._broken = False
         #: Counts leaderships: who waits for a new one cannot miss it, however short the gap was.
         self.epoch = 0
+        #: Transactions that were asked for, and the seconds for which they were waited for.
+        self.transactions, self.waited = 0, 0.0
 
     @property
     def own_term(self) -> int:
@@ -278,12 +280,16 @@ class Store:
                 if not edits:
                     return answer
                 seen = self.state.revision, self.state.term
+                began = asyncio.get_running_loop().time()
                 try:
                     outcome = await self._link.transact(self._transaction(edits))
                 except LinkLost as error:
                     raise StoreUnreachable(
                         f"the store went away in the middle: {error}; ask what became of it"
                     ) from None
+                finally:
+                    self.transactions += 1
+                    self.waited += asyncio.get_running_loop().time() - began
                 if outcome.ok:
                     return answer
                 if (self.state.revision, self.state.term) == seen:

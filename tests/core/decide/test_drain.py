@@ -377,7 +377,7 @@ def test_a_share_of_the_cluster_is_refused_unless_a_reason_is_given() -> None:
     assert told.marked() == "abc"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_whatever_happens_no_vm_is_cut_off_and_it_comes_to_an_end(data: st.DataObject) -> None:
     told = Drained(names="abcde", vms="aabbc")
