@@ -16,8 +16,8 @@ import msgspec
 from ebbtide.decide import designation, election, natmove, parts
 from ebbtide.decide.designation import Standing
 from ebbtide.decide.election import Load, Plan, Service
-from ebbtide.model.facts import Edit, Move, Operation
-from ebbtide.model.state import State
+from ebbtide.model.facts import Edit, Item, ItemState, Move, Operation
+from ebbtide.model.state import NAT, State
 
 #: Moves under way at the same time, of all kinds, beyond which a rebalance begins none.
 AT_ONCE = 4
@@ -74,20 +74,56 @@ def running(state: State) -> Operation | None:
     return next((o for o in state.operations.values() if o.verb == VERB and o.state == "running"), None)
 
 
-def step(state: State, standings: Mapping[int, Standing], operation: Operation, hold: str = "") -> list[Edit]:
+def step(
+    state: State, standings: Mapping[int, Standing], operation: Operation, hold: str = "", now_ms: int = 0
+) -> list[Edit]:
     """What a rebalance that is under way does now: it begins moves, waits for those that are, or is over.
 
-    `hold`: why nothing may be begun now, in words.
+    `hold`: why nothing may be begun now, in words. `now_ms`: milliseconds since the epoch.
     """
     found = plan(state, standings)
     edits = [] if hold else begin(state, found)
-    begun = len({e.new.router for e in edits if isinstance(e.new, Move)})
+    moves = [e.new for e in edits if isinstance(e.new, Move)]
+    begun = len(moves)
     waiting = len(found.moves) - begun
+    edits = [*edits, *_entered(state, operation, moves, now_ms), *_over(state, operation, now_ms)]
     if not waiting and not begun and not state.moves:
-        return [Edit(operation, msgspec.structs.replace(operation, state="done", reason="; ".join(found.gain)))]
+        told = "; ".join(found.gain)
+        done = msgspec.structs.replace(operation, state="done", reason=told, over=now_ms // 1000)
+        return [*edits, Edit(operation, done)]
     words = f"{len(state.moves) + begun} under way, {waiting} to go" + (f"; waits: {hold}" if hold else "")
     now = msgspec.structs.replace(operation, reason=words)
     return [*edits, Edit(operation, now)] if now != operation else edits
+
+
+def _entered(state: State, operation: Operation, moves: Iterable[Move], now_ms: int) -> list[Edit]:
+    """The items of moves that begin; one that was there before, of an earlier turn, is begun again."""
+    known = {(i.object, i.compute): i for i in state.items_of(operation.id)}
+    made = (
+        Item(operation.id, "service", f"{NAT} {m.router}", m.old, ItemState.MOVING, m.new, since=now_ms) for m in moves
+    )
+    return [Edit(known.get((item.object, item.compute)), item) for item in made]
+
+
+def _over(state: State, operation: Operation, now_ms: int) -> list[Edit]:
+    """The items of moves that are over, wherever they have ended."""
+    edits = []
+    for item in state.items_of(operation.id):
+        name = item.object.partition(" ")[2]
+        if item.state is not ItemState.MOVING or name in state.moves:
+            continue
+        held = state.designations.get((NAT, name))
+        arrived = held is not None and held.compute == item.target
+        at, reason = (ItemState.DONE, "") if arrived else (ItemState.SKIPPED, "has ended elsewhere")
+        took = now_ms - item.since if arrived else 0
+        edits.append(Edit(item, msgspec.structs.replace(item, state=at, reason=reason, took=took)))
+    return edits
+
+
+def left_alone(state: State, operation: Operation) -> list[Edit]:
+    """Items of a rebalance that is stopped: their moves go on by themselves."""
+    moving = (i for i in state.items_of(operation.id) if i.state is ItemState.MOVING)
+    return [Edit(i, msgspec.structs.replace(i, state=ItemState.SKIPPED, reason="goes on by itself")) for i in moving]
 
 
 def stop(state: State, standings: Mapping[int, Standing]) -> Operation | None:

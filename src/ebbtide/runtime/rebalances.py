@@ -6,6 +6,7 @@ The rebalance is a stored operation and each of its moves is a stored fact: whoe
 from __future__ import annotations
 
 import asyncio
+import time
 
 import structlog
 
@@ -53,7 +54,7 @@ class Rebalances:
             if operation is None:
                 return [], []
             hold = cluster.designations.cut_off_now() or drained(state)
-            edits = rebalancing.step(state, cluster.designations.standings(), operation, hold)
+            edits = rebalancing.step(state, cluster.designations.standings(), operation, hold, int(time.time() * 1000))
             return edits, edits
 
         said(self._cluster.state, await cluster.store.commit(decide))

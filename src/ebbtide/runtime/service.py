@@ -665,8 +665,16 @@ class Service:
                 raise NotReady(f"nothing is rebalanced now: {cut_off}")
             if drained(state):
                 raise Refused(f"nothing is rebalanced now: {drained(state)}; wait for it, or abort it")
-            made = Operation(self._new_id(), rebalancing.VERB, (), "running", "begins", started=state.revision)
-            edits = rebalancing.step(state, standings, made)
+            made = Operation(
+                self._new_id(),
+                rebalancing.VERB,
+                (),
+                "running",
+                "begins",
+                started=state.revision,
+                began=int(time.time()),
+            )
+            edits = rebalancing.step(state, standings, made, now_ms=int(time.time() * 1000))
             # Its first step is of the same transaction: it is stored as that leaves it.
             edits = [Edit(None, new) if old is made else Edit(old, new) for old, new in edits]
             return [*edits, *old_operations(state)], (made, found, edits)
@@ -683,7 +691,9 @@ class Service:
         def decide(state: State) -> tuple[list[Edit], Operation | None]:
             known = rebalancing.running(state)
             stopped = rebalancing.stop(state, self.cluster.designations.standings())
-            return [Edit(known, stopped)] if known is not None else [], stopped
+            if known is None:
+                return [], stopped
+            return [Edit(known, stopped), *rebalancing.left_alone(state, known)], stopped
 
         return await self.cluster.store.commit(decide)
 

@@ -15,7 +15,7 @@ from ebbtide.compile import ledger
 from ebbtide.decide import natmove, parts, rebalancing
 from ebbtide.decide.designation import Standing
 from ebbtide.decide.rebalancing import AT_ONCE
-from ebbtide.model.facts import Compute, Edit, Lease, Move, MovePhase, Operation
+from ebbtide.model.facts import Compute, Edit, ItemState, Lease, Move, MovePhase, Operation
 from ebbtide.model.state import NAT, State, facts, rebuild
 from tests.core.decide.test_designation import DEAD, SILENT, WELL, able, cloud, judged, seen
 from tests.fakes.clouds import change
@@ -70,6 +70,7 @@ def test_a_third_compute_takes_its_share_and_nothing_else_moves() -> None:
     after, _ = steps(found, Random(1))
     assert loads(after) == {1: 2, 2: 2, 3: 2}
     assert after.operations["o1"].reason == "nat: balanced, no compute is above its bound"
+    assert [(i.kind, i.state, i.target) for i in after.items_of("o1")] == [("service", ItemState.DONE, 3)] * 2
 
 
 def test_what_is_balanced_is_left_alone_and_said_to_be() -> None:
