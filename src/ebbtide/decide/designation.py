@@ -309,6 +309,12 @@ def holds(state: State, number: int, standings: Mapping[int, Standing]) -> list[
     return found
 
 
+def bar(state: State, router: str, number: int, standings: Mapping[int, Standing]) -> str:
+    """Why a compute may not have a router's NAT now, in words; "": it may."""
+    asked = service(state, state.routers[router], standings, _gateways(state))
+    return election.bar(asked, candidates(state, standings), number)
+
+
 def chosen(state: State, standings: Mapping[int, Standing]) -> dict[str, int]:
     """Who is to have each router's NAT (0: nobody can), by an election of now."""
     found = election.elect(services(state, standings), candidates(state, standings))

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import msgspec
 
 from ebbtide.decide import designation, duties, natmove, parts, scalein
+from ebbtide.decide.dead import Sight
 from ebbtide.decide.designation import Departure, Going, Standing
 from ebbtide.errors import NotFound, Refused
 from ebbtide.model.facts import (
@@ -48,6 +49,10 @@ NOBODY = "none"
 TRIES, PAUSES = 3, (5_000, 30_000)
 #: Seconds after the deadline for which a migration, or a move of a service, that is under way is waited for.
 IN_FLIGHT = 60
+#: Seconds of a leadership in which no deadline is over; and for which who sends to a service is waited for, once it has gone.
+BEGINNING, FOLLOWS = 30, 60
+#: How often a service is taken back: one that does not stay there is somebody else's.
+BACK_TRIES = 2
 #: Seconds that an abort takes to bring services back.
 BACK = 300
 #: VMs by which a compute counts as fuller for a VM whose network is not on it.
@@ -71,6 +76,7 @@ class Wish(msgspec.Struct, frozen=True):
 class Seen(NamedTuple):
     """What a step knows besides State. `now`: milliseconds since the epoch. `hold`: why nothing may be removed now, nor given up, in words.
 
+    `led`: seconds of this leadership: clocks differ, so in its beginning no deadline is over. `sight(number)`: whether a compute lives.
     `settled(revision)`: whether everybody who can be heard has settled on it. `filled(number)`: why a compute may not be empty though State
     says so, in words. `heard(item)`: whether the mover of an item has been heard of of late. `serves(number)`: see `scalein.end`.
     """
@@ -78,8 +84,10 @@ class Seen(NamedTuple):
     now: int
     standings: Mapping[int, Standing]
     hold: str
+    led: float
     reachable: Set[int]
     moving: Set[str]
+    sight: Callable[[int], Sight]
     settled: Callable[[int], bool]
     filled: Callable[[int], str]
     heard: Callable[[Item], bool]
@@ -188,9 +196,7 @@ def problems(
     return told
 
 
-def busy(
-    state: State, numbers: Set[int], among: Collection[str] = (VERB, END, "readmit")
-) -> tuple[Operation, int] | None:
+def busy(state: State, numbers: Set[int], among: Collection[str] = (VERB, END)) -> tuple[Operation, int] | None:
     """An operation that goes on with one of these computes, and which; None: there is none. A child is told of by its parent."""
     for operation in sorted(state.operations.values(), key=lambda o: o.revision):
         if not operation.open or operation.verb not in among or operation.parent:
@@ -362,9 +368,13 @@ def released(state: State, numbers: Set[int]) -> list[Edit]:
     """Drains that have marked these computes do not own the mark any more: somebody else has asked for it too."""
     return [
         Edit(o, msgspec.structs.replace(o, marked=tuple(n for n in o.marked if n not in numbers)))
-        for o in state.operations.values()
-        if o.open and not numbers.isdisjoint(o.marked)
+        for o in owners(state, numbers)
     ]
+
+
+def owners(state: State, numbers: Set[int]) -> list[Operation]:
+    """Drains that go on and have marked some of these computes."""
+    return [o for o in state.operations.values() if o.open and not numbers.isdisjoint(o.marked)]
 
 
 def _about(edit: Edit, routers: Set[str]) -> bool:
@@ -382,7 +392,9 @@ class Claim(msgspec.Struct, frozen=True):
     claim: int
 
 
-def claim(state: State, kind: str, mover: str, free: int, now: int) -> tuple[list[Edit], list[Claim]]:
+def claim(
+    state: State, kind: str, mover: str, free: int, now: int, standings: Mapping[int, Standing]
+) -> tuple[list[Edit], list[Claim]]:
     """Give VMs that wait to be moved to a mover of this kind, as many as it has room for, and as each drain allows at the same time."""
     edits: list[Edit] = []
     given: list[Claim] = []
@@ -399,17 +411,29 @@ def claim(state: State, kind: str, mover: str, free: int, now: int) -> tuple[lis
                 break
             if item.kind != VM or item.state is not ItemState.PENDING or item.compute not in turn:
                 continue
-            if state.active(item.object) is None or (
-                item.tries and now < item.since + PAUSES[min(item.tries, len(PAUSES)) - 1]
-            ):
+            early = item.tries and now < item.since + PAUSES[min(item.tries, len(PAUSES)) - 1]
+            if early or state.active(item.object) is None or len(state.bindings[item.object]) > 1:
+                continue
+            target = _target(state, operation, item, standings)
+            if not target:
                 continue
             taken = msgspec.structs.replace(
-                item, state=ItemState.MOVING, mover=mover, reason=f"{mover} moves it", since=now
+                item, state=ItemState.MOVING, target=target, mover=mover, reason=f"{mover} moves it", since=now
             )
             edits.append(Edit(item, taken))
-            given.append(Claim(operation.id, item.object, item.compute, item.target, now))
+            given.append(Claim(operation.id, item.object, item.compute, target, now))
             room -= 1
     return edits, given
+
+
+def _target(state: State, operation: Operation, item: Item, standings: Mapping[int, Standing]) -> int:
+    """Where a VM is to go: as was proposed, if that one still takes it, else anew; 0: nobody takes it now."""
+    known = state.computes.get(item.target)
+    if known is not None and known.membership is Membership.MEMBER and _takes(known, standings):
+        return item.target
+    able = [c for c in state.members() if c.number not in operation.computes and _takes(c, standings)]
+    least = min(able, key=lambda c: (len(state.ports_on.get(c.number, ())), c.name), default=None)
+    return least.number if least is not None else 0
 
 
 def claimed(state: State, operation_id: str, vm: str, mover: str, at: int) -> Item:
@@ -511,14 +535,21 @@ class _Step:
                     self.put(item, ItemState.MOVING, "removed; its end is being proven", mover=end.id)
                 else:
                     self.put(item, ItemState.DONE, end.reason if end is not None else "removed by another")
-            elif self.operation.dead and not self.aborting and number in self.seen.reachable:
-                self.put(item, ItemState.FAILED, "has come back: it is not dead")
+            elif self.operation.dead and not self.aborting and self._lives(number):
+                self.put(item, ItemState.FAILED, f"{self._lives(number)}: it is not dead")
                 self.edits += _unmark(state, self.operation, {number})
             elif not self.aborting and not state.computes[number].tombstoned:
                 self.put(item, ItemState.SKIPPED, "recovered by hand: it stays")
             else:
                 live.append(number)
         return sorted(live, key=self.name)
+
+    def _lives(self, number: int) -> str:
+        """What shows that a compute is not dead, in words."""
+        seen = self.seen.sight(number)
+        if seen.connected:
+            return "has come back"
+        return f"its switch is seen by {', '.join(seen.seen_by[:3])}" if seen.seen_by else ""
 
     def _end_of(self, item: Item) -> Operation | None:
         known = self.state.operations.get(item.mover)
@@ -527,6 +558,10 @@ class _Step:
         ends = [o for o in self.state.operations.values() if o.verb == END and item.compute in o.computes]
         return max(ends, key=lambda o: o.revision, default=None)
 
+    def _of_compute(self, number: int) -> Item:
+        """Its item: a host may be called otherwise by now."""
+        return self.of(COMPUTE, number)[0]
+
     def _left(self, number: int) -> tuple[list[Item], list[Item]]:
         """Of a compute: what waits for something, and the VMs that have failed for good."""
         items = [*self.of(SERVICE, number), *self.of(VM, number)]
@@ -534,7 +569,7 @@ class _Step:
         return [i for i in items if i.state in (ItemState.PENDING, ItemState.MOVING)], failed
 
     def _compute(self, number: int) -> None:
-        item = self.now[COMPUTE, self.name(number), number]
+        item = self._of_compute(number)
         waiting, failed = self._left(number)
         vms, services = (sum(i.kind == kind for i in waiting) for kind in (VM, SERVICE))
         told = [f"{n} {word}{'s' if n != 1 else ''} to go" for n, word in ((vms, "VM"), (services, "service")) if n]
@@ -556,13 +591,27 @@ class _Step:
         """Remove those that are empty; else recover those that cannot be emptied."""
         if self._remove([n for n in live if not any(self._left(n)) and self._is_empty(n)]):
             return
-        late = self.operation.deadline and self.seen.now >= self.operation.deadline * 1000
-        very_late = late and self.seen.now >= (self.operation.deadline + IN_FLIGHT) * 1000
+        until, led = self.operation.deadline, self.seen.led
+        late = bool(until) and led >= BEGINNING and self.seen.now >= until * 1000
+        very_late = late and led >= IN_FLIGHT and self.seen.now >= (until + IN_FLIGHT) * 1000
         for number in live:
             waiting, failed = self._left(number)
             in_flight = any(i.state is ItemState.MOVING for i in waiting)
-            if (late and (very_late or not in_flight) and (waiting or failed)) or (failed and not waiting):
-                self._give_up(number, failed or waiting, bool(late))
+            if (late and (very_late or not in_flight)) or (failed and not waiting):
+                self._give_up(number, self._why_left(number), late)
+
+    def _why_left(self, number: int) -> list[str]:
+        """What keeps a compute from being removed, in words."""
+        waiting, failed = self._left(number)
+        found = [
+            f"{words(i.object) if i.kind == SERVICE else i.object}: {i.reason or i.state}" for i in failed or waiting
+        ]
+        filled = self.seen.filled(number)
+        return (
+            found
+            or [*([filled] if filled else []), *self.seen.serves(number)]
+            or ["something still forwards through it"]
+        )
 
     def _is_empty(self, number: int) -> bool:
         return self.operation.dead or (not self.state.ports_on.get(number) and not self.seen.filled(number))
@@ -590,18 +639,16 @@ class _Step:
         )
         self.edits += [*decision.edits, Edit(None, child)]
         for number in able:
-            item = self.now[COMPUTE, self.name(number), number]
+            item = self._of_compute(number)
             self.put(item, ItemState.MOVING, "removed; its end is being proven", mover=child.id)
         return True
 
-    def _give_up(self, number: int, why: Sequence[Item], late: bool) -> None:
-        first = why[0]
-        told = f"{words(first.object) if first.kind == SERVICE else first.object}: {first.reason or first.state}"
-        more = f" and {len(why) - 1} more" if len(why) > 1 else ""
+    def _give_up(self, number: int, why: Sequence[str], late: bool) -> None:
+        told, more = why[0], f" and {len(why) - 1} more" if len(why) > 1 else ""
         begun = "not empty at the deadline: " if late else "cannot be emptied: "
         marked = number in self.operation.marked
         after = "" if marked else "; it stays tombstoned, as it was before"
-        self.put(self.now[COMPUTE, self.name(number), number], ItemState.FAILED, f"{begun}{told}{more}{after}")
+        self.put(self._of_compute(number), ItemState.FAILED, f"{begun}{told}{more}{after}")
         for item in self.of(VM, number):
             if item.state in (ItemState.PENDING, ItemState.MOVING):
                 self.put(item, ItemState.SKIPPED, f"stays on {self.name(number)}, which is recovered", mover="")
@@ -613,7 +660,8 @@ class _Step:
         for number in live:
             for key in self.state.duties.get(number, ()):
                 held = self.state.designations[key]
-                if held.compute == number and (SERVICE, named(*key), number) not in self.now and not self.aborting:
+                anew = held.compute == number and (SERVICE, named(*key), number) not in self.now
+                if anew and not self.aborting and not self._is_nobodys(*key):
                     self.add(
                         Item(self.operation.id, SERVICE, named(*key), number, standby=held.standby, since=self.seen.now)
                     )
@@ -631,10 +679,12 @@ class _Step:
         move = self.state.moves.get(name) if kind == NAT else None
         if move is not None and item.compute in (move.old, move.new):
             self.put(item, ItemState.MOVING, "", target=move.new if move.old == item.compute else 0)
-        elif held is None:
+        elif held is None or self._is_nobodys(kind, name):
             self.put(item, ItemState.DONE, "is needed no more")
         elif held.compute != item.compute:
-            if self.seen.settled(held.since):
+            # Once it is done it stays so: a switch that connects anew, later, is behind, and has nothing to do with this.
+            late = item.state is ItemState.MOVING and self.seen.now - item.since > FOLLOWS * 1000
+            if item.state is ItemState.DONE or late or self.seen.settled(held.since):
                 self.put(item, ItemState.DONE, "", target=held.compute)
             else:
                 self.put(
@@ -650,6 +700,10 @@ class _Step:
             self.put(item, ItemState.SKIPPED, f"nobody else can have it: it ends with its compute{allowed}")
         else:
             self.put(item, ItemState.PENDING, "nobody else can have it now")
+
+    def _is_nobodys(self, kind: str, name: str) -> bool:
+        """Whether a designation is left over that no election knows: it waits for nobody, and goes with its compute."""
+        return kind == NAT and name not in self._routers and name not in self.state.moves
 
     def _has_home(self, kind: str, name: str, number: int) -> bool:
         """Whether another can have a service now, or will be able to in a moment."""
@@ -681,7 +735,7 @@ class _Step:
         """A service of a drain that is aborted: to be where it was, and who stood by for it to stand by."""
         kind, _, name = item.object.partition(" ")
         state, held = self.state, self.state.designations.get((kind, name))
-        if item.state is ItemState.SKIPPED or not _member(state, item.compute):
+        if item.state in (ItemState.SKIPPED, ItemState.FAILED) or not _member(state, item.compute):
             return
         if held is None:
             self.put(item, ItemState.SKIPPED, "is needed no more")
@@ -689,28 +743,47 @@ class _Step:
             self.put(item, ItemState.MOVING, "is on its way back")
         elif (held.compute, held.standby) == (item.compute, item.standby):
             self.put(item, ItemState.SKIPPED, "is where it was")
-        elif self._is_late():
-            told = f"on {self.name(held.compute)}" + (f", {self.name(held.standby)} stands by" if held.standby else "")
-            self.put(item, ItemState.FAILED, f"could not be taken back to {self.name(item.compute)}: it is {told}")
-        elif not self._is_able(item.compute):
+        elif held.compute != item.compute and not self._is_able(item.compute) and not self._is_late():
             self.put(item, ItemState.PENDING, f"waits for {self.name(item.compute)} to be ready")
         elif held.compute != item.compute:
-            self.put(item, ItemState.MOVING, "is on its way back")
+            bar = "it has taken too long" if self._is_late() else self._bar(kind, name, item.compute)
+            bar = bar or ("it does not stay there" if item.tries >= BACK_TRIES else "")
+            if bar:
+                told = f"on {self.name(held.compute)}" + (
+                    f", {self.name(held.standby)} stands by" if held.standby else ""
+                )
+                self.put(item, ItemState.FAILED, f"is {told}: it cannot go back to {self.name(item.compute)} ({bar})")
+                return
+            self.put(item, ItemState.MOVING, "is on its way back", tries=item.tries + 1)
             if kind == NAT:
                 self.edits += natmove.begin(state, name, held.compute, item.compute)
             else:
                 self._designate(held, item)
-        elif item.standby and not self._is_able(item.standby):
-            self.put(item, ItemState.SKIPPED, f"is where it was; {self.name(item.standby)} cannot stand by for it now")
+        elif item.standby and (bar := self._bar(kind, name, item.standby) or "it has taken long" * self._is_late()):
+            self.put(
+                item,
+                ItemState.SKIPPED,
+                f"is where it was; {self.name(item.standby)} cannot stand by for it now ({bar})",
+            )
+        elif item.tries > BACK_TRIES:
+            self.put(item, ItemState.SKIPPED, "is where it was, but for who stands by")
         else:
-            self.put(item, ItemState.MOVING, "is where it was; who stood by does so again")
+            self.put(item, ItemState.MOVING, "is where it was; who stood by does so again", tries=item.tries + 1)
             if kind == NAT:
                 self.edits += parts.designate(state, name, item.compute, item.standby)
             else:
                 self._designate(held, item)
 
+    def _bar(self, kind: str, name: str, number: int) -> str:
+        """Why a compute may not have a service now, in words; "": it may."""
+        if not _member(self.state, number):
+            return "is no member any more"
+        if kind == NAT:
+            return designation.bar(self.state, name, number, self.seen.standings)
+        return duties.bar(self.state, kind, name, number, self.seen.standings)
+
     def _designate(self, held: Designation, item: Item) -> None:
-        standby = item.standby if not item.standby or self._is_able(item.standby) else 0
+        standby = item.standby if not item.standby or not self._bar(held.service, held.object, item.standby) else 0
         self.edits.append(Edit(held, msgspec.structs.replace(held, compute=item.compute, standby=standby, since=0)))
 
     def _is_able(self, number: int) -> bool:
@@ -759,7 +832,11 @@ class _Step:
             self._let_go(item, item.reason if item.tries else "waits to be moved")
 
     def _let_go(self, item: Item, reason: str) -> None:
-        self.put(item, ItemState.SKIPPED if self.aborting else ItemState.PENDING, reason, mover="")
+        """It waits, for whoever takes it; not while it is plugged at two places: somebody is at it."""
+        if len(self.state.bindings.get(item.object, ())) > 1:
+            self.put(item, ItemState.MOVING, f"is plugged at two places; {reason}", mover="")
+        else:
+            self.put(item, ItemState.SKIPPED if self.aborting else ItemState.PENDING, reason, mover="")
 
     # --- its end ---
 

@@ -109,6 +109,15 @@ def _at_rest(wanted: Iterable[Service], places: Iterable[Candidate]) -> bool:
     )
 
 
+def bar(state: State, service: str, name: str, number: int, standings: Mapping[int, Standing]) -> str:
+    """Why a compute may not have such a service now, in words; "": it may."""
+    kind = kind_of(service)
+    asked = next((s for s in services(state, kind) if s.object == name), None) if kind is not None else None
+    if asked is None:
+        return "is needed no more"
+    return election.bar(asked, designation.candidates(state, standings, by_controller=True), number)
+
+
 def stays(state: State, leaving: Set[int], edits: Iterable[Edit]) -> dict[int, str]:
     """Of the computes that are to leave: what nobody else can serve yet, in words. `edits`: what `judge` does."""
     moved = {(n.service, n.object) for _, n in edits if isinstance(n, Designation) and n.compute not in leaving}

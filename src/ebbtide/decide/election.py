@@ -290,6 +290,11 @@ def _gain(kind: str, total: int, moved: int, rows: Sequence[Load]) -> list[str]:
     return lines
 
 
+def bar(service: Service, candidates: Iterable[Candidate], number: int) -> str:
+    """Why a compute may not have a service now, in words; "": it may."""
+    return _Field(candidates).bar(service, number) or ("" if number in service.footprint else "is not in its footprint")
+
+
 def explain(
     service: Service, candidates: Iterable[Candidate], services: Iterable[Service] = (), slack: int = 0
 ) -> list[str]:

@@ -242,6 +242,13 @@ def readmit(state: State, text: str) -> tuple[Compute, list[Edit]]:
         raise NotFound(reason)
     if compute.membership is not Membership.REMOVED:
         raise Refused(f"{compute.name} is not removed: there is nothing to readmit")
+    proving = next(
+        (o for o in state.operations.values() if o.verb == "end" and o.open and compute.number in o.computes), None
+    )
+    if proving is not None:
+        raise Refused(
+            f"{compute.name} cannot be readmitted yet: operation {proving.id} still proves that nothing of it is left ({proving.reason})"
+        )
     owing = sorted(
         state.computes[d.compute].name
         for d in state.debts.values()

@@ -20,6 +20,8 @@ from ebbtide.lab.vm import Vm
 KIND = "lab"
 #: Seconds between two questions for VMs, and between two words about one.
 PAUSE, BEAT = 0.5, 5.0
+#: Seconds without an answer after which a VM is given up: the controller gives it to another.
+LEASE = 28.0
 #: Seconds for which a guest's memory is copied, at least: cached datapath flows follow their tables within one.
 OVERLAP = 1.5
 Ask = Callable[..., Any]
@@ -31,7 +33,7 @@ class _Job:
     def __init__(self, claim: Mapping[str, Any]) -> None:
         self.claim = claim
         self.lost = threading.Event()
-        self.told = time.monotonic()
+        self.told = self.heard = time.monotonic()
         self.thread: threading.Thread | None = None
 
 
@@ -63,6 +65,8 @@ class Mover:
 
     def _round(self) -> None:
         for vm, job in list(self._jobs.items()):
+            if time.monotonic() - job.heard > LEASE:
+                job.lost.set()  # it is somebody else's by now
             if job.thread is not None and not job.thread.is_alive():
                 del self._jobs[vm]
             elif time.monotonic() - job.told > BEAT:
@@ -81,6 +85,8 @@ class Mover:
             self._ask("POST", f"/api/v1/movers/{KIND}/report", {**told, "mover": self._name, "failure": failure})
         except Refused:
             job.lost.set()
+        else:
+            job.heard = job.told
 
     # --- one migration ---
 

@@ -143,7 +143,8 @@ def routes(service: Service) -> list[Route]:
     async def resume(request: Request) -> Response:
         given = await body.struct(request, Resuming)
         forced, outages = _reason(given.force, "force"), [_reason(x, "allow-outage") for x in given.allow_outage]
-        if forced or outages:
+        known = drain.find(service.state, request.path_params["id"])
+        if forced or outages or known.outages:
             auth.need(request, "force")
         until = _instant(given.deadline, "deadline")
         return shown(await service.drains.resume(request.path_params["id"], until, forced, outages))

@@ -149,11 +149,16 @@ class Cluster:
         self.kept: dict[int, str] = {}
         self._wanting: dict[OvsdbLink, tuple[Pulse, int]] = {}
         self._stood_aside = 0
+        self._begun = 0
 
     @property
     def state(self) -> State:
         """The newest State."""
         return self.store.state
+
+    def leads(self) -> bool:
+        """Whether this controller leads, and what was seen before this leadership is forgotten."""
+        return self.store.leading.is_set() and self._begun == self.store.epoch
 
     # --- life ---
 
@@ -196,6 +201,7 @@ class Cluster:
             self._unexplained.clear()
             for number in [*self.state.computes, *self.state.removed]:
                 self._member(number).renew()
+            self._begun = epoch
             self.places.look_at(self.state.ports)
             await self.changed.until(over, float("inf"))
             if not self.store.leading.is_set():

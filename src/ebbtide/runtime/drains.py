@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
+from functools import cache
 
 import structlog
 
@@ -28,6 +29,8 @@ from ebbtide.runtime.sights import sights
 log = structlog.get_logger("drains")
 #: Seconds between two steps: what comes together is entered together, so that the store is not written for each VM.
 _PACE = 0.2
+#: Transactions in a row, before others have their turn.
+_TURNS = 20
 #: Seconds for which a mover keeps a VM without a word.
 LEASE = 30.0
 #: Seconds of a leadership until who has not come counts as away.
@@ -62,19 +65,31 @@ class Drains:
             await asyncio.sleep(_PACE)
 
     def _is_due(self) -> bool:
-        return self._cluster.store.leading.is_set() and bool(going(self._cluster.state))
+        return self._cluster.leads() and bool(going(self._cluster.state))
 
     async def _step(self) -> None:
-        def decide(state: State) -> tuple[list[Edit], list[Edit]]:
-            edits: list[Edit] = []
-            for operation in going(state):
-                edits = drain.step(state, operation, self._seen(state))
-                if edits:
-                    break  # one a transaction: the next is decided on what this one has changed
-            return edits, edits
+        faulty: set[str] = set()
 
-        while edits := await self._cluster.store.commit(decide):
+        def decide(state: State) -> tuple[list[Edit], list[Edit]]:
+            seen = self._seen(state)
+            for operation in going(state):
+                try:
+                    edits = drain.step(state, operation, seen) if operation.id not in faulty else []
+                except Exception:
+                    # One that cannot be gone on with keeps no other from it.
+                    log.exception("drain_fault", operation=operation.id)
+                    faulty.add(operation.id)
+                    continue
+                if edits:
+                    return edits, edits  # one a transaction: the next is decided on what this one has changed
+            return [], []
+
+        for _ in range(_TURNS):
+            edits = await self._cluster.store.commit(decide)
+            if not edits:
+                break
             self._said(edits)
+        self._heard = {k: at for k, at in self._heard.items() if k[0] in self._cluster.state.operations}
         self.drive()
 
     def drive(self) -> None:
@@ -107,9 +122,11 @@ class Drains:
             now=int(time.time() * 1000),
             standings=standings,
             hold=self._hold(state),
+            led=cluster.now() - cluster.designations.began,
             reachable=cluster.owing_nothing(),
             moving=cluster.places.moving(),
-            settled=self._settled,
+            sight=lambda number: sights(cluster, state, [number])[number],
+            settled=cache(self._settled),
             filled=self._filled,
             heard=self.heard,
             serves=lambda number: designation.holds(state, number, standings),
@@ -167,7 +184,8 @@ class Drains:
         """Give a mover of some kind VMs to move, as many as it has room for."""
 
         def decide(state: State) -> tuple[list[Edit], list[Claim]]:
-            return drain.claim(state, kind, mover, free, int(time.time() * 1000))
+            standings = self._cluster.designations.standings()
+            return drain.claim(state, kind, mover, free, int(time.time() * 1000), standings)
 
         given = await self._cluster.store.commit(decide)
         for one in given:
@@ -225,11 +243,13 @@ class Drains:
                 share = self._cluster.settings.drain_share
                 drain.refuse(drain.problems(state, numbers, goals, standings, wish, share))
             now = int(time.time() * 1000)
-            made = self._made(state, decision, wish, resumed)
+            # A dead one may be in another drain: its mark goes over, so that it is this one's to take away.
+            taken = {n for o in drain.owners(state, numbers) for n in o.marked if n in numbers} if wish.dead else set()
+            made = self._made(state, decision, wish, resumed, taken)
             old = state.operations.get(resumed)
             items = drain.begin(state, made, sorted(numbers), goals, targets, now)
             others = drain.released(state, numbers) if wish.dead else []
-            return [*begun.edits, *others, *items, Edit(old, made), *old_operations(state)], (made.id, True)
+            return [*begun.edits, *others, *items, Edit(old, made), *old_operations(state, resumed)], (made.id, True)
 
         cut_off = self._cluster.designations.cut_off_now()
         if cut_off:
@@ -240,8 +260,10 @@ class Drains:
         return self._cluster.state.operations[made], anew
 
     def _check_free(self, state: State, numbers: frozenset[int], is_dead: bool) -> None:
-        # One that has died in the middle of a drain is taken out of it.
-        busy = drain.busy(state, numbers, (drain.END,) if is_dead else (drain.VERB, drain.END))
+        # One that has died in the middle of a drain is taken out of it; by one drain of the dead at a time.
+        busy = drain.busy(state, numbers)
+        if is_dead and busy is not None and busy[0].verb == drain.VERB and not busy[0].dead:
+            return
         if busy is not None:
             other, number = busy
             name = self._endings.name(number)
@@ -250,8 +272,9 @@ class Drains:
                 f"abort it (`ebbtide operation abort {other.id}`)"
             )
 
-    def _made(self, state: State, decision: Decision, wish: Wish, resumed: str) -> Operation:
-        own = tuple(sorted(v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED))
+    def _made(self, state: State, decision: Decision, wish: Wish, resumed: str, taken: Set[int]) -> Operation:
+        accepted = {v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED}
+        own = tuple(sorted(accepted | taken))
         return Operation(
             resumed or self._new_id(),
             drain.VERB,

@@ -24,7 +24,7 @@ from ebbtide.runtime.member import Member
 log = structlog.get_logger("endings")
 #: Seconds after which an end no longer waits for a compute that is connected and cannot be brought to what it should hold: it owes.
 STUCK = 60.0
-#: Operations that are over are kept for reading, the newest of them.
+#: Operations that are over are kept for reading, the newest of each verb.
 KEPT_OPERATIONS = 200
 #: Proofs outlive their operations: who asks for one does so later.
 KEPT_PROOFS = 1000
@@ -170,6 +170,12 @@ class Endings:
                 return [], None
             if report is None:
                 return [Edit(known, msgspec.structs.replace(known, reason=reason))], None
+            gone = [self.name(n) for n in known.computes if n not in state.removed]
+            if gone:
+                # What cannot be searched for any more is not proven to have gone.
+                words = f"let back before anything was proven: {', '.join(gone)}"
+                failed = msgspec.structs.replace(known, state="failed", reason=words, over=int(time.time()))
+                return [Edit(known, failed)], None
             over = msgspec.structs.replace(known, state="done", reason=reason, over=int(time.time()))
             proof = self._cluster.proofs.made(state, known, report, self._never_ours())
             return [Edit(known, over), Edit(state.proofs.get(operation_id), proof)], None
@@ -182,13 +188,18 @@ class Endings:
         return compute.name if compute else f"#{number}"
 
 
-def old_operations(state: State) -> list[Edit]:
-    """Those that are over, but for the newest and those whose proof is not complete yet; with their items."""
-    kept = {name for name, proof in state.proofs.items() if proof.owed}
-    over = sorted((o for o in state.operations.values() if not o.open and o.id not in kept), key=lambda o: o.revision)
+def old_operations(state: State, begun_again: str = "") -> list[Edit]:
+    """Those that are over, but for the newest of each verb, those whose proof is not complete yet, and one that begins again; with their
+    items."""
+    kept = {name for name, proof in state.proofs.items() if proof.owed} | {begun_again}
+    verbs: dict[str, list[Operation]] = {}
+    for operation in sorted(state.operations.values(), key=lambda o: o.revision):
+        if not operation.open and operation.id not in kept:
+            verbs.setdefault(operation.verb, []).append(operation)
     edits: list[Edit] = []
-    for operation in over[: max(0, len(over) - KEPT_OPERATIONS)]:
-        edits += [Edit(operation, None), *(Edit(item, None) for item in state.items_of(operation.id))]
+    for over in verbs.values():
+        for operation in over[: max(0, len(over) - KEPT_OPERATIONS)]:
+            edits += [Edit(operation, None), *(Edit(item, None) for item in state.items_of(operation.id))]
     if len(state.proofs) <= KEPT_PROOFS:
         return edits
     complete = sorted((p for p in state.proofs.values() if not p.owed), key=lambda p: proofs.read(p.body).revision)

@@ -13,6 +13,7 @@ from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Edit, Operation
 from ebbtide.model.state import State
 from ebbtide.runtime.cluster import Cluster
+from ebbtide.runtime.endings import old_operations
 from ebbtide.runtime.sights import sights
 
 log = structlog.get_logger("returns")
@@ -41,7 +42,7 @@ class Returns:
 
     def _is_due(self) -> bool:
         cluster = self._cluster
-        if not cluster.store.leading.is_set() or cluster.store.hold:
+        if not cluster.leads() or cluster.store.hold:
             return False
         followed = (o.open and o.verb in (returns.LOSS, returns.READMIT) for o in cluster.state.operations.values())
         members = (cluster.members.get(c.number) for c in cluster.state.members())
@@ -56,7 +57,7 @@ class Returns:
             hold = cluster.designations.cut_off_now()
             edits = returns.losses(state, seen, cluster.settings.loss_after, hold, now, self._new_id)
             edits += returns.readmissions(state, self._phase, now)
-            return edits, edits
+            return [*edits, *(old_operations(state) if edits else [])], edits
 
         for old, new in await cluster.store.commit(decide):
             if isinstance(new, Operation):

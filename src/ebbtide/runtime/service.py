@@ -507,7 +507,9 @@ class Service:
         def there() -> bool:
             # What else follows from the call (services that have moved, and their flows that go a lag later) is not waited for.
             marks = {n: c.tombstoned for n in numbers if (c := self.state.computes.get(n)) is not None}
-            return all(vswitch.is_marked(m.tables) == marks.get(m.number) for m in members if m.connected)
+            return all(
+                vswitch.is_marked(m.tables) == marks[m.number] for m in members if m.connected and m.number in marks
+            )
 
         await self.cluster.wait_for(there, 5.0)
 

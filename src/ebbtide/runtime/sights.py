@@ -13,9 +13,15 @@ def sights(cluster: Cluster, state: State, numbers: Iterable[int]) -> dict[int, 
     """Of each of these members. Silence counts from the beginning of this leadership at the earliest."""
     now, began = cluster.now(), cluster.designations.began
     names = {c.number: c.name for c in state.computes.values()}
-    watchers = {n: m.sighting() for n, m in cluster.members.items() if m.connected}
-    found = {}
-    for number in numbers:
+    wanted, found = set(numbers), {}
+    seen_by: dict[int, list[str]] = {}
+    lost_by: dict[int, list[str]] = {}
+    for watcher in cluster.members.values():
+        if watcher.connected:
+            sighting, name = watcher.sighting(), watcher.name
+            for other in sighting.seen & wanted:
+                (lost_by if other in sighting.lost else seen_by).setdefault(other, []).append(name)
+    for number in wanted:
         member = cluster.members.get(number)
         connected = member is not None and member.connected
         lost_at = member.lost_at if member is not None and member.lost_at is not None else began
@@ -23,7 +29,7 @@ def sights(cluster: Cluster, state: State, numbers: Iterable[int]) -> dict[int, 
             names[number],
             connected,
             0.0 if connected else max(0.0, now - max(lost_at, began)),
-            tuple(sorted(names.get(n, f"#{n}") for n, s in watchers.items() if number in s.seen - s.lost)),
-            tuple(sorted(names.get(n, f"#{n}") for n, s in watchers.items() if number in s.lost)),
+            tuple(sorted(seen_by.get(number, ()))),
+            tuple(sorted(lost_by.get(number, ()))),
         )
     return found
