@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ebbtide.cli import render
+from ebbtide.cli.durations import Seconds
 from ebbtide.cli.operations import finish
 from ebbtide.cli.session import Session, client_verb, known_computes
 from ebbtide.errors import BadInput, Refused
@@ -20,7 +21,7 @@ _PATIENCE = 120.0
 @click.option("--plan", is_flag=True, help="Say what would happen, and touch nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
-    "--deadline", type=float, metavar="SECONDS", help="From now: what is not empty by then is recovered, and named."
+    "--deadline", type=Seconds(), metavar="TIME", help="From now: what is not empty by then is recovered, and named."
 )
 @click.option(
     "--vms", default="none", show_default=True, metavar="MOVER", help="Who moves VMs: none (they are watched), lab."
@@ -34,7 +35,7 @@ _PATIENCE = 120.0
     help="So many computes are emptied at the same time (0: all).",
 )
 @click.option(
-    "--cut-after", type=float, metavar="SECONDS", help="How long moves of NAT wait for connections in no record."
+    "--cut-after", type=Seconds(), metavar="TIME", help="How long moves of NAT wait for connections in no record."
 )
 @click.option("--force", metavar="REASON", default="", help="Why it is done though it would be refused.")
 @click.option(
@@ -54,7 +55,7 @@ def drain(session: Session, ids: tuple[str, ...], plan: bool, yes: bool, detach:
     \b
     Examples:
       ebbtide drain --plan c4 c5
-      ebbtide drain c4 c5 --deadline 3600
+      ebbtide drain c4 c5 --deadline 1h
       ebbtide drain c4 --vms lab --yes
       ebbtide drain c4 --dead --yes
     """
@@ -87,15 +88,17 @@ def _confirm(found: dict[str, Any]) -> None:
         return  # the controller refuses it, in its own words
     if not sys.stdin.isatty():
         raise BadInput("nobody is there to be asked: say --yes (and look at --plan before)")
-    click.confirm("begin?", abort=True)
+    lost = [v["vm"] for v in found["vms"]] if found["dead"] else []
+    names = ", ".join(v["name"] for v in found["verdicts"])
+    click.confirm(f"remove {names}, and lose {render.counted(len(lost), 'VM')}?" if lost else "begin?", abort=True)
 
 
 def show_plan(found: dict[str, Any]) -> None:
     """A plan for people: what moves where and why, what is carried over, what changes, what speaks against it."""
     render.line(f"to be removed: {', '.join(v['name'] for v in found['verdicts'])}")
     sessions = {s["router"]: s for s in found["sessions"]}
-    _services(found["services"], sessions)
-    _vms(found["vms"])
+    _services(found, sessions)
+    _vms(found)
     click.echo()
     flows, tunnels = found["flows"], found["tunnels"]
     render.line(
@@ -118,12 +121,19 @@ def show_plan(found: dict[str, Any]) -> None:
         render.table(("compute", "VMs", "routers", "share", "remarks"), rows)
     for words in sorted({s["nat-move"] for s in found["sessions"] if not s["nat-move-proven"]}):
         render.line(f"a move is {words}")
-    render.line(f"expected: about {found['expected-seconds']:.0f} s")
+    moved = (
+        ""
+        if found["vms-moved-by"] != "none" or not found["vms"] or found["dead"]
+        else ", and the time in which you move the VMs"
+    )
+    render.line(f"expected: about {found['expected-seconds']:.0f} s{moved}")
     for problem in found["problems"]:
-        render.line(f"refused as it is: {problem['text']}")
+        allowed = f' (--allow-outage "{problem["about"]}")' if problem["code"] == "no-home" else ""
+        render.line(f"refused as it is: {problem['text']}{allowed}")
 
 
-def _services(services: list[dict[str, Any]], sessions: dict[str, dict[str, Any]]) -> None:
+def _services(found: dict[str, Any], sessions: dict[str, dict[str, Any]]) -> None:
+    services = found["services"]
     click.echo()
     rows = []
     for s in services:
@@ -134,7 +144,7 @@ def _services(services: list[dict[str, Any]], sessions: dict[str, dict[str, Any]
                 s["words"],
                 s["old"],
                 s["new"],
-                s["how"],
+                "ENDS" if s["how"] == "stays" else s["how"],
                 known["recorded"] if known else "",
                 known["unknown"] if known else "",
                 known["reason"] if known else "",
@@ -142,14 +152,23 @@ def _services(services: list[dict[str, Any]], sessions: dict[str, dict[str, Any]
         )
     render.table(("service", "from", "to", "how", "sessions", "unknown", "remarks"), rows, "no services are there")
     for s in services:
-        if s["why"]:
+        if s["how"] == "stays":
+            allowed = ", as is allowed" if s["service"] in found["allow-outage"] else ""
+            render.line(f"{s['words']}: nobody else can have it, it ends with {s['old']}{allowed}")
+        elif s["why"]:
             render.line(f"{s['words']}: {'; '.join(s['why'])}")
+    for x in found["standbys"]:
+        render.line(f"{x['words']}: stays on {x['compute']}; {x['old']} stood by, then {x['new'] or 'NOBODY'} does")
 
 
-def _vms(vms: list[dict[str, Any]]) -> None:
+def _vms(found: dict[str, Any]) -> None:
+    vms = found["vms"]
     if not vms:
         return
     click.echo()
+    if found["dead"]:
+        render.line(f"LOST with their computes: {', '.join(v['vm'] for v in vms)}")
+        return
     counts: dict[tuple[str, str], list[str]] = {}
     for vm in vms:
         counts.setdefault((vm["compute"], vm["target"]), []).append(vm["vm"])

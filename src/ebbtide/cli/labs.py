@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ebbtide.cli import places, render
+from ebbtide.cli.durations import Seconds
 from ebbtide.cli.session import Session, connection_options, json_option, pass_session
 from ebbtide.cli.tree import NounGroup
 from ebbtide.errors import BadInput, NotFound
@@ -27,28 +28,6 @@ PING_COUNT = 3
 def lab_verb(function: Any) -> Any:
     """The options of a verb on a lab; its first argument is the Session."""
     return json_option(connection_options(hidden=True)(pass_session(function)))
-
-
-class Seconds(click.ParamType[float]):
-    """10, 10s, 500ms or 2m."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds."""
-        if isinstance(value, float):
-            return value
-        text = str(value).strip()
-        for unit, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("", 1.0)):
-            if text.endswith(unit):
-                try:
-                    found = float(text.removesuffix(unit)) * factor
-                except ValueError:
-                    break
-                if 0 <= found < float("inf"):
-                    return found
-                break
-        raise click.BadParameter(f"{text!r} is no duration: 10s, 500ms, 2m", ctx, param)
 
 
 def _lab(session: Session) -> Lab:

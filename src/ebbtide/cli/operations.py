@@ -9,10 +9,13 @@ import click
 
 from ebbtide.cli import render, watching
 from ebbtide.cli.client import segment
-from ebbtide.cli.session import Session, client_verb, known_operations
+from ebbtide.cli.durations import Seconds
+from ebbtide.cli.session import Session, client_verb, known_drains, known_operations
 from ebbtide.cli.tree import NounGroup
+from ebbtide.errors import BadInput
 
 _ID = click.argument("operation_id", metavar="ID", shell_complete=known_operations)
+_DRAIN = click.argument("operation_id", metavar="ID", shell_complete=known_drains)
 
 
 @click.group("operation", cls=NounGroup)
@@ -122,7 +125,7 @@ def operation_watch(session: Session, operation_id: str) -> None:
 
 
 @operation.command("abort")
-@_ID
+@_DRAIN
 @click.option("--detach", is_flag=True, help="Do not wait until all is taken back.")
 @client_verb
 def operation_abort(session: Session, operation_id: str, detach: bool) -> None:
@@ -139,22 +142,38 @@ def operation_abort(session: Session, operation_id: str, detach: bool) -> None:
 
 
 @operation.command("resume")
-@_ID
-@click.option("--deadline", type=float, metavar="SECONDS", help="From now: what is not empty by then is recovered.")
+@_DRAIN
+@click.option("--deadline", type=Seconds(), metavar="TIME", help="From now: what is not empty by then is recovered.")
 @click.option("--force", metavar="REASON", default="", help="Why it is done though it would be refused.")
 @click.option("--allow-outage", multiple=True, metavar="SERVICE", help="A service that may end, like 'nat r1'.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--detach", is_flag=True, help="Only begin it.")
 @client_verb
 def operation_resume(
-    session: Session, operation_id: str, deadline: float | None, force: str, allow_outage: tuple[str, ...], detach: bool
+    session: Session,
+    operation_id: str,
+    deadline: float | None,
+    force: str,
+    allow_outage: tuple[str, ...],
+    yes: bool,
+    detach: bool,
 ) -> None:
-    """Begin a drain that has ended again, with those of its computes that are still members.
+    """Begin a drain that has ended again, with those of its computes that are still members, and that nobody recovered by hand.
+
+    Its deadline is that of this call. Of one that goes on, the options are changed.
 
     \b
     Examples:
-      ebbtide operation resume 4f3c1a52
-      ebbtide operation resume 4f3c1a52 --deadline 3600
+      ebbtide operation resume 4f3c1a52 --yes
+      ebbtide operation resume 4f3c1a52 --deadline 1h
     """
+    known = session.client.get(f"/operations/{segment(operation_id)}")
+    if known["state"] not in ("running", "aborting") and not yes:
+        left = [i["object"] for i in known["items"] if i["kind"] == "compute" and i["state"] != "done"]
+        until = "no deadline" if deadline is None else f"a deadline in {deadline:g} s"
+        if not sys.stdin.isatty():
+            raise BadInput("nobody is there to be asked: say --yes")
+        click.confirm(f"drain {', '.join(left)} again, with {until}?", abort=True)
     body: dict[str, Any] = {"force": force, "allow-outage": list(allow_outage)}
     if deadline is not None:
         body["deadline"] = deadline

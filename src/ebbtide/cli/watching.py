@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from ebbtide.cli import render
-from ebbtide.cli.client import segment
+from ebbtide.cli.client import Answered, segment
 from ebbtide.cli.session import Session
-from ebbtide.errors import NotReady, StillWorking
+from ebbtide.errors import NotFound, NotReady, StillWorking
 
 #: Exit codes of what is over.
 PARTIAL, FAILED, ABORTED = 11, 12, 13
@@ -33,30 +33,48 @@ def exit_code(operation: dict[str, Any]) -> int:
 def watch(session: Session, operation_id: str) -> int:
     """Show an operation until it is over; its exit code. Interrupted: the operation goes on."""
     looks = _looks(session, operation_id)
+    try:
+        return _shown(session, looks, operation_id)
+    except KeyboardInterrupt:
+        told = f"it goes on: `ebbtide operation watch {operation_id}`, `ebbtide operation abort {operation_id}`"
+        click.echo(f"\n{told}", err=True)
+        raise
+
+
+def _shown(session: Session, looks: Iterator[dict[str, Any]], operation_id: str) -> int:
     if session.json:
         return _as_lines(looks, lambda told: click.echo(json.dumps(told, ensure_ascii=False)))
     if sys.stdout.isatty():
         return _live(looks)
+    render.line(f"operation {operation_id}")
     return _as_lines(looks, _Changes().show)
 
 
 def _looks(session: Session, operation_id: str) -> Iterator[dict[str, Any]]:
     silent_since: float | None = None
+    seen = False
     while True:
         try:
             told = session.client.get(f"/operations/{segment(operation_id)}")
-        except NotReady as error:
+        except (NotReady, Answered) as error:
+            if not _comes_back(error) and not (seen and error.exit_code == NotFound.exit_code):
+                raise
             silent_since = silent_since if silent_since is not None else time.monotonic()
             if time.monotonic() - silent_since > _PATIENCE:
                 raise NotReady(
                     f"{error}; the operation goes on as soon as a controller does: `ebbtide operation watch {operation_id}`"
                 ) from None
         else:
-            silent_since = None
+            silent_since, seen = None, True
             yield told
             if told["state"] not in _OPEN:
                 return
         time.sleep(_LOOK)
+
+
+def _comes_back(error: Exception) -> bool:
+    """Whether it is a controller that restarts, or waits for its store."""
+    return isinstance(error, NotReady) or (isinstance(error, Answered) and error.exit_code == NotReady.exit_code)
 
 
 def _as_lines(looks: Iterator[dict[str, Any]], show: Callable[[dict[str, Any]], None]) -> int:
@@ -146,7 +164,7 @@ def _picture(told: dict[str, Any]) -> Any:
             render.clean(reason),
         )
     going = [i for i in told["items"] if i["kind"] != "compute" and i["state"] in ("moving", "failed", "pending")]
-    going.sort(key=lambda i: ("moving", "failed", "pending").index(i["state"]))
+    going.sort(key=lambda i: ("failed", "moving", "pending").index(i["state"]))
     lines = [
         Text("  " + render.clean(item_text(i)), style="red" if i["state"] == "failed" else "") for i in going[:_LISTED]
     ]

@@ -6,11 +6,9 @@ is not enough: somebody must have lost sight of it too, or an operator say why i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import msgspec
-
-from ebbtide.errors import Refused
 
 
 class Sight(msgspec.Struct, frozen=True):
@@ -24,15 +22,21 @@ class Sight(msgspec.Struct, frozen=True):
     lost_by: tuple[str, ...] = ()
 
 
-def check(sights: Mapping[int, Sight], after: float, forced: str) -> None:
-    """Let it be. `after`: seconds of silence that are needed. `forced`: why one that nobody watched is dead, in an operator's words.
+def doubts(sights: Mapping[int, Sight], numbers: Set[int], after: float, forced: str) -> list[str]:
+    """Why some of these may be alive, in words. `sights`: of all members; `after`: seconds of silence that are needed; `forced`: how an
+    operator knows that they are dead.
 
-    Raises:
-        Refused: one may be alive, each with its reason.
+    Several that are silent at the same time may be a part of the network that was cut off: its computes see each other, and nobody on
+    this side can tell.
     """
-    told = [why for sight in sights.values() if (why := _why_not(sight, after, forced))]
-    if told:
-        raise Refused("drain --dead refused, nothing was changed: " + "; ".join(told))
+    told = [why for n in sorted(numbers) if (why := _why_not(sights[n], after, forced))]
+    silent = sorted(s.name for s in sights.values() if not s.connected)
+    if len(silent) > 1 and not forced and not told:
+        told.append(
+            f"{len(silent)} computes are silent ({', '.join(silent[:5])}): they may be cut off together, and alive; "
+            '--force "how you know" if you are sure'
+        )
+    return told
 
 
 def _why_not(sight: Sight, after: float, forced: str) -> str:

@@ -57,6 +57,7 @@ BACK_TRIES = 2
 BACK = 300
 #: VMs by which a compute counts as fuller for a VM whose network is not on it.
 ELSEWHERE = 4
+BY_HAND = "recovered by hand: it stays"
 _OVER = (ItemState.DONE, ItemState.FAILED, ItemState.SKIPPED)
 
 
@@ -78,7 +79,8 @@ class Seen(NamedTuple):
 
     `led`: seconds of this leadership: clocks differ, so in its beginning no deadline is over. `sight(number)`: whether a compute lives.
     `settled(revision)`: whether everybody who can be heard has settled on it. `filled(number)`: why a compute may not be empty though State
-    says so, in words. `heard(item)`: whether the mover of an item has been heard of of late. `serves(number)`: see `scalein.end`.
+    says so, in words. `heard(item)`: whether the mover of an item has been heard of of late; `asked(kind)`: whether any of that kind has.
+    `serves(number)`: see `scalein.end`.
     """
 
     now: int
@@ -91,6 +93,7 @@ class Seen(NamedTuple):
     settled: Callable[[int], bool]
     filled: Callable[[int], str]
     heard: Callable[[Item], bool]
+    asked: Callable[[str], bool]
     serves: Callable[[int], Sequence[str]]
     new_id: Callable[[], str]
 
@@ -113,7 +116,8 @@ class Goal(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Why a drain is refused. `code`: no-home (allowed by naming the service), share, unreachable (allowed by a reason)."""
+    """Why a drain is refused. `code`: no-home (allowed by naming the service); share, unreachable, no-place (allowed by a reason); busy,
+    alive (not allowed)."""
 
     code: str
     about: str
@@ -171,11 +175,17 @@ def _of_router(state: State, found: Departure) -> Goal:
 
 
 def problems(
-    state: State, numbers: Set[int], found: Iterable[Goal], standings: Mapping[int, Standing], wish: Wish, share: float
+    state: State,
+    numbers: Set[int],
+    found: Iterable[Goal],
+    targets: Mapping[str, int],
+    standings: Mapping[int, Standing],
+    wish: Wish,
+    share: float,
 ) -> list[Problem]:
-    """Why a drain of these computes would be refused."""
+    """Why a drain of these computes would be refused; whether dead ones are dead is `dead.doubts`."""
     told = []
-    for goal in found:
+    for goal in found if not wish.dead else ():
         if goal.how is Going.STAYS and goal.service not in wish.outages:
             old = state.computes[goal.old].name
             text = f"nobody else can have {words(goal.service)} now: it would end with {old}"
@@ -187,12 +197,16 @@ def problems(
     if len(leaving) > share * len(members):
         text = f"{len(leaving)} of {len(members)} computes would be leaving; {share:.0%} is the most"
         told.append(Problem("share", "", text))
+    if wish.dead:
+        return told
     for number in sorted(numbers):
         seen, name = standings.get(number, Standing()), state.computes[number].name
         if not seen.reachable:
-            told.append(
-                Problem("unreachable", name, f"{name} cannot be reached: what it serves would be taken over, not moved")
-            )
+            text = f"{name} cannot be reached: what it serves would be taken over, not moved (if it is dead: `ebbtide drain {name} --dead`)"
+            told.append(Problem("unreachable", name, text))
+    placeless = sum(port not in targets for n in numbers for port in scalein.carried(state, n))
+    if placeless and wish.vms != NOBODY:
+        told.append(Problem("no-place", "", f"{placeless} VMs have no other compute to go to"))
     return told
 
 
@@ -217,6 +231,19 @@ def the_same(state: State, numbers: Set[int], dead: bool = False) -> Operation |
     return None
 
 
+def adopted(operation: Operation, wish: Wish) -> Operation:
+    """A drain that goes on, asked for again with other options: they hold from now on. What was not said again stays."""
+    return msgspec.structs.replace(
+        operation,
+        vms=wish.vms if wish.vms != NOBODY else operation.vms,
+        at_once=wish.at_once,
+        wave=wish.wave,
+        deadline=wish.deadline or operation.deadline,
+        forced=wish.forced or operation.forced,
+        outages=tuple(sorted({*operation.outages, *wish.outages})),
+    )
+
+
 def refuse(found: Sequence[Problem]) -> None:
     """Let it be if there are no problems.
 
@@ -225,6 +252,9 @@ def refuse(found: Sequence[Problem]) -> None:
     """
     if not found:
         return
+    hard = [p.text for p in found if p.code in ("busy", "alive")]
+    if hard:
+        raise Refused(f"drain refused, nothing was changed: {'; '.join(hard)}")
     homeless = [f'--allow-outage "{p.about}"' for p in found if p.code == "no-home"]
     ways = [" ".join(homeless)] if homeless else []
     ways += ['--force "why"'] if any(p.code != "no-home" for p in found) else []
@@ -338,13 +368,14 @@ def resume(state: State, operation: Operation) -> set[int]:
     """The computes with which a drain that has ended begins again: those that are still what they were.
 
     Raises:
-        Refused: it goes on, or nothing is left to drain.
+        Refused: it goes on, or nothing is left to drain. One that was recovered by hand is not.
     """
     if operation.verb != VERB:
         raise Refused(f"operation {operation.id} is a {operation.verb}: only a drain can be resumed")
     if operation.open:
         raise Refused(f"operation {operation.id} is {operation.state}: it goes on by itself")
-    names = {i.compute: i.object for i in state.items_of(operation.id) if i.kind == COMPUTE}
+    items = [i for i in state.items_of(operation.id) if i.kind == COMPUTE]
+    names = {i.compute: i.object for i in items if i.reason != BY_HAND}
     left = {n for n in operation.computes if _member(state, n) and names.get(n) == state.computes[n].name}
     if not left:
         raise Refused(f"operation {operation.id} has no compute left to drain: all were removed")
@@ -531,7 +562,10 @@ class _Step:
                 continue
             if not _member(state, number):
                 end = self._end_of(item)
-                if end is not None and end.open:
+                parent = state.operations.get(end.parent) if end is not None else None
+                if parent is not None and parent.dead and parent.id != self.operation.id:
+                    self.put(item, ItemState.FAILED, f"died: operation {parent.id} has removed it")
+                elif end is not None and end.open:
                     self.put(item, ItemState.MOVING, "removed; its end is being proven", mover=end.id)
                 else:
                     self.put(item, ItemState.DONE, end.reason if end is not None else "removed by another")
@@ -539,7 +573,7 @@ class _Step:
                 self.put(item, ItemState.FAILED, f"{self._lives(number)}: it is not dead")
                 self.edits += _unmark(state, self.operation, {number})
             elif not self.aborting and not state.computes[number].tombstoned:
-                self.put(item, ItemState.SKIPPED, "recovered by hand: it stays")
+                self.put(item, ItemState.SKIPPED, BY_HAND)
             else:
                 live.append(number)
         return sorted(live, key=self.name)
@@ -575,6 +609,8 @@ class _Step:
         told = [f"{n} {word}{'s' if n != 1 else ''} to go" for n, word in ((vms, "VM"), (services, "service")) if n]
         told += [f"{i.object}: {i.reason}" for i in failed[:3]]
         told = told or ["" if self.operation.dead else self.seen.filled(number)]
+        if not self.operation.dead and not self.seen.standings.get(number, Standing()).reachable:
+            told.insert(0, f"cannot be reached (if it is dead: `ebbtide drain {self.name(number)} --dead`)")
         self.put(item, item.state, "; ".join(told) or "is empty")
 
     def _give_turns(self) -> None:
@@ -649,9 +685,10 @@ class _Step:
         marked = number in self.operation.marked
         after = "" if marked else "; it stays tombstoned, as it was before"
         self.put(self._of_compute(number), ItemState.FAILED, f"{begun}{told}{more}{after}")
+        left = "is recovered" if marked else "stays tombstoned"
         for item in self.of(VM, number):
             if item.state in (ItemState.PENDING, ItemState.MOVING):
-                self.put(item, ItemState.SKIPPED, f"stays on {self.name(number)}, which is recovered", mover="")
+                self.put(item, ItemState.SKIPPED, f"stays on {self.name(number)}, which {left}", mover="")
         self.edits += _unmark(self.state, self.operation, {number})
 
     # --- services ---
@@ -739,10 +776,13 @@ class _Step:
             return
         if held is None:
             self.put(item, ItemState.SKIPPED, "is needed no more")
-        elif kind == NAT and name in state.moves:
+        elif kind == NAT and name in state.moves and not self._is_late() and not self._is_kept(item.compute):
             self.put(item, ItemState.MOVING, "is on its way back")
         elif (held.compute, held.standby) == (item.compute, item.standby):
             self.put(item, ItemState.SKIPPED, "is where it was")
+        elif self._is_kept(item.compute):
+            told = f"{self.name(item.compute)} stays tombstoned, as somebody else has asked (`ebbtide scale-in recover` takes it back)"
+            self.put(item, ItemState.FAILED, f"goes on, or stays where it is: {told}")
         elif held.compute != item.compute and not self._is_able(item.compute) and not self._is_late():
             self.put(item, ItemState.PENDING, f"waits for {self.name(item.compute)} to be ready")
         elif held.compute != item.compute:
@@ -792,12 +832,17 @@ class _Step:
             _member(self.state, number) and not self.state.computes[number].tombstoned and seen.ready and seen.reachable
         )
 
+    def _is_kept(self, number: int) -> bool:
+        """Whether it stays tombstoned: the mark is somebody else's, too."""
+        return self.state.computes[number].tombstoned and number not in self.operation.marked
+
     def _is_late(self) -> bool:
         return self.seen.now >= self.operation.deadline * 1000
 
     # --- VMs ---
 
     def _vms(self, live: Sequence[int]) -> None:
+        state = self.state
         for number in live if not self.aborting else ():
             for port in scalein.carried(self.state, number):
                 if (VM, port, number) not in self.now:
@@ -808,7 +853,9 @@ class _Step:
             elif item.compute in live and item.state is not ItemState.SKIPPED:
                 self._vm(item)
             elif item.state in (ItemState.PENDING, ItemState.MOVING):
-                self.put(item, ItemState.SKIPPED, f"{self.name(item.compute)} is drained no more", mover="")
+                here = state.computes.get(item.compute)
+                told = "is drained no more" if here is not None else "was removed"
+                self.put(item, ItemState.SKIPPED, f"{self.name(item.compute)} {told}", mover="")
 
     def _vm(self, item: Item) -> None:
         state = self.state
@@ -827,9 +874,16 @@ class _Step:
         elif here.phase is BindingPhase.LEAVING:
             self.put(item, ItemState.MOVING, "has moved; those who send to it follow")
         elif len(state.bindings[item.object]) > 1:
-            self.put(item, ItemState.MOVING, "is plugged at two places: it migrates")
+            places = " and ".join(sorted(self.name(b.compute) for b in state.bindings[item.object]))
+            self.put(item, ItemState.MOVING, f"is plugged on {places}, and no mover of ours is at it")
         elif item.state is not ItemState.FAILED:
-            self._let_go(item, item.reason if item.tries else "waits to be moved")
+            self._let_go(item, item.reason if item.tries else self._waits())
+
+    def _waits(self) -> str:
+        kind = self.operation.vms
+        if kind == NOBODY:
+            return "waits to be moved, by you: this drain has no mover"
+        return "waits to be moved" if self.seen.asked(kind) else f"waits: no mover of kind {kind} has asked for VMs"
 
     def _let_go(self, item: Item, reason: str) -> None:
         """It waits, for whoever takes it; not while it is plugged at two places: somebody is at it."""
@@ -856,6 +910,12 @@ class _Step:
             return put(self.operation, reason="; ".join(filter(None, told))) if not self.aborting else self.operation
         kept = [i for i in computes if i.state is not ItemState.DONE]
         told = [f"removed {', '.join(removed)}"] if removed else []
+        lost = [i.object for i in self.of(VM) if self.operation.dead and i.object in self.state.ports]
+        told += (
+            [f"{len(lost)} VMs lost: {', '.join(lost[:5])}{' and others' if len(lost) > 5 else ''}"]
+            if lost and removed
+            else []
+        )
         told += [f"{i.object}: {i.reason}" for i in kept]
         outcome = "aborted" if self.aborting else _outcome(computes)
         return put(self.operation, state=outcome, reason="; ".join(told), over=self.seen.now // 1000)

@@ -98,7 +98,8 @@ def _readmitted(state: State, operation: Operation, item: Item, phase: Callable[
     number = state.by_name.get(item.object, 0)
     outcome, at = "running", ItemState.MOVING
     if any(c.name == item.object for c in state.removed.values()):
-        outcome, at, reason = "failed", ItemState.FAILED, "was removed again"
+        # It had joined, or it could not have been removed.
+        outcome, at, reason = "done", ItemState.DONE, "joined, and was removed again"
     elif not number:
         reason = "waits for it to connect"
         if now - operation.began > COMES:

@@ -24,6 +24,8 @@ PAUSE, BEAT = 0.5, 5.0
 LEASE = 28.0
 #: Seconds for which a guest's memory is copied, at least: cached datapath flows follow their tables within one.
 OVERLAP = 1.5
+#: Seconds between two looks for what somebody left half done.
+TIDY = 10.0
 Ask = Callable[..., Any]
 
 
@@ -49,12 +51,12 @@ class Mover:
 
     def run(self, over: Callable[[], bool] = lambda: False) -> None:
         """Until `over` says so; what is under way then is finished."""
-        tidied = False
+        tidied = float("-inf")
         while not over():
             try:
-                if not tidied:
+                if time.monotonic() - tidied > TIDY:
                     self._tidy()
-                    tidied = True
+                    tidied = time.monotonic()
                 self._round()
             except (OSError, NotReady):
                 pass  # the controller restarts: asked again
@@ -153,12 +155,14 @@ class Mover:
     # --- after a death in the middle ---
 
     def _tidy(self) -> None:
-        """A guest is plugged where it does not run: its migration was begun, or had switched; the plug goes."""
+        """A guest is plugged where it does not run, and no mover is at it: its migration was begun, or had switched; the plug goes."""
         for operation in self._ask("GET", "/api/v1/drains")["operations"]:
             if operation["state"] != "running":
                 continue
-            for item in self._ask("GET", f"/api/v1/operations/{operation['id']}")["items"]:
-                if item["kind"] == "vm" and item["state"] in ("moving", "pending"):
+            told = self._ask("GET", f"/api/v1/operations/{operation['id']}")
+            for item in told["items"] if told["vms"] == KIND else ():
+                idle = item["state"] in ("moving", "pending") and not item["mover"] and item["object"] not in self._jobs
+                if item["kind"] == "vm" and idle:
                     self._unplug_idle(self._lab.vm(item["object"]))
 
     def _unplug_idle(self, vm: Vm) -> None:

@@ -321,7 +321,7 @@ def _status(service: Service, config: Config) -> dict[str, Any]:
             "floating_ips": len(state.floatings),
             "moves": len(state.moves),
             "debts": len(state.debts),
-            "operations_running": sum(o.state == "running" for o in state.operations.values()),
+            "operations_running": sum(o.open for o in state.operations.values()),
             "refused": len(cluster.refused),
         },
     }

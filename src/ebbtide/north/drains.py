@@ -122,7 +122,7 @@ def routes(service: Service) -> list[Route]:
         wish = _wish(given)
         if given.plan:
             found = await service.plan_drain(ids, wish)
-            return json_response({**plan_shown(service.state, found), "revision": service.state.revision})
+            return json_response({**plan_shown(service.state, found, wish), "revision": service.state.revision})
         if wish.forced or wish.outages:
             auth.need(request, "force")
         operation, changed = await service.drain(ids, wish)
@@ -234,7 +234,7 @@ def _item(service: Service, item: Item) -> dict[str, Any]:
     return told
 
 
-def plan_shown(state: State, found: DrainPlan) -> dict[str, Any]:
+def plan_shown(state: State, found: DrainPlan, wish: Wish) -> dict[str, Any]:
     """A plan as JSON."""
 
     def name(number: int) -> str:
@@ -257,6 +257,19 @@ def plan_shown(state: State, found: DrainPlan) -> dict[str, Any]:
         "vms": [
             {"vm": vm, "compute": name(n), "target": name(found.targets.get(vm, 0))} for vm, n in found.vms.items()
         ],
+        "standbys": [
+            {
+                "service": x.service,
+                "words": drain.words(x.service),
+                "compute": name(x.compute),
+                "old": name(x.old),
+                "new": name(x.new),
+            }
+            for x in found.standbys
+        ],
+        "vms-moved-by": wish.vms,
+        "dead": wish.dead,
+        "allow-outage": list(wish.outages),
         "tunnels": {"made": found.tunnels_made, "gone": found.tunnels_gone},
         "flows": msgspec.to_builtins(found.flows),
         "loads": [_load(state, x) for x in found.loads],

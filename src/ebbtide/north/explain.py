@@ -12,7 +12,7 @@ from typing import Any
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features import stances, tunnel
-from ebbtide.decide import datapaths, parts
+from ebbtide.decide import datapaths, drain, parts
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.decide.scalein import carried
 from ebbtide.errors import NotFound
@@ -124,6 +124,11 @@ def compute_story(state: State, compute: Compute, status: Mapping[str, Any], hol
         goes = "; its parts in these NATs go with it" if serves else ""
         free = f"It is empty and may be ended{goes}."
         lines.append(f"It is tombstoned: nothing is elected to it. {' '.join(keeps) or free}")
+    busy = drain.busy(state, {number})
+    if busy is not None:
+        lines.append(
+            f"Operation {busy[0].id} ({busy[0].verb}) is at work with it: `ebbtide operation show {busy[0].id}`."
+        )
     if status["rejected"]:
         lines.append(f"Its switch has refused {len(status['rejected'])} fragment(s): {some(status['rejected'])}.")
     if status["debts"]:

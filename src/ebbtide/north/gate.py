@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ebbtide.errors import EbbtideError
+from ebbtide.errors import EbbtideError, NotReady
 from ebbtide.north import auth
 from ebbtide.north.answers import on_fault, refusal
 from ebbtide.north.audit_log import AuditLog, Line
@@ -16,6 +16,8 @@ from ebbtide.runtime.service import Service
 
 #: Asked by machines that have no credentials, and telling nothing but "alive".
 OPEN = ("/healthz", "/readyz", "/.well-known/host-meta")
+#: Answered before the store has been read.
+UNREAD = ("/api/v1/status", "/api/v1/events")
 READS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -59,6 +61,7 @@ class Gate:
 
         try:
             request.state.who = await self._who(request, reads)
+            self._check_read(request)
         except (EbbtideError, HTTPException) as error:
             await refusal(request, error)(scope, receive, sent)
             return
@@ -68,6 +71,17 @@ class Gate:
             if started:
                 raise
             await on_fault(request, error)(scope, receive, sent)
+
+    def _check_read(self, request: Request) -> None:
+        """Whether there is anything to tell: a controller that has not read its store knows of nothing, which is not "there is nothing".
+
+        Raises:
+            NotReady: it has not.
+        """
+        told = request.url.path.startswith(("/api/", "/rests/", "/restconf/"))
+        if told and request.url.path not in UNREAD and not self._service.state.store_id:
+            reason = self._service.cluster.store.reason
+            raise NotReady(f"the store has not been read yet ({reason}): nothing is known; try again")
 
     async def _who(self, request: Request, reads: bool) -> auth.Principal:
         headers: Headers = request.headers

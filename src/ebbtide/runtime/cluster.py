@@ -59,6 +59,8 @@ TOGETHER = 60.0
 REFUSED_AGAIN = 2.0
 #: Seconds between two writes of the record of connections.
 RECORDS = 0.1
+#: Seconds of a leadership until who has not connected counts as away.
+ALL_HERE = 30.0
 #: So many switches are dumped at the same time.
 DUMPS = 32
 
@@ -159,6 +161,25 @@ class Cluster:
     def leads(self) -> bool:
         """Whether this controller leads, and what was seen before this leadership is forgotten."""
         return self.store.leading.is_set() and self._begun == self.store.epoch
+
+    def not_yet_heard(self, numbers: Iterable[int]) -> list[str]:
+        """Those of these that have not connected in this leadership, while it is young: nothing is to be concluded from their absence.
+        By name, in order."""
+        if self.now() - self.designations.began >= ALL_HERE:
+            return []
+        return sorted(self._name(n) for n in numbers if not self._heard_yet(n))
+
+    def _heard_yet(self, number: int) -> bool:
+        """Whether a compute has connected in this leadership. One that was removed, and is wiped already, has no switch for us any more."""
+        member = self.members.get(number)
+        if member is None:
+            return False
+        wiped = number in self.state.removed and member.link is not None
+        return wiped or member.connected or member.heard_before
+
+    def _name(self, number: int) -> str:
+        member = self.members.get(number)
+        return member.name if member is not None else f"#{number}"
 
     # --- life ---
 

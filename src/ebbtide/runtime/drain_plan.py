@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 from immutables import Map
@@ -35,6 +35,9 @@ _OFPORT = 0x8000
 #: Flows of a tunnel to one peer: the same for all.
 _TUNNEL = len(tunnel.towards(1, 1).flows)
 K = TypeVar("K")
+
+if TYPE_CHECKING:
+    from ebbtide.runtime.drains import Drains
 
 
 class Sessions(msgspec.Struct, frozen=True):
@@ -74,6 +77,15 @@ class Flows(msgspec.Struct, frozen=True):
     wiped: int
 
 
+class Standby(msgspec.Struct, frozen=True):
+    """A service that stays where it is, and whose standby leaves; `new`: who stands by then (0: nobody)."""
+
+    service: str
+    compute: int
+    old: int
+    new: int
+
+
 class DrainPlan(NamedTuple):
     """See the module. `tunnels`: ports of tunnels that are made and that go, all ends counted, on computes that stay."""
 
@@ -83,6 +95,7 @@ class DrainPlan(NamedTuple):
     sessions: list[Sessions]
     targets: dict[str, int]
     vms: dict[str, int]
+    standbys: list[Standby]
     tunnels_made: int
     tunnels_gone: int
     flows: Flows
@@ -99,6 +112,7 @@ class Counted(NamedTuple):
     goals: list[Goal]
     targets: dict[str, int]
     vms: dict[str, int]
+    standbys: list[Standby]
     tunnels_made: int
     tunnels_gone: int
     flows: Flows
@@ -111,6 +125,8 @@ def count(
     view_of: Callable[[int], View],
     held: Callable[[int], int],
     ids: Iterable[str],
+    *,
+    dead: bool = False,
 ) -> Counted:
     """What a drain of these computes moves and changes. `view_of`: what is seen of a compute; `held`: how many flows of ours it has.
 
@@ -120,16 +136,28 @@ def count(
     decision = scalein.start(state, list(ids)).checked("drain")
     numbers = frozenset(v.number for v in decision.verdicts)
     begun = marking.mark(state, decision, numbers, standings)
-    targets = drain.targets(state, numbers, standings)
+    targets = drain.targets(state, numbers, standings) if not dead else {}
     then = foresight.after(state, begun.edits, numbers, targets, standings)
     goals = drain.awaited(drain.goals(state, begun.marked, numbers, standings), then.state, numbers)
     made, gone = _tunnels(state, then.state, numbers)
     vms = {port: n for n in sorted(numbers) for port in scalein.carried(state, n)}
     flows, loads = _flows(state, then, numbers, view_of, held), _loads(state, then.state, numbers, standings)
-    return Counted(decision, numbers, goals, targets, vms, made, gone, flows, loads)
+    return Counted(
+        decision, numbers, goals, targets, vms, _standbys(state, then.state, numbers), made, gone, flows, loads
+    )
 
 
-async def plan(cluster: Cluster, ids: Iterable[str], wish: Wish) -> DrainPlan:
+def _standbys(before: State, after: State, numbers: frozenset[int]) -> list[Standby]:
+    found = []
+    for (kind, name), held in sorted(before.designations.items()):
+        if held.standby in numbers and held.compute not in numbers:
+            then = after.designations.get((kind, name))
+            new = then.standby if then is not None else 0
+            found.append(Standby(drain.named(kind, name), held.compute, held.standby, new))
+    return found
+
+
+async def plan(cluster: Cluster, drains: Drains, ids: Iterable[str], wish: Wish) -> DrainPlan:
     """What a drain of these computes would do.
 
     Raises:
@@ -144,8 +172,8 @@ async def plan(cluster: Cluster, ids: Iterable[str], wish: Wish) -> DrainPlan:
     def held(number: int) -> int:
         return sum(len(e.flows) for e in members[number].held.values()) if number in members else 0
 
-    found = count(state, standings, view_of, held, ids)
-    problems = drain.problems(state, found.numbers, found.goals, standings, wish, cluster.settings.drain_share)
+    found = count(state, standings, view_of, held, ids, dead=wish.dead)
+    problems = drains.problems(state, found.numbers, found.goals, found.targets, wish)
     return DrainPlan(
         found.decision.verdicts,
         found.numbers,
@@ -153,6 +181,7 @@ async def plan(cluster: Cluster, ids: Iterable[str], wish: Wish) -> DrainPlan:
         await _sessions(cluster, state, found.goals),
         found.targets,
         found.vms,
+        found.standbys,
         found.tunnels_made,
         found.tunnels_gone,
         found.flows,

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cache
 
 import structlog
 
 from ebbtide.decide import dead, designation, drain, foresight, marking, scalein
 from ebbtide.decide.designation import Going
-from ebbtide.decide.drain import Claim, Seen, Wish
+from ebbtide.decide.drain import Claim, Goal, Problem, Seen, Wish
 from ebbtide.decide.scalein import Decision
-from ebbtide.errors import EbbtideError, NotReady, Refused
+from ebbtide.errors import BadInput, EbbtideError, NotReady
 from ebbtide.model.facts import Edit, Item, Operation
 from ebbtide.model.observed import Phase
 from ebbtide.model.state import State
@@ -33,8 +33,6 @@ _PACE = 0.2
 _TURNS = 20
 #: Seconds for which a mover keeps a VM without a word.
 LEASE = 30.0
-#: Seconds of a leadership until who has not come counts as away.
-ALL_HERE = 30.0
 
 
 class Drains:
@@ -47,6 +45,7 @@ class Drains:
         self._endings = endings
         self._new_id = new_id
         self._heard: dict[tuple[str, str, str], float] = {}
+        self._asked: dict[str, float] = {}
 
     # --- the loop ---
 
@@ -129,12 +128,10 @@ class Drains:
             settled=cache(self._settled),
             filled=self._filled,
             heard=self.heard,
+            asked=self.asked,
             serves=lambda number: designation.holds(state, number, standings),
             new_id=self._new_id,
         )
-
-    def _is_early(self) -> bool:
-        return self._cluster.now() - self._cluster.designations.began < ALL_HERE
 
     def _hold(self, state: State) -> str:
         """Why nobody may be removed or given up now, in words."""
@@ -142,12 +139,9 @@ class Drains:
         if cluster.store.hold:
             return f"the brake: {cluster.store.hold}"
         cut_off = cluster.designations.cut_off_now()
-        if cut_off or not self._is_early():
+        missing = cluster.not_yet_heard(c.number for c in state.members())
+        if cut_off or not missing:
             return cut_off
-        members = ((c.name, cluster.members.get(c.number)) for c in state.members())
-        missing = sorted(name for name, m in members if m is None or not (m.connected or m.heard_before))
-        if not missing:
-            return ""
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         return f"waits for {', '.join(missing[:3])}{more} to connect"
 
@@ -164,7 +158,7 @@ class Drains:
         """Why a compute may not be empty though State says so."""
         member, state = self._cluster.members.get(number), self._cluster.state
         if member is None or not member.connected:
-            return "has not connected yet" if self._is_early() else ""
+            return "has not connected yet" if self._cluster.not_yet_heard([number]) else ""
         plugged = sorted(p for p in member.view.ports if p in state.ports)
         more = f" and {len(plugged) - 1} more" if len(plugged) > 1 else ""
         return f"{plugged[0]} is plugged there{more}" if plugged else ""
@@ -177,6 +171,10 @@ class Drains:
         at = max(began, self._heard.get((item.operation, item.object, item.mover), began))
         return self._cluster.now() - at < LEASE
 
+    def asked(self, kind: str) -> bool:
+        """Whether a mover of some kind has asked for VMs of late."""
+        return self._cluster.now() - self._asked.get(kind, float("-inf")) < LEASE
+
     def _hear(self, operation: str, vm: str, mover: str) -> None:
         self._heard[operation, vm, mover] = self._cluster.now()
 
@@ -187,6 +185,7 @@ class Drains:
             standings = self._cluster.designations.standings()
             return drain.claim(state, kind, mover, free, int(time.time() * 1000), standings)
 
+        self._asked[kind] = self._cluster.now()
         given = await self._cluster.store.commit(decide)
         for one in given:
             self._hear(one.operation, one.vm, mover)
@@ -227,9 +226,9 @@ class Drains:
             decision = scalein.start(state, ids).checked("drain")
             numbers = frozenset(v.number for v in decision.verdicts)
             known = drain.the_same(state, numbers, wish.dead)
-            if known is not None:
-                return [], (known.id, False)
-            self._check_free(state, numbers, wish.dead)
+            if known is not None and not resumed:
+                now_so = drain.adopted(known, wish)
+                return ([Edit(known, now_so)] if now_so != known else []), (known.id, False)
             standings = self._cluster.designations.standings()
             begun = marking.mark(state, decision, numbers, standings, wish.until)
             goals = drain.goals(state, begun.marked, numbers, standings)
@@ -237,11 +236,7 @@ class Drains:
             if any(goal.how is Going.STAYS for goal in goals) and not wish.dead:
                 then = foresight.after(state, begun.edits, numbers, targets, standings).state
                 goals = drain.awaited(goals, then, numbers)
-            if wish.dead:
-                dead.check(sights(self._cluster, state, numbers), self._cluster.settings.loss_after, wish.forced)
-            else:
-                share = self._cluster.settings.drain_share
-                drain.refuse(drain.problems(state, numbers, goals, standings, wish, share))
+            drain.refuse(self.problems(state, numbers, goals, targets, wish))
             now = int(time.time() * 1000)
             # A dead one may be in another drain: its mark goes over, so that it is this one's to take away.
             taken = {n for o in drain.owners(state, numbers) for n in o.marked if n in numbers} if wish.dead else set()
@@ -259,18 +254,39 @@ class Drains:
             log.info("drain_begun", operation=made, computes=list(ids), resumed=bool(resumed))
         return self._cluster.state.operations[made], anew
 
-    def _check_free(self, state: State, numbers: frozenset[int], is_dead: bool) -> None:
-        # One that has died in the middle of a drain is taken out of it; by one drain of the dead at a time.
+    def problems(
+        self, state: State, numbers: Set[int], goals: Iterable[Goal], targets: Mapping[str, int], wish: Wish
+    ) -> list[Problem]:
+        """Why a drain would be refused.
+
+        Raises:
+            BadInput: a service that may end is none.
+        """
+        for name in wish.outages:
+            kind, _, about = name.partition(" ")
+            if (kind, about) not in state.designations:
+                raise BadInput(
+                    f"{name!r} is no service: it is a kind and a name, like 'nat r1' (`ebbtide designations`)",
+                    "allow-outage",
+                )
+        standings, share = self._cluster.designations.standings(), self._cluster.settings.drain_share
+        found = drain.problems(state, numbers, goals, targets, standings, wish, share)
         busy = drain.busy(state, numbers)
-        if is_dead and busy is not None and busy[0].verb == drain.VERB and not busy[0].dead:
-            return
-        if busy is not None:
-            other, number = busy
-            name = self._endings.name(number)
-            raise Refused(
-                f"operation {other.id} ({other.verb}) goes on with {name}: wait for it (`ebbtide operation watch {other.id}`), or "
-                f"abort it (`ebbtide operation abort {other.id}`)"
-            )
+        # One that has died in the middle of a drain is taken out of it; by one drain of the dead at a time.
+        if busy is not None and not (wish.dead and busy[0].verb == drain.VERB and not busy[0].dead):
+            found.insert(0, Problem("busy", busy[0].id, self._busy(*busy)))
+        if wish.dead:
+            after = self._cluster.settings.loss_after
+            seen = sights(self._cluster, state, (c.number for c in state.members()))
+            found += [Problem("alive", "", text) for text in dead.doubts(seen, numbers, after, wish.forced)]
+        return found
+
+    def _busy(self, other: Operation, number: int) -> str:
+        abort = f", or abort it (`ebbtide operation abort {other.id}`)" if other.state == "running" else ""
+        return (
+            f"operation {other.id} ({other.verb}, {other.state}) goes on with {self._endings.name(number)}: wait for it "
+            f"(`ebbtide operation watch {other.id}`){abort if other.verb == drain.VERB else ''}"
+        )
 
     def _made(self, state: State, decision: Decision, wish: Wish, resumed: str, taken: Set[int]) -> Operation:
         accepted = {v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED}
@@ -322,7 +338,15 @@ class Drains:
         state = self._cluster.state
         known = drain.find(state, operation_id)
         if known.verb == drain.VERB and known.state == "running":
-            return known
+            again = Wish(drain.NOBODY, known.at_once, known.wave, deadline, forced, tuple(outages))
+
+            def adopt(state: State) -> tuple[list[Edit], None]:
+                old = drain.find(state, known.id)
+                new = drain.adopted(old, again)
+                return ([Edit(old, new)] if old.open and old != new else []), None
+
+            await self._cluster.store.commit(adopt)
+            return drain.find(self._cluster.state, known.id)
         left = drain.resume(state, known)
         wish = Wish(known.vms, known.at_once, known.wave, deadline, forced, (*known.outages, *outages), 0, known.dead)
         ids = [str(state.computes[n].dpid) for n in sorted(left)]

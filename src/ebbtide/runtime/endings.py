@@ -76,6 +76,7 @@ class Endings:
             await self._go_on(operation_id)
 
     async def _go_on(self, operation_id: str) -> None:
+        await self._cluster.wait_for(self._cluster.leads, STUCK)
         pause, patient_until = 0.2, self._cluster.now() + STUCK
         while self._cluster.store.leading.is_set():
             operation = self._cluster.state.operations.get(operation_id)
@@ -106,6 +107,9 @@ class Endings:
         cluster, leaving = self._cluster, []
         if cluster.store.hold:
             return None, f"the brake: {cluster.store.hold}"
+        missing = cluster.not_yet_heard([*operation.computes, *(c.number for c in cluster.state.members())])
+        if missing:
+            return None, f"waits for {', '.join(missing[:5])} to connect"
         for number in operation.computes:
             member = cluster.members.get(number)
             if member is not None and member.connected:

@@ -453,7 +453,12 @@ class Service:
             numbers = {v.number for v in decision.verdicts}
             begun = marking.mark(state, decision, numbers, self.cluster.designations.standings(), until)
             # From now on they are marked by somebody else as well: an abort of a drain leaves them marked.
-            return [*begun.edits, *drain.released(state, numbers)], begun.decision
+            owners = {n: o.id for o in drain.owners(state, numbers) for n in o.marked}
+            said = {
+                n: f"its mark is not drain {owners[n]}'s alone any more: an abort of that leaves it tombstoned"
+                for n in numbers & owners.keys()
+            }
+            return [*begun.edits, *drain.released(state, numbers)], begun.decision.saying(said)
 
         decision = await self.cluster.store.commit(decide)
         self._say("scale_in_started", decision)
@@ -604,7 +609,7 @@ class Service:
 
     async def plan_drain(self, ids: Sequence[str], wish: Wish) -> DrainPlan:
         """What a drain would do; touches nothing. See `drain_plan.plan`."""
-        return await drain_plan.plan(self.cluster, ids, wish)
+        return await drain_plan.plan(self.cluster, self.drains, ids, wish)
 
     # --- connections through a NAT ---
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.decide import designation, drain, foresight, marking, scalein
+from ebbtide.decide import dead, designation, drain, foresight, marking, scalein
 from ebbtide.decide.dead import Sight
 from ebbtide.decide.drain import COMPUTE, SERVICE, VM, Seen, Wish
 from ebbtide.errors import Refused
@@ -73,6 +73,7 @@ class Drained:
             lambda revision: self.settled,
             lambda number: self.filled.get(number, ""),
             lambda item: self.heard,
+            lambda kind: self.heard,
             lambda number: designation.holds(self.cloud.state, number, standings),
             self.new_id,
         )
@@ -91,7 +92,7 @@ class Drained:
         targets = drain.targets(state, numbers, standings)
         then = foresight.after(state, begun.edits, numbers, targets, standings).state
         goals = drain.awaited(goals, then, numbers)
-        drain.refuse(drain.problems(state, numbers, goals, standings, wish, self.share))
+        drain.refuse(drain.problems(state, numbers, goals, targets, standings, wish, self.share))
         own = tuple(v.number for v in decision.verdicts if v.answer is scalein.Answer.ACCEPTED)
         made = Operation(
             ID,
@@ -375,6 +376,57 @@ def test_dead_computes_go_without_their_vms_and_one_that_returns_is_recovered() 
     assert told.marked() == ""
     assert not told.cloud.state.bindings.get("vm1")
     assert (1, 1) in told.cloud.state.debts
+
+
+def test_a_mark_that_is_somebody_elses_too_stays_and_an_abort_says_so_and_ends() -> None:
+    told = Drained(names="abc", vms="ab")
+    network = told.cloud.state.networks["blue"]
+    told.cloud.commit([Edit(network, msgspec.structs.replace(network, dhcp=True))])
+    told.begin("a")
+    told.hold = "not yet"
+    told.step()
+    told.cloud.commit(drain.released(told.cloud.state, {1}))
+    told.hold = ""
+    told.cloud.commit(drain.abort(told.cloud.state, told.operation, told.now))
+    told.run()
+    assert (told.operation.state, told.marked()) == ("aborted", "a")
+    assert "stays tombstoned" in told.item(COMPUTE, "a").reason
+
+
+def test_one_that_another_drain_has_removed_as_dead_has_failed_here() -> None:
+    told = Drained(vms="a")
+    told.begin("a")
+    told.step()
+    other = msgspec.structs.replace(told.operation, id="dead", dead=True, revision=9, marked=(1,))
+    item = Item("dead", COMPUTE, "a", 1)
+    told.cloud.lose(1, Life.DEAD)
+    told.cloud.commit([*drain.released(told.cloud.state, {1}), Edit(None, other), Edit(None, item)])
+    told.cloud.commit(drain.step(told.cloud.state, other, told.seen()))
+    told.cloud.commit(drain.step(told.cloud.state, told.cloud.state.operations["dead"], told.seen()))
+    assert told.members() == "bcd"
+    told.run()
+    assert (told.operation.state, told.state_of(COMPUTE, "a")) == ("failed", FAILED)
+    assert "operation dead" in told.item(COMPUTE, "a").reason
+
+
+def test_options_of_a_drain_that_goes_on_are_those_that_were_given_last() -> None:
+    told = Drained(vms="a")
+    told.begin("a")
+    known = drain.adopted(told.operation, Wish(vms="lab", at_once=8, deadline=99, outages=("nat r1",)))
+    assert (known.vms, known.at_once, known.deadline, known.outages) == ("lab", 8, 99, ("nat r1",))
+    again = drain.adopted(known, Wish())
+    assert (again.vms, again.deadline, again.outages) == ("lab", 99, ("nat r1",))
+
+
+def test_several_that_are_silent_together_may_be_cut_off_and_alive() -> None:
+    gone = {n: Sight(f"c{n}", False, 99.0, (), ("c9",)) for n in (1, 2)}
+    rest = {9: Sight("c9", True, 0.0)}
+    assert dead.doubts({1: gone[1], **rest}, {1}, 60.0, "") == []
+    assert "cut off together" in dead.doubts({**gone, **rest}, {1}, 60.0, "")[0]
+    assert dead.doubts({**gone, **rest}, {1, 2}, 60.0, "a fire") == []
+    assert "lives" in dead.doubts({**gone, **rest}, {9}, 60.0, "a fire")[0]
+    early = {1: Sight("c1", False, 9.0, (), ("c9",)), **rest}
+    assert "after 60 s" in dead.doubts(early, {1}, 60.0, "a fire")[0]
 
 
 def test_a_share_of_the_cluster_is_refused_unless_a_reason_is_given() -> None:
