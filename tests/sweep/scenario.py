@@ -1,0 +1,104 @@
+"""What a run does: a cloud of networks, a router with SNAT and a VPN over some computes; some of them are emptied and leave.
+
+Each step waits until what it asks for is there to be seen over REST, so that one run does the same things in the same order as the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from tests.sweep.site import NEXT_HOP, PHYSICAL, Site
+
+SNAT = "203.0.113.10"
+#: id, subnet's second byte: blue leads outside by r1, green and red are one VPN.
+NETWORKS = {"blue": 1, "green": 2, "red": 3}
+GATEWAY = 254
+
+
+def mac_of(port: str) -> str:
+    """A port's MAC: "blue-1" -> 02:00:00:00:01:01; the first addresses of a subnet are a VPN's."""
+    network, index = port.split("-")
+    return f"02:00:00:00:{NETWORKS[network]:02x}:{int(index):02x}"
+
+
+def address_of(port: str) -> str:
+    """Its address."""
+    network, index = port.split("-")
+    return f"10.{NETWORKS[network]}.0.{10 + int(index)}"
+
+
+class Cloud:
+    """The cloud of one run, and what happens to it. `seconds`: how long each step took."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.seconds: dict[str, float] = {}
+
+    def step(self, name: str, does: Callable[[], object]) -> None:
+        """One step, with its time taken."""
+        began = time.monotonic()
+        does()
+        self.seconds[name] = round(time.monotonic() - began, 2)
+
+    def build(self, places: dict[str, str]) -> None:
+        """Networks, router, VPN and ports (id -> compute); the first of blue's ports decides who serves the router's NAT."""
+        site = self.site
+        for name, number in NETWORKS.items():
+            site.post("/api/v1/networks", {"id": name, "subnets": [f"10.{number}.0.0/24"]})
+        out = {"id": "out", "physical": PHYSICAL, "subnet": "203.0.113.0/24", "gateway": NEXT_HOP}
+        site.post("/api/v1/externals", out)
+        site.post("/api/v1/routers", {"id": "r1", "external": "out", "addresses": [SNAT]})
+        site.post("/api/v1/routers/r1/attach", {"network": "blue", "address": f"10.1.0.{GATEWAY}"})
+        site.post("/api/v1/vpns", {"id": "v1", "rd": "100:1", "imports": ["100:1"], "exports": ["100:1"]})
+        for name in ("green", "red"):
+            site.post("/api/v1/vpns/v1/associate", {"network": name})
+        for port, compute in places.items():
+            self.plug(port, compute)
+            if port == next(iter(places)):
+                site.wait(lambda: site.router("r1")["designated"] == compute, f"{compute} to serve r1")  # noqa: B023
+        self.settle()
+
+    def plug(self, port: str, compute: str) -> None:
+        """A port, and its guest on a compute."""
+        body = {"id": port, "network": port.split("-")[0], "mac": mac_of(port), "addresses": [address_of(port)]}
+        self.site.post("/api/v1/ports", body)
+        self.site.tell("plug", compute=compute, port=port, mac=mac_of(port))
+        self.site.wait(lambda: self.site.place(port) == compute, f"{port} to be served on {compute}")
+
+    def settle(self) -> None:
+        """Until everybody is ready, the router is served with a standby and does not move, and whoever is to watch each other does."""
+        site = self.site
+        computes = site.computes()
+        site.wait_ready(*computes)
+
+        def served() -> bool:
+            found = site.router("r1")
+            return all(found[k] for k in ("designated", "standby", "next-hop-mac")) and not found["move"]
+
+        site.wait(served, "r1 to be served, with a standby")
+        site.wait_ready(*computes)
+
+    def migrate(self, port: str, target: str) -> None:
+        """A live migration."""
+        self.site.migrate(port, mac_of(port), target)
+
+    def empty(self, leaving: Sequence[str], moves: dict[str, str]) -> None:
+        """Start, and then every port (id -> compute) moves away."""
+        self.step("start", lambda: self.site.rpc("start", *leaving))
+        for port, target in moves.items():
+            self.step(f"migrate {port}", lambda p=port, t=target: self.migrate(p, t))  # type: ignore[misc]
+
+    def moved(self, leaving: Sequence[str]) -> None:
+        """Until the NAT is at home where nobody leaves."""
+
+        def arrived() -> bool:
+            found = self.site.router("r1")
+            return not found["move"] and found["designated"] not in leaving
+
+        self.site.wait(arrived, "the NAT to move")
+
+    def end(self, leaving: Sequence[str]) -> None:
+        """End, and they are no part of the cloud any more."""
+        self.site.rpc("end", *leaving)
+        self.site.wait(lambda: not set(leaving) & set(self.site.computes()), "them to be gone")

@@ -1,0 +1,299 @@
+"""A store, a controller and a fleet, each a process of its own on this machine's loopback, for one run: `with Site(directory, "abcd")`.
+
+Nothing of it needs root or a namespace. Ports are chosen when the run begins, the controller's command line is the user's, and it is driven
+over REST. `where` says to whom each connects, so that something may stand between (see `wires.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ebbtide.errors import EbbtideError
+from ebbtide.lab.commands import wait_until
+from ebbtide.runtime import records
+from tests.sweep.fleet import ComputeConfig, Config
+
+PHYSICAL, NEXT_HOP, NEXT_HOP_MAC = "physnet1", "203.0.113.1", "02:ee:00:00:00:01"
+LOOK = 0.01
+#: Short lags: no cached datapath flow is here that would follow its table later.
+QUICK = ("--lag", "0.05", "--nat-patience", "5", "--bfd-interval-ms", "200")
+
+
+class Ways(msgspec.Struct):
+    """Who connects where. `ovsdb`, `openflow`: compute -> "tcp:HOST:PORT", "" or nothing: straight to the controller."""
+
+    store: str = ""
+    ovsdb: Mapping[str, str] = {}
+    openflow: Mapping[str, str] = {}
+
+
+class Site:
+    """All three; `fleet` is spoken to by `tell`, the controller by `get`, `post`, `rpc`."""
+
+    def __init__(self, directory: Path, names: Iterable[str], more: Sequence[str] = QUICK) -> None:
+        self.directory, self.names = directory, list(names)
+        self.http, self.ovsdb, self.openflow = free_ports(3)
+        self.store_remote = f"unix:{directory}/store.sock"
+        self._more = list(more)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._control: socket.socket | None = None
+
+    def __enter__(self) -> Site:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._control is not None:
+            self._control.close()
+        for name in ("controller", "fleet", "store"):
+            self.kill(name)
+
+    # --- processes ---
+
+    def _spawn(self, name: str, command: Sequence[str]) -> None:
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OVS_RUNDIR": str(self.directory)},
+            )
+        (self.directory / f"{name}.pid").write_text(f"{self._processes[name].pid}\n")
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, and it is gone. A process that has ended already is no fault."""
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.kill()
+            process.wait(10)
+
+    def pid(self, name: str) -> int:
+        """Of "store", "controller" or "fleet"."""
+        return self._processes[name].pid
+
+    def is_alive(self, name: str) -> bool:
+        """Whether it has been started, and has not ended."""
+        return name in self._processes and self._processes[name].poll() is None
+
+    def start_store(self) -> None:
+        """An empty store."""
+        schema, database = self.directory / "ebbtide.ovsschema", self.directory / "store.db"
+        schema.write_text(json.dumps(records.schema()))
+        subprocess.run(["ovsdb-tool", "create", str(database), str(schema)], check=True)
+        self._spawn(
+            "store",
+            [
+                *("ovsdb-server", str(database), f"--remote=p{self.store_remote}", "--no-chdir", "-vconsole:warn"),
+                f"--unixctl={self.directory}/store.ctl",
+            ],
+        )
+        wait_until(lambda: _answers(self.store_remote), "the store to answer", 10, every=LOOK)
+
+    def start_fleet(self, ways: Ways | None = None) -> None:
+        """The computes; they connect when they are told to: see `register`."""
+        ways = ways or Ways()
+        computes = [
+            ComputeConfig(n, f"172.31.0.{i}", ways.ovsdb.get(n, ""), ways.openflow.get(n, ""), PHYSICAL)
+            for i, n in enumerate(self.names, 1)
+        ]
+        config = Config(
+            f"{self.directory}/fleet",
+            f"tcp:127.0.0.1:{self.ovsdb}",
+            computes,
+            {NEXT_HOP: NEXT_HOP_MAC},
+            (0.05, 0.2),
+            False,
+        )
+        file = self.directory / "fleet.json"
+        file.write_bytes(msgspec.json.encode(config))
+        self._spawn("fleet", [sys.executable, "-m", "tests.sweep.fleet", str(file)])
+        wait_until(self._fleet_answers, "the fleet", 20, every=LOOK)
+
+    def register(self) -> None:
+        """All computes register, each when the one before is known: so they have the same numbers in each run."""
+        for name in self.names:
+            self.tell("register", compute=name)
+            self.wait(lambda: name in self.computes(), f"{name} to be known")  # noqa: B023
+        self.wait_ready(*self.names)
+
+    def _fleet_answers(self) -> bool:
+        if not self.is_alive("fleet"):
+            raise AssertionError((self.directory / "fleet.log").read_text())
+        control = socket.socket(socket.AF_UNIX)
+        try:
+            control.connect(f"{self.directory}/fleet/control")
+        except OSError:
+            control.close()
+            return False
+        control.settimeout(20)
+        self._control = control
+        return True
+
+    def start_controller(self, ways: Ways | None = None, leads: bool = True) -> None:
+        """Until it answers, and (`leads`) leads. A killed one is started again by this."""
+        command = [sys.executable, "-m", "ebbtide", "controller", "--state-dir", f"{self.directory}/state"]
+        command += ["--store", (ways.store if ways else "") or self.store_remote, "--http", f"127.0.0.1:{self.http}"]
+        command += ["--ovsdb-listen", f"ptcp:{self.ovsdb}", "--openflow-listen", f"ptcp:{self.openflow}"]
+        self._spawn("controller", [*command, "--admission", "open", "--log-format", "json", *self._more])
+        if leads:
+            self.wait(lambda: bool(self.get("/api/v1/status")["leading"]), "the controller to lead")
+
+    def log(self) -> list[dict[str, Any]]:
+        """What the controllers have logged, line by line."""
+        lines = (self.directory / "controller.log").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    # --- the fleet ---
+
+    def tell(self, verb: str, **arguments: Any) -> Any:
+        """A command to the fleet: see `fleet.COMMANDS`."""
+        assert self._control is not None
+        self._control.sendall(json.dumps({"do": verb, **arguments}).encode() + b"\n")
+        data = b""
+        while not data.endswith(b"\n"):
+            part = self._control.recv(1 << 20)
+            if not part:
+                raise AssertionError("the fleet is gone")
+            data += part
+        answer = json.loads(data)
+        if "error" in answer:
+            raise AssertionError(f"{verb} {arguments}: {answer['error']}")
+        return answer["ok"]
+
+    def management(self, compute: str) -> str:
+        """Where `ovs-ofctl` finds its br-int."""
+        return f"unix:{self.directory}/fleet/{compute}/br-int.mgmt"
+
+    # --- REST ---
+
+    def ask(self, method: str, path: str, body: object | None = None) -> tuple[int, Any]:
+        """Status and decoded answer."""
+        connection = HTTPConnection("127.0.0.1", self.http, timeout=60)
+        try:
+            headers = {"Content-Type": "application/json", "Accept": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        finally:
+            connection.close()
+        return answer.status, json.loads(text) if text else None
+
+    def get(self, path: str) -> Any:
+        """The answer to a GET that must succeed."""
+        status, found = self.ask("GET", path)
+        assert status == 200, (path, found)
+        return found
+
+    def post(self, path: str, body: object) -> Any:
+        """The answer to a POST that must succeed."""
+        status, found = self.ask("POST", path, body)
+        assert status < 300, (path, found)
+        return found
+
+    def rpc(self, verb: str, *names: str) -> None:
+        """One of the spec's RPCs, which must succeed."""
+        leaf = "recover-node-ids" if verb == "recover" else "scalein-node-ids"
+        path = f"/rests/operations/scalein-api:scalein-computes-{verb}"
+        status, found = self.ask("POST", path, {"scalein-api:input": {leaf: list(names)}})
+        assert status < 300, (verb, names, found)
+
+    def wait(self, holds: Callable[[], bool], what: str, deadline: float = 30.0) -> None:
+        """Wait until something holds; a controller that does not answer is one of which nothing holds."""
+
+        def asked() -> bool:
+            with suppress(OSError, HTTPException, AssertionError, KeyError, ValueError, EbbtideError):
+                return holds()
+            if "controller" in self._processes and not self.is_alive("controller"):
+                raise RuntimeError(
+                    f"the controller has ended: {(self.directory / 'controller.log').read_text()[-2000:]}"
+                )
+            return False
+
+        wait_until(asked, what, deadline, every=LOOK)
+
+    def computes(self) -> dict[str, Any]:
+        """Every compute's status, by name."""
+        return {c["name"]: c for c in self.get("/api/v1/computes")["computes"]}
+
+    def wait_ready(self, *names: str) -> None:
+        """Until these are ready and have applied all."""
+
+        def ready() -> bool:
+            revision, found = self.get("/api/v1/status")["revision"], self.computes()
+            return all(found[n]["phase"] == "ready" and found[n]["applied"] >= revision for n in names)
+
+        self.wait(ready, f"{', '.join(names)} to be ready")
+
+    def bindings(self, port: str) -> list[dict[str, Any]]:
+        """Where it is, and where it may be going."""
+        found: list[dict[str, Any]] = self.get(f"/api/v1/ports/{port}")["bindings"]
+        return found
+
+    def place(self, port: str) -> str:
+        """Where it is active."""
+        return next((b["compute"] for b in self.bindings(port) if b["phase"] == "active"), "")
+
+    def router(self, name: str) -> Any:
+        """Its status."""
+        return self.get(f"/api/v1/routers/{name}")
+
+    def migrate(self, port: str, mac: str, target: str) -> None:
+        """As libvirt does it: plugged at both ends for a while, then the guest wakes at the other."""
+        source = self.place(port)
+        self.tell("plug", compute=target, port=port, mac=mac)
+        self.wait(lambda: len(self.bindings(port)) == 2, f"{port} to be prepared on {target}")
+        self.wait_ready(target)
+        self.tell("announce", compute=target, port=port)
+        self.wait(lambda: self.place(port) == target, f"{port} to be served on {target}")
+        self.tell("unplug", compute=source, port=port)
+        self.wait(lambda: len(self.bindings(port)) == 1, f"{port} to have left {source}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody has now."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for each in held:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in held]
+    finally:
+        for each in held:
+            each.close()
+
+
+def _answers(remote: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as made:
+        try:
+            made.connect(remote.removeprefix("unix:"))
+        except OSError:
+            return False
+    return True
+
+
+def died(pid: int, deadline: float = 5.0) -> bool:
+    """SIGKILL to a process that need not be a child, and whether it is gone."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + deadline
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state in "ZX":
+            return True
+    return False
