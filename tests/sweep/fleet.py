@@ -293,6 +293,9 @@ class Fleet:
         far = self._teps.get(port.peer)
         return far is not None and far.alive and far.running.is_set() and compute.config.tep in far.daemon.watched
 
+    def _is_up(self, compute: Compute, port: Port) -> bool:
+        return port.kind in TUNNELS and port.peer in compute.daemon.watched and port.live
+
     def rewired(self, compute: Compute) -> None:
         """Ports of a compute have changed, or it hangs, or not any more: others look at their tunnels."""
         for other in self.computes.values():
@@ -388,7 +391,7 @@ class Fleet:
         return {name: dict(c.switch.counts) for name, c in self.computes.items()}
 
     async def status(self) -> dict[str, dict[str, Any]]:
-        """Of each: who controls it, how much it holds, and what a packet has met that is not understood here."""
+        """Of each: who controls it, how much it holds, whom it sees by BFD, and what a packet has met that is not understood here."""
         return {
             name: {
                 "alive": c.alive,
@@ -396,7 +399,7 @@ class Fleet:
                 "flows": len(c.switch.tables.flows),
                 "groups": len(c.switch.tables.groups),
                 "ports": {p.name: p.ofport for p in c.switch.ports.values()},
-                "up": sorted(p.name for p in c.switch.ports.values() if p.peer in c.daemon.watched and p.live),
+                "up": sorted(self._teps[p.peer].name for p in c.switch.ports.values() if self._is_up(c, p)),
                 "unhandled": dict(c.switch.pipeline.unhandled),
             }
             for name, c in self.computes.items()

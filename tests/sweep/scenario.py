@@ -14,6 +14,15 @@ SNAT = "203.0.113.10"
 #: id, subnet's second byte: blue leads outside by r1, green and red are one VPN.
 NETWORKS = {"blue": 1, "green": 2, "red": 3}
 GATEWAY = 254
+#: Of five computes a to e, a and b leave: a with the NAT, both with ports of a routed network and of the VPN.
+LEAVING = ("a", "b")
+PLACES = {"blue-1": "a", "blue-2": "b", "blue-3": "c", "blue-4": "d"} | {
+    "green-1": "a",
+    "green-2": "c",
+    "red-1": "b",
+    "red-2": "e",
+}
+MOVES = {"blue-1": "c", "blue-2": "d", "green-1": "e", "red-1": "c"}
 
 
 def mac_of(port: str) -> str:
@@ -65,6 +74,12 @@ class Cloud:
         self.site.post("/api/v1/ports", body)
         self.site.tell("plug", compute=compute, port=port, mac=mac_of(port))
         self.site.wait(lambda: self.site.place(port) == compute, f"{port} to be served on {compute}")
+        # Elected is among those who are there: that it is the same in each run, nobody else comes before it has been.
+        self.site.wait(lambda: self._is_elected(port.split("-")[0]), f"somebody for the subnet of {port}")
+
+    def _is_elected(self, network: str) -> bool:
+        found = self.site.get("/api/v1/designations?service=subnet")["designations"]
+        return any(x["object"].split()[0] == network for x in found)
 
     def settle(self) -> None:
         """Until everybody is ready, the router is served with a standby and does not move, and whoever is to watch each other does."""
@@ -97,6 +112,20 @@ class Cloud:
             return not found["move"] and found["designated"] not in leaving
 
         self.site.wait(arrived, "the NAT to move")
+
+    def leave(self, leaving: Sequence[str] = LEAVING, moves: dict[str, str] = MOVES) -> None:
+        """All of it, from start to the end; then the audit is clean."""
+        self.empty(leaving, moves)
+        self.step("NAT", lambda: self.moved(leaving))
+        self.step("end", lambda: self.end(leaving))
+        self.step("settle", self.settle)
+        self.step("audit", self.audit)
+
+    def audit(self) -> None:
+        """Nothing is missing, unexpected or left."""
+        found = self.site.post("/api/v1/audit", {})
+        assert found["clean"], found
+        assert not found["unreachable"], found
 
     def end(self, leaving: Sequence[str]) -> None:
         """End, and they are no part of the cloud any more."""

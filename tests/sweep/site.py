@@ -28,6 +28,8 @@ from tests.sweep.fleet import ComputeConfig, Config
 
 PHYSICAL, NEXT_HOP, NEXT_HOP_MAC = "physnet1", "203.0.113.1", "02:ee:00:00:00:01"
 LOOK = 0.01
+#: MACs that the controller gives carry some of the store's id: with one id, all runs have the same.
+STORE_ID = "5eed0000-0000-4000-8000-000000000001"
 #: Short lags: no cached datapath flow is here that would follow its table later.
 QUICK = ("--lag", "0.05", "--nat-patience", "5", "--bfd-interval-ms", "200")
 
@@ -46,6 +48,7 @@ class Site:
     def __init__(self, directory: Path, names: Iterable[str], more: Sequence[str] = QUICK) -> None:
         self.directory, self.names = directory, list(names)
         self.http, self.ovsdb, self.openflow = free_ports(3)
+        self.next_hop_mac = NEXT_HOP_MAC
         self.store_remote = f"unix:{directory}/store.sock"
         self._more = list(more)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -60,6 +63,14 @@ class Site:
             self._control.close()
         for name in ("controller", "fleet", "store"):
             self.kill(name)
+
+    def start(self, ways: Ways | None = None) -> None:
+        """All three, and all computes registered."""
+        self.start_store()
+        self.start_controller(ways, leads=False)
+        self.start_fleet(ways)
+        self.wait(lambda: bool(self.get("/api/v1/status")["leading"]), "the controller to lead")
+        self.register()
 
     # --- processes ---
 
@@ -90,10 +101,8 @@ class Site:
         return name in self._processes and self._processes[name].poll() is None
 
     def start_store(self) -> None:
-        """An empty store."""
-        schema, database = self.directory / "ebbtide.ovsschema", self.directory / "store.db"
-        schema.write_text(json.dumps(records.schema()))
-        subprocess.run(["ovsdb-tool", "create", str(database), str(schema)], check=True)
+        """An empty store, as one is that a controller has led once."""
+        database = make_store(self.directory)
         self._spawn(
             "store",
             [
@@ -114,7 +123,7 @@ class Site:
             f"{self.directory}/fleet",
             f"tcp:127.0.0.1:{self.ovsdb}",
             computes,
-            {NEXT_HOP: NEXT_HOP_MAC},
+            {NEXT_HOP: self.next_hop_mac},
             (0.05, 0.2),
             False,
         )
@@ -261,6 +270,17 @@ class Site:
         self.wait(lambda: self.place(port) == target, f"{port} to be served on {target}")
         self.tell("unplug", compute=source, port=port)
         self.wait(lambda: len(self.bindings(port)) == 1, f"{port} to have left {source}")
+
+
+def make_store(directory: Path) -> Path:
+    """The file of a store in which nothing is but its id."""
+    schema, database = directory / "ebbtide.ovsschema", directory / "store.db"
+    schema.write_text(json.dumps(records.schema()))
+    row = {"store_id": STORE_ID, "revision": 1, "intent": 1, "term": 0, "hold": ""}
+    insert = json.dumps([records.DATABASE, {"op": "insert", "table": "Global", "row": row}])
+    for command in (["create", str(database), str(schema)], ["transact", str(database), insert]):
+        subprocess.run(["ovsdb-tool", *command], check=True, stdout=subprocess.DEVNULL)
+    return database
 
 
 def free_ports(count: int) -> list[int]:

@@ -32,6 +32,7 @@ _STALE, _BAD_ROLE = (11, 0), (11, 2)
 _BAD_ID, _BUNDLE_EXISTS, _BUNDLE_CLOSED, _UNSUPPORTED, _FAILED = (17, 2), (17, 3), (17, 4), (17, 10), (17, 13)
 _PROPERTY, _U32 = Struct("!HH"), Struct("!I")
 _ASYNC_PROPERTY = Struct("!HHI")
+_TABLE_FEATURES = 12  # OpenFlow 1.3.5, 7.3.5.5
 _PART = 60_000  # bytes of one part of a multipart reply
 _CHANGES = (m.FLOW_MOD, m.GROUP_MOD, m.METER_MOD)
 _COMMANDS = {0: "add", 1: "modify", 2: "modify", 3: "delete", 4: "delete"}
@@ -408,6 +409,11 @@ class SwitchSession:
             case multipart.PORT_DESC:
                 ports = self.switch.ports
                 return [versions.encode_port(self.version, _fields(ports[n])) for n in sorted(ports)]
+            case _ if request.kind == _TABLE_FEATURES:
+                # `ovs-ofctl --names` looks for names of tables, and takes neither an error nor none: of one, that has no name and can
+                # do nothing (eight properties, all of them empty).
+                empty = b"".join(Struct("!HH4x").pack(kind, 4) for kind in range(0, 16, 2))
+                return [Struct("!HB5x32sQQII").pack(64 + len(empty), 0, b"", 0, 0, 0, 0) + empty]
         raise Refusal(*_BAD_MULTIPART)
 
 
