@@ -32,6 +32,7 @@ Dump = dict[str, list[str]]
 _COUNTED = re.compile(r"(duration|n_packets|n_bytes|idle_age|hard_age)=[^, ]+,? ?")
 _COOKIE = re.compile(r"cookie=0x([0-9a-f]+), ?")
 _TABLE, _PRIORITY = re.compile(r"table=(\d+)"), re.compile(r"priority=(\d+)")
+_LEASE = re.compile(r"(nat\(src=[\d.]+):\d+-\d+\)")
 _MANY = re.compile(r"(group_id|meter)=(\d+)")
 _ROLES = {"iface-id": "port", vswitch.PEER: "tunnel", PROVIDER: "provider"}
 
@@ -106,6 +107,12 @@ def of_fleet(site: Site, computes: Iterable[str], exact: bool = False) -> Dump:
 def _ask(target: str, what: str) -> str:
     command = ["ovs-ofctl", "-O", "OpenFlow13", "--names", what, target]
     return run(command, deadline=20)
+
+
+def without_leases(dump: Dump) -> Dump:
+    """The same, but for which ports of an external address a NAT opens connections from: that tells of who stood by in between, and a
+    controller that was killed may have chosen another."""
+    return {name: [_LEASE.sub(r"\1:lease)", line) for line in lines] for name, lines in dump.items()}
 
 
 def differences(one: Dump, other: Dump) -> list[str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -33,6 +32,7 @@ from ebbtide.model.addresses import ipv4
 from tests.sweep import frames
 from tests.sweep.daemon import INTEGRATION, TUNNELS, Backoff, Daemon, connect
 from tests.sweep.pipeline import Port
+from tests.sweep.processes import die_with_parent
 from tests.sweep.switch import Switch, serve
 
 PROVIDER_BRIDGE, PHYSICAL_BRIDGE = "br-ex", "br-phy"
@@ -50,7 +50,6 @@ COMMANDS = (
     "status",
     "miss",
 )
-_PR_SET_PDEATHSIG = 1
 READ_BYTES = 1 << 18
 
 
@@ -160,7 +159,7 @@ class Compute:
             *(f"--unixctl={self.directory}/db.ctl", "--no-chdir", "-vconsole:off", "-vsyslog:off"),
             *("-vfile:warn", f"--log-file={self.directory}/db.log"),
             env={**os.environ, "OVS_RUNDIR": str(self.directory)},
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         await _until_listening(self.socket)
 
@@ -423,11 +422,6 @@ def _address(text: str) -> int:
     return found
 
 
-def _die_with_parent() -> None:
-    """A fleet that is killed leaves no server behind."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 async def _until_listening(path: Path) -> None:
     async with asyncio.timeout(10):
         while True:
@@ -442,7 +436,7 @@ async def _until_listening(path: Path) -> None:
 
 def main() -> None:
     """The process."""
-    _die_with_parent()
+    die_with_parent()
     asyncio.run(Fleet(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Config)).run())
 
 

@@ -6,9 +6,13 @@ Each step waits until what it asks for is there to be seen over REST, so that on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from tests.sweep import dumps
 from tests.sweep.site import NEXT_HOP, PHYSICAL, Site
+from tests.sweep.wires import Strike
 
 SNAT = "203.0.113.10"
 #: id, subnet's second byte: blue leads outside by r1, green and red are one VPN.
@@ -37,15 +41,42 @@ def address_of(port: str) -> str:
     return f"10.{NETWORKS[network]}.0.{10 + int(index)}"
 
 
+class Outcome(NamedTuple):
+    """What a run has come to: tables of those who stay, what passed the wires, how often a controller was started again, and seconds.
+
+    `marks`: how many lines had passed when a step began.
+    """
+
+    dump: dumps.Dump
+    passed: list[dict[str, Any]]
+    revived: int
+    seconds: float
+    marks: dict[str, int]
+
+
+def run(directory: Path, strikes: Iterable[Strike] = ()) -> Outcome:
+    """One run of it all, with wires; whenever the controller is killed it is started again, and what was asked is asked again."""
+    began = time.monotonic()
+    with Site(directory, "abcde") as site:
+        site.start(strikes)
+        cloud = Cloud(site)
+        cloud.step("build", lambda: cloud.build(PLACES))
+        cloud.leave()
+        dump = dumps.of_fleet(site, "cde")
+        return Outcome(dump, site.passed(), site.revived, time.monotonic() - began, cloud.marks)
+
+
 class Cloud:
-    """The cloud of one run, and what happens to it. `seconds`: how long each step took."""
+    """The cloud of one run, and what happens to it. `seconds`: how long each step took; `marks`: what had passed the wires before it."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
         self.seconds: dict[str, float] = {}
+        self.marks: dict[str, int] = {}
 
     def step(self, name: str, does: Callable[[], object]) -> None:
         """One step, with its time taken."""
+        self.marks[name] = len(self.site.passed())
         began = time.monotonic()
         does()
         self.seconds[name] = round(time.monotonic() - began, 2)

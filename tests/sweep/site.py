@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -25,11 +24,17 @@ from ebbtide.errors import EbbtideError
 from ebbtide.lab.commands import wait_until
 from ebbtide.runtime import records
 from tests.sweep.fleet import ComputeConfig, Config
+from tests.sweep.wires import Config as WiresConfig
+from tests.sweep.wires import Strike, WireConfig
 
 PHYSICAL, NEXT_HOP, NEXT_HOP_MAC = "physnet1", "203.0.113.1", "02:ee:00:00:00:01"
 LOOK = 0.01
+#: Seconds between two announcements of a guest that wakes: the first pause of QEMU's.
+ANNOUNCE = 0.05
 #: MACs that the controller gives carry some of the store's id: with one id, all runs have the same.
 STORE_ID = "5eed0000-0000-4000-8000-000000000001"
+#: Seconds for which a controller that is started again may not answer, and the status by which it says that it cannot do it now.
+PATIENCE, UNAVAILABLE = 20.0, 503
 #: Short lags: no cached datapath flow is here that would follow its table later.
 QUICK = ("--lag", "0.05", "--nat-patience", "5", "--bfd-interval-ms", "200")
 
@@ -38,8 +43,8 @@ class Ways(msgspec.Struct):
     """Who connects where. `ovsdb`, `openflow`: compute -> "tcp:HOST:PORT", "" or nothing: straight to the controller."""
 
     store: str = ""
-    ovsdb: Mapping[str, str] = {}
-    openflow: Mapping[str, str] = {}
+    ovsdb: dict[str, str] = {}
+    openflow: dict[str, str] = {}
 
 
 class Site:
@@ -51,6 +56,10 @@ class Site:
         self.next_hop_mac = NEXT_HOP_MAC
         self.store_remote = f"unix:{directory}/store.sock"
         self._more = list(more)
+        self._ways: Ways | None = None
+        #: Whether a controller that has ended is started again, as a service would be, and what was asked of it is asked again.
+        self.revives = False
+        self.revived = 0
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._control: socket.socket | None = None
 
@@ -61,13 +70,15 @@ class Site:
     def __exit__(self, *_: object) -> None:
         if self._control is not None:
             self._control.close()
-        for name in ("controller", "fleet", "store"):
+        for name in ("controller", "fleet", "wires", "store"):
             self.kill(name)
 
-    def start(self, ways: Ways | None = None) -> None:
-        """All three, and all computes registered."""
+    def start(self, strikes: Iterable[Strike] | None = None) -> None:
+        """All three, and all computes registered. `strikes`: with wires between them, and the controller is killed at these."""
         self.start_store()
-        self.start_controller(ways, leads=False)
+        ways = self._ways = self.start_wires(strikes) if strikes is not None else None
+        self.revives = ways is not None
+        self.start_controller(leads=False)
         self.start_fleet(ways)
         self.wait(lambda: bool(self.get("/api/v1/status")["leading"]), "the controller to lead")
         self.register()
@@ -112,6 +123,33 @@ class Site:
         )
         wait_until(lambda: _answers(self.store_remote), "the store to answer", 10, every=LOOK)
 
+    def start_wires(self, strikes: Iterable[Strike] = ()) -> Ways:
+        """What passes is logged (see `passed`), and the controller is killed at these points. How everybody is to connect."""
+        place = self.directory / "wires"
+        place.mkdir()
+        store = f"unix:{place}/store"
+        wires = [WireConfig("store", store, self.store_remote, database=self.store_remote)]
+        ways = Ways(store, {}, {})
+        for name in self.names:
+            database = f"unix:{self.directory}/fleet/{name}/db.sock"
+            for kind, port, found in (("ovsdb", self.ovsdb, ways.ovsdb), ("openflow", self.openflow, ways.openflow)):
+                found[name] = f"unix:{place}/{kind}-{name}"
+                to = f"tcp:127.0.0.1:{port}"
+                wires.append(WireConfig(kind, found[name], to, name, database if kind == "ovsdb" else ""))
+        config = WiresConfig(f"{place}/log", f"{self.directory}/controller.pid", wires, list(strikes))
+        file = place / "config.json"
+        file.write_bytes(msgspec.json.encode(config))
+        self._spawn("wires", [sys.executable, "-m", "tests.sweep.wires", str(file)])
+        wait_until((place / "log.ready").exists, "the wires", 20, every=LOOK)
+        return ways
+
+    def passed(self) -> list[dict[str, Any]]:
+        """What has passed the wires, line by line: see `wires.py`. Nothing, where there are none."""
+        file = self.directory / "wires" / "log"
+        # A line that is being written has no end yet.
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
     def start_fleet(self, ways: Ways | None = None) -> None:
         """The computes; they connect when they are told to: see `register`."""
         ways = ways or Ways()
@@ -152,10 +190,15 @@ class Site:
         self._control = control
         return True
 
-    def start_controller(self, ways: Ways | None = None, leads: bool = True) -> None:
+    def start_controller(self, leads: bool = True) -> None:
         """Until it answers, and (`leads`) leads. A killed one is started again by this."""
         command = [sys.executable, "-m", "ebbtide", "controller", "--state-dir", f"{self.directory}/state"]
-        command += ["--store", (ways.store if ways else "") or self.store_remote, "--http", f"127.0.0.1:{self.http}"]
+        command += [
+            "--store",
+            self._ways.store if self._ways else self.store_remote,
+            "--http",
+            f"127.0.0.1:{self.http}",
+        ]
         command += ["--ovsdb-listen", f"ptcp:{self.ovsdb}", "--openflow-listen", f"ptcp:{self.openflow}"]
         self._spawn("controller", [*command, "--admission", "open", "--log-format", "json", *self._more])
         if leads:
@@ -191,6 +234,28 @@ class Site:
 
     def ask(self, method: str, path: str, body: object | None = None) -> tuple[int, Any]:
         """Status and decoded answer."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                found = self._ask(method, path, body)
+            except (OSError, HTTPException):
+                if not self.revives or time.monotonic() > until:
+                    raise
+            else:
+                if not self.revived or found[0] != UNAVAILABLE or time.monotonic() > until:
+                    return found
+            # Its connections end before the process does.
+            time.sleep(LOOK)
+            self._revive()
+
+    def _revive(self) -> None:
+        """A controller that has ended is started again."""
+        if self.revives and "controller" in self._processes and not self.is_alive("controller"):
+            self.revived += 1
+            self.kill("controller")
+            self.start_controller(leads=False)
+
+    def _ask(self, method: str, path: str, body: object | None) -> tuple[int, Any]:
         connection = HTTPConnection("127.0.0.1", self.http, timeout=60)
         try:
             headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -220,19 +285,20 @@ class Site:
         status, found = self.ask("POST", path, {"scalein-api:input": {leaf: list(names)}})
         assert status < 300, (verb, names, found)
 
-    def wait(self, holds: Callable[[], bool], what: str, deadline: float = 30.0) -> None:
+    def wait(self, holds: Callable[[], bool], what: str, deadline: float = 30.0, every: float = LOOK) -> None:
         """Wait until something holds; a controller that does not answer is one of which nothing holds."""
 
         def asked() -> bool:
             with suppress(OSError, HTTPException, AssertionError, KeyError, ValueError, EbbtideError):
                 return holds()
+            self._revive()
             if "controller" in self._processes and not self.is_alive("controller"):
                 raise RuntimeError(
                     f"the controller has ended: {(self.directory / 'controller.log').read_text()[-2000:]}"
                 )
             return False
 
-        wait_until(asked, what, deadline, every=LOOK)
+        wait_until(asked, what, deadline, every=every)
 
     def computes(self) -> dict[str, Any]:
         """Every compute's status, by name."""
@@ -260,14 +326,20 @@ class Site:
         """Its status."""
         return self.get(f"/api/v1/routers/{name}")
 
+    def _wakes(self, port: str, target: str) -> bool:
+        """Whether a guest has arrived, else it says so once more: nobody may have been there to hear it."""
+        if self.place(port) == target:
+            return True
+        self.tell("announce", compute=target, port=port)
+        return self.place(port) == target
+
     def migrate(self, port: str, mac: str, target: str) -> None:
         """As libvirt does it: plugged at both ends for a while, then the guest wakes at the other."""
         source = self.place(port)
         self.tell("plug", compute=target, port=port, mac=mac)
         self.wait(lambda: len(self.bindings(port)) == 2, f"{port} to be prepared on {target}")
         self.wait_ready(target)
-        self.tell("announce", compute=target, port=port)
-        self.wait(lambda: self.place(port) == target, f"{port} to be served on {target}")
+        self.wait(lambda: self._wakes(port, target), f"{port} to be served on {target}", every=ANNOUNCE)
         self.tell("unplug", compute=source, port=port)
         self.wait(lambda: len(self.bindings(port)) == 1, f"{port} to have left {source}")
 
@@ -302,18 +374,3 @@ def _answers(remote: str) -> bool:
         except OSError:
             return False
     return True
-
-
-def died(pid: int, deadline: float = 5.0) -> bool:
-    """SIGKILL to a process that need not be a child, and whether it is gone."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    until = time.monotonic() + deadline
-    while time.monotonic() < until:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        if state in "ZX":
-            return True
-    return False
