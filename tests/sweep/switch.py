@@ -29,7 +29,7 @@ READ_BYTES = 1 << 18
 _ONF = 0x4F4E4600
 _BAD_TYPE, _BAD_EXPERIMENTER, _BAD_LEN, _IS_SLAVE, _BAD_MULTIPART = (1, 1), (1, 3), (1, 6), (1, 10), (1, 2)
 _STALE, _BAD_ROLE = (11, 0), (11, 2)
-_BAD_ID, _BUNDLE_EXISTS, _BUNDLE_CLOSED, _UNSUPPORTED, _FAILED = (17, 2), (17, 3), (17, 4), (17, 10), (17, 13)
+_BAD_ID, _BUNDLE_CLOSED, _UNSUPPORTED, _FAILED = (17, 2), (17, 4), (17, 10), (17, 13)
 _PROPERTY, _U32 = Struct("!HH"), Struct("!I")
 _ASYNC_PROPERTY = Struct("!HHI")
 _TABLE_FEATURES = 12  # OpenFlow 1.3.5, 7.3.5.5
@@ -321,7 +321,7 @@ class SwitchSession:
         if value.kind == m.BUNDLE_OPEN:
             if bundle is not None:
                 del self._bundles[value.bundle_id]
-                raise Refusal(*_BUNDLE_EXISTS)
+                raise Refusal(*_BAD_ID)
             self._bundles[value.bundle_id] = Bundle(value.flags)
         elif bundle is None:
             raise Refusal(*_BAD_ID)
@@ -334,7 +334,7 @@ class SwitchSession:
             del self._bundles[value.bundle_id]
             if value.kind == m.BUNDLE_COMMIT:
                 self._commit(bundle)
-        self.send(m.BundleControl(value.bundle_id, value.kind + 1, value.flags), frame.xid)
+        self.send(m.BundleControl(value.bundle_id, value.kind + 1, 0), frame.xid)
 
     def _add(self, value: m.BundleAdd, frame: Frame) -> None:
         (inner,) = FrameBuffer().feed(value.data) or (None,)

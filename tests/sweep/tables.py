@@ -256,7 +256,7 @@ class Tables:
         match, fields = _match(body[_FLOW_MOD.size : padded])
         if command == flows.ADD:
             entry = Entry(table, priority, match, fields, cookie, self.now())
-            entry.idle, entry.hard, entry.flags = idle, hard, flags & ~flows.CHECK_OVERLAP
+            entry.idle, entry.hard, entry.flags = idle, hard, flags
             self._add(entry, body[padded:], bool(flags & flows.CHECK_OVERLAP))
             return
         strict = command in (flows.MODIFY_STRICT, flows.DELETE_STRICT)

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from ebbtide.compile import ledger
 from ebbtide.lab import Lab, wait_until
+from ebbtide.lab.commands import run
 from ebbtide.model.facts import MovePhase
 from ebbtide.runtime.member import OPENING_EYES
 from tests.support.process import Process
@@ -71,8 +73,8 @@ def test_a_settled_fleet_is_sent_no_change_by_the_controller_after_a_killed_one(
 
 def test_two_runs_end_with_the_same_tables(tmp_path: Path) -> None:
     found = []
-    for run in ("one", "other"):
-        with Site(tmp_path / run, "abcde") as site:
+    for name in ("one", "other"):
+        with Site(tmp_path / name, "abcde") as site:
             site.start()
             cloud = Cloud(site)
             cloud.build(PLACES)
@@ -80,6 +82,21 @@ def test_two_runs_end_with_the_same_tables(tmp_path: Path) -> None:
             found.append(dumps.of_fleet(site, "cde", exact=True))
     assert all(len(lines) > 50 for lines in found[0].values())
     assert dumps.differences(*found) == []
+
+
+def test_what_is_left_of_somebody_who_left_is_seen(site: Site) -> None:
+    """By the audit, and by a comparison of dumps: neither is blind."""
+    cloud = Cloud(site)
+    cloud.build(PLACES)
+    cloud.leave()
+    before = dumps.of_fleet(site, "cde")
+    cookie = ledger.cookie(ledger.Kind.COMPUTE, ledger.Feature.TUNNEL, 1)
+    flow = f"table=220,priority=10,cookie={cookie:#x},reg5=1,actions=drop"
+    run(["ovs-ofctl", "-O", "OpenFlow13", "add-flow", site.management("c"), flow])
+    (found,) = dumps.differences(before, dumps.of_fleet(site, "cde"))
+    assert found.startswith("c + table=220 priority=10")
+    audit = site.post("/api/v1/audit", {})
+    assert (audit["clean"], audit["residue"]) == (False, 1), audit
 
 
 def test_a_compute_that_dies_is_missed_by_its_peers_and_filled_when_it_returns(site: Site) -> None:
