@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -33,6 +34,7 @@ LOOK = 0.01
 ANNOUNCE = 0.05
 #: MACs that the controller gives carry some of the store's id: with one id, all runs have the same.
 STORE_ID = "5eed0000-0000-4000-8000-000000000001"
+LOWEST_PORT = 10_000
 #: Seconds for which a controller that is started again may not answer, and the status by which it says that it cannot do it now.
 PATIENCE, UNAVAILABLE = 20.0, 503
 #: Short lags: no cached datapath flow is here that would follow its table later.
@@ -80,7 +82,7 @@ class Site:
         self.revives = ways is not None
         self.start_controller(leads=False)
         self.start_fleet(ways)
-        self.wait(lambda: bool(self.get("/api/v1/status")["leading"]), "the controller to lead")
+        wait_until(self._leads, "the controller to lead", PATIENCE, every=LOOK)
         self.register()
 
     # --- processes ---
@@ -202,7 +204,16 @@ class Site:
         command += ["--ovsdb-listen", f"ptcp:{self.ovsdb}", "--openflow-listen", f"ptcp:{self.openflow}"]
         self._spawn("controller", [*command, "--admission", "open", "--log-format", "json", *self._more])
         if leads:
-            self.wait(lambda: bool(self.get("/api/v1/status")["leading"]), "the controller to lead")
+            wait_until(self._leads, "the controller to lead", PATIENCE, every=LOOK)
+
+    def _leads(self) -> bool:
+        """One that does not lead has read nothing, and answers as if there were nothing. It may have been killed before it did."""
+        if not self.is_alive("controller"):
+            return True
+        try:
+            return bool(self._ask("GET", "/api/v1/status", None)[1]["leading"])
+        except (OSError, HTTPException):
+            return False
 
     def log(self) -> list[dict[str, Any]]:
         """What the controllers have logged, line by line."""
@@ -249,11 +260,11 @@ class Site:
             self._revive()
 
     def _revive(self) -> None:
-        """A controller that has ended is started again."""
+        """A controller that has ended is started again; until it leads, nothing is asked of it."""
         if self.revives and "controller" in self._processes and not self.is_alive("controller"):
             self.revived += 1
             self.kill("controller")
-            self.start_controller(leads=False)
+            self.start_controller()
 
     def _ask(self, method: str, path: str, body: object | None) -> tuple[int, Any]:
         connection = HTTPConnection("127.0.0.1", self.http, timeout=60)
@@ -356,15 +367,20 @@ def make_store(directory: Path) -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody has now."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for each in held:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in held]
-    finally:
-        for each in held:
-            each.close()
+    """Ports of the loopback that nobody has now.
+
+    Not of those that the kernel gives to whoever connects: one of them that nobody listens on for a moment, while a controller is
+    started again, can be given to somebody who connects to it, and then he speaks to himself.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: list[int] = []
+    for port in random.sample(range(LOWEST_PORT, first), first - LOWEST_PORT):
+        with socket.socket() as made, suppress(OSError):
+            made.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"no {count} ports are free between {LOWEST_PORT} and {first}")
 
 
 def _answers(remote: str) -> bool:

@@ -21,7 +21,7 @@ from tests.sweep import dumps
 from tests.sweep.scenario import LEAVING, MOVES, PLACES, Cloud, address_of, mac_of
 from tests.sweep.site import NEXT_HOP, PHYSICAL, QUICK, Site, make_store
 
-pytestmark = [pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
@@ -145,7 +145,6 @@ def test_a_device_that_is_not_there_has_an_error_in_the_place_of_a_port(site: Si
 # --- beside the lab ---
 
 
-@pytest.mark.lab
 @pytest.mark.timeout(300)
 def test_real_switches_hold_the_same_in_the_end(tmp_path: Path) -> None:
     """The scenario of four, one of whom leaves with the NAT, told to both; `dumps.py` says what is normalised."""

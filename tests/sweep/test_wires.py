@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,12 @@ from tests.sweep import choice, dumps, points
 from tests.sweep.scenario import Outcome, run
 from tests.sweep.wires import AFTER, BEFORE, JsonStream, Strike
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("sweep")]
+
+def on_switches(test: Any) -> Any:
+    """A test that runs the fleet: all of these have the first run in common."""
+    return pytest.mark.lab(pytest.mark.timeout(120)(pytest.mark.xdist_group("sweep")(test)))
+
+
 #: Of a hundred points of flows so many may be in one run alone: one more or less of what is done again, since two changes were one step.
 FEW = 3
 
@@ -26,6 +32,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run(tmp_path_factory.mktemp("undisturbed"))
 
 
+@on_switches
 def test_a_run_has_the_points_of_another(undisturbed: Outcome, tmp_path: Path) -> None:
     one, other = (choice.places(each.passed) for each in (undisturbed, run(tmp_path)))
     assert len(one) > 500
@@ -34,6 +41,7 @@ def test_a_run_has_the_points_of_another(undisturbed: Outcome, tmp_path: Path) -
     assert len(differ) * 100 <= FEW * len(one | other), sorted(differ)
 
 
+@on_switches
 def test_strikes_are_chosen_among_common_points(undisturbed: Outcome) -> None:
     mark = undisturbed.marks["start"]
     found = choice.strikes([undisturbed.passed], mark)
@@ -43,6 +51,7 @@ def test_strikes_are_chosen_among_common_points(undisturbed: Outcome) -> None:
     assert len(choice.strikes([undisturbed.passed])) > len(found), "less after the start than from the begin"
 
 
+@on_switches
 @pytest.mark.parametrize(
     "strike",
     [
