@@ -84,6 +84,19 @@ def test_two_runs_end_with_the_same_tables(tmp_path: Path) -> None:
     assert dumps.differences(*found) == []
 
 
+def test_a_guest_is_found_by_its_gratuitous_arp_too(site: Site) -> None:
+    cloud = Cloud(site)
+    cloud.build(PLACES)
+    site.tell("plug", compute="e", port="blue-2", mac=mac_of("blue-2"))
+    site.wait(lambda: len(site.bindings("blue-2")) == 2, "blue-2 to be prepared on e")
+
+    def speaks() -> bool:
+        site.tell("announce", compute="e", port="blue-2", address=address_of("blue-2"))
+        return site.place("blue-2") == "e"
+
+    site.wait(speaks, "blue-2 to be served on e")
+
+
 def test_what_is_left_of_somebody_who_left_is_seen(site: Site) -> None:
     """By the audit, and by a comparison of dumps: neither is blind."""
     cloud = Cloud(site)

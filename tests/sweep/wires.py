@@ -206,7 +206,11 @@ Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Passage:
-    """One connection, and both ways of it. Subclasses know its messages; `_held`: the answers at which a strike falls."""
+    """One connection, and both ways of it. Subclasses know its messages.
+
+    `_held`: the answers at which a strike falls. As long as one is waited for nothing is told to the controller: of a transaction it would
+    hear by its monitor before it is answered.
+    """
 
     def __init__(self, config: WireConfig, watcher: Watcher) -> None:
         self.config, self._watcher = config, watcher
@@ -279,7 +283,8 @@ class OvsdbPassage(Passage):
         for value, whole in self._up.feed(data):
             if not value.get("method"):
                 self._answers(_hashable(value.get("id")))
-            writer.write(whole)
+            if not self._held:
+                writer.write(whole)
 
 
 def _hashable(value: Any) -> Any:
@@ -311,7 +316,8 @@ class OpenFlowPassage(Passage):
         for frame in self._up.feed(data):
             if frame.type in (m.BARRIER_REPLY, m.ROLE_REPLY):
                 self._answers(frame.xid)
-            writer.write(_bytes([frame]))
+            if not self._held:
+                writer.write(_bytes([frame]))
 
 
 def _bytes(frames: Iterable[Frame]) -> bytes:
