@@ -20,7 +20,7 @@ NETWORKS = {"blue": 1, "green": 2, "red": 3}
 GATEWAY = 254
 #: Of five computes a to e, a and b leave: a with the NAT, both with ports of a routed network and of the VPN.
 LEAVING = ("a", "b")
-PLACES = {"blue-1": "a", "blue-2": "b", "blue-3": "c", "blue-4": "d"} | {
+PLACES = {"blue-1": "a", "blue-3": "c", "blue-2": "b", "blue-4": "d"} | {
     "green-1": "a",
     "green-2": "c",
     "red-1": "b",
@@ -62,6 +62,10 @@ def run(directory: Path, strikes: Iterable[Strike] = ()) -> Outcome:
         cloud = Cloud(site)
         cloud.step("build", lambda: cloud.build(PLACES))
         cloud.leave()
+        while not site.is_alive("controller"):
+            # What was struck was the last thing that it did, beside what the run waits for.
+            cloud.settle()
+            cloud.audit()
         dump = dumps.of_fleet(site, "cde")
         return Outcome(dump, site.passed(), site.revived, time.monotonic() - began, cloud.marks)
 
@@ -71,6 +75,8 @@ class Cloud:
 
     def __init__(self, site: Site) -> None:
         self.site = site
+        self._places: dict[str, str] = {}
+        self._leaving: frozenset[str] = frozenset()
         self.seconds: dict[str, float] = {}
         self.marks: dict[str, int] = {}
 
@@ -95,8 +101,6 @@ class Cloud:
             site.post("/api/v1/vpns/v1/associate", {"network": name})
         for port, compute in places.items():
             self.plug(port, compute)
-            if port == next(iter(places)):
-                site.wait(lambda: site.router("r1")["designated"] == compute, f"{compute} to serve r1")  # noqa: B023
         self.settle()
 
     def plug(self, port: str, compute: str) -> None:
@@ -105,12 +109,23 @@ class Cloud:
         self.site.post("/api/v1/ports", body)
         self.site.tell("plug", compute=compute, port=port, mac=mac_of(port))
         self.site.wait(lambda: self.site.place(port) == compute, f"{port} to be served on {compute}")
-        # Elected is among those who are there: that it is the same in each run, nobody else comes before it has been.
-        self.site.wait(lambda: self._is_elected(port.split("-")[0]), f"somebody for the subnet of {port}")
+        self._settle_in(port, compute)
 
-    def _is_elected(self, network: str) -> bool:
-        found = self.site.get("/api/v1/designations?service=subnet")["designations"]
-        return any(x["object"].split()[0] == network for x in found)
+    def _settle_in(self, port: str, compute: str) -> None:
+        """A port has come to a compute. Elected is among those who are there: that it is the same in each run, the next comes after it."""
+        self._places[port] = compute
+        network = port.split("-")[0]
+        self.site.wait(lambda: self._is_elected("subnet", network), f"somebody for the subnet of {port}")
+        if network == "blue" and not self._leaving:
+            self.site.wait(lambda: self._is_elected("nat", "r1"), f"somebody for r1 after {port}")
+
+    def _is_elected(self, service: str, name: str) -> bool:
+        """Whether one of those who stay serves, and another stands by if there is one."""
+        found = self.site.get(f"/api/v1/designations?service={service}")["designations"]
+        network = "blue" if service == "nat" else name
+        there = {c for p, c in self._places.items() if p.startswith(network)} - self._leaving
+        fact = next((x for x in found if x["object"].split()[0] == name), None)
+        return fact is not None and fact["compute"] in there and (bool(fact["standby"]) or len(there) < 2)
 
     def settle(self) -> None:
         """Until everybody is ready, the router is served with a standby and does not move, and whoever is to watch each other does."""
@@ -128,9 +143,11 @@ class Cloud:
     def migrate(self, port: str, target: str) -> None:
         """A live migration."""
         self.site.migrate(port, mac_of(port), target)
+        self._settle_in(port, target)
 
     def empty(self, leaving: Sequence[str], moves: dict[str, str]) -> None:
         """Start, and then every port (id -> compute) moves away."""
+        self._leaving = frozenset(leaving)
         self.step("start", lambda: self.site.rpc("start", *leaving))
         for port, target in moves.items():
             self.step(f"migrate {port}", lambda p=port, t=target: self.migrate(p, t))  # type: ignore[misc]

@@ -1,14 +1,14 @@
 """A store, a controller and a fleet, each a process of its own on this machine's loopback, for one run: `with Site(directory, "abcd")`.
 
-Nothing of it needs root or a namespace. Ports are chosen when the run begins, the controller's command line is the user's, and it is driven
-over REST. `where` says to whom each connects, so that something may stand between (see `wires.py`).
+Nothing of it needs root or a namespace. All is on an address of the loopback of its own, the controller's command line is the user's, and
+it is driven over REST. `Ways` says to whom each connects, so that something may stand between (see `wires.py`).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -34,7 +34,9 @@ LOOK = 0.01
 ANNOUNCE = 0.05
 #: MACs that the controller gives carry some of the store's id: with one id, all runs have the same.
 STORE_ID = "5eed0000-0000-4000-8000-000000000001"
-LOWEST_PORT = 10_000
+#: Sites that one process may have at a time.
+SITES = 1000
+_TURNS = itertools.count()
 #: Seconds for which a controller that is started again may not answer, and the status by which it says that it cannot do it now.
 PATIENCE, UNAVAILABLE = 20.0, 503
 #: Short lags: no cached datapath flow is here that would follow its table later.
@@ -54,7 +56,8 @@ class Site:
 
     def __init__(self, directory: Path, names: Iterable[str], more: Sequence[str] = QUICK) -> None:
         self.directory, self.names = directory, list(names)
-        self.http, self.ovsdb, self.openflow = free_ports(3)
+        self.address, turn = own_address(), next(_TURNS)
+        self.http, self.ovsdb, self.openflow = (first + turn % SITES for first in (8181, 16640, 26653))
         self.next_hop_mac = NEXT_HOP_MAC
         self.store_remote = f"unix:{directory}/store.sock"
         self._more = list(more)
@@ -136,7 +139,7 @@ class Site:
             database = f"unix:{self.directory}/fleet/{name}/db.sock"
             for kind, port, found in (("ovsdb", self.ovsdb, ways.ovsdb), ("openflow", self.openflow, ways.openflow)):
                 found[name] = f"unix:{place}/{kind}-{name}"
-                to = f"tcp:127.0.0.1:{port}"
+                to = f"tcp:{self.address}:{port}"
                 wires.append(WireConfig(kind, found[name], to, name, database if kind == "ovsdb" else ""))
         config = WiresConfig(f"{place}/log", f"{self.directory}/controller.pid", wires, list(strikes))
         file = place / "config.json"
@@ -161,7 +164,7 @@ class Site:
         ]
         config = Config(
             f"{self.directory}/fleet",
-            f"tcp:127.0.0.1:{self.ovsdb}",
+            f"tcp:{self.address}:{self.ovsdb}",
             computes,
             {NEXT_HOP: self.next_hop_mac},
             (0.05, 0.2),
@@ -199,9 +202,10 @@ class Site:
             "--store",
             self._ways.store if self._ways else self.store_remote,
             "--http",
-            f"127.0.0.1:{self.http}",
+            f"{self.address}:{self.http}",
         ]
-        command += ["--ovsdb-listen", f"ptcp:{self.ovsdb}", "--openflow-listen", f"ptcp:{self.openflow}"]
+        for name, port in (("ovsdb", self.ovsdb), ("openflow", self.openflow)):
+            command += [f"--{name}-listen", f"ptcp:{port}:{self.address}"]
         self._spawn("controller", [*command, "--admission", "open", "--log-format", "json", *self._more])
         if leads:
             wait_until(self._leads, "the controller to lead", PATIENCE, every=LOOK)
@@ -267,7 +271,7 @@ class Site:
             self.start_controller()
 
     def _ask(self, method: str, path: str, body: object | None) -> tuple[int, Any]:
-        connection = HTTPConnection("127.0.0.1", self.http, timeout=60)
+        connection = HTTPConnection(self.address, self.http, timeout=60)
         try:
             headers = {"Content-Type": "application/json", "Accept": "application/json"}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -366,21 +370,14 @@ def make_store(directory: Path) -> Path:
     return database
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody has now.
+def own_address() -> str:
+    """An address of the loopback that no other process of the machine takes: it is made of the pid (22 bits at most).
 
-    Not of those that the kernel gives to whoever connects: one of them that nobody listens on for a moment, while a controller is
-    started again, can be given to somebody who connects to it, and then he speaks to himself.
+    Free ports of 127.0.0.1 would do for one run, and two at a time would find each other's controllers now and then; and what the kernel
+    gives to whoever connects can be the port itself that nobody listens on while a controller is started again.
     """
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found: list[int] = []
-    for port in random.sample(range(LOWEST_PORT, first), first - LOWEST_PORT):
-        with socket.socket() as made, suppress(OSError):
-            made.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError(f"no {count} ports are free between {LOWEST_PORT} and {first}")
+    pid = os.getpid()
+    return f"127.{64 + (pid >> 16)}.{pid >> 8 & 0xFF}.{pid & 0xFF}"
 
 
 def _answers(remote: str) -> bool:
