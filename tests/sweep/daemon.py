@@ -30,7 +30,12 @@ LOCAL, LOCAL_PORT = 65_534, 0xFFFFFFFE  # the bridge's own port, in the database
 TUNNELS = ("vxlan", "geneve", "gre")
 _WATCHED = {
     "Open_vSwitch": Watch(("bridges", "cur_cfg", "next_cfg", "external_ids", "other_config")),
-    "Bridge": Watch(("name", "ports", "controller", "other_config", "datapath_id", "datapath_version")),
+    "Bridge": Watch(
+        (
+            *("name", "ports", "controller", "other_config", "datapath_id", "datapath_version"),
+            *("external_ids", "fail_mode", "flood_vlans"),
+        )
+    ),
     "Port": Watch(("name", "interfaces")),
     "Interface": Watch(
         (

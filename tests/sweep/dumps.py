@@ -104,6 +104,36 @@ def of_fleet(site: Site, computes: Iterable[str], exact: bool = False) -> Dump:
     return found
 
 
+def rows_of_fleet(site: Site, computes: Iterable[str]) -> Dump:
+    """What the controller has written into these computes' databases ("COMPUTE rows" -> lines), but for what it stamps at rest."""
+    found = {}
+    for name in computes:
+        interfaces = site.tell("rows", compute=name, table="Interface")
+        names = roles(interfaces)
+        lines = []
+        for row in interfaces:
+            armed = "bfd" if row["bfd"].get("enable") == "true" else ""
+            words = (
+                names.get(row["name"], row["name"]),
+                row["type"],
+                *_settings(row["options"]),
+                armed,
+                row["error"] or "",
+            )
+            lines.append(" ".join(("Interface", *filter(None, words))))
+        for row in site.tell("rows", compute=name, table="Bridge"):
+            ids = {k: v for k, v in row["external_ids"].items() if k not in (vswitch.REVISION, vswitch.TERM)}
+            controlled = "controlled" if row["controller"] else ""
+            words = (row["name"], row["fail_mode"] or "", controlled, *_settings(ids), *row["flood_vlans"])
+            lines.append(" ".join(("Bridge", *filter(None, words))))
+        found[f"{name} rows"] = sorted(lines)
+    return found
+
+
+def _settings(found: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in sorted(found.items())]
+
+
 def _ask(target: str, what: str) -> str:
     command = ["ovs-ofctl", "-O", "OpenFlow13", "--names", what, target]
     return run(command, deadline=20)
@@ -113,6 +143,20 @@ def without_leases(dump: Dump) -> Dump:
     """The same, but for which ports of an external address a NAT opens connections from: that tells of who stood by in between, and a
     controller that was killed may have chosen another."""
     return {name: [_LEASE.sub(r"\1:lease)", line) for line in lines] for name, lines in dump.items()}
+
+
+def is_let_go(dump: Dump) -> bool:
+    """Whether computes that have left hold nothing.
+
+    Or nothing but the flow that drops all, as one does that comes back after it was removed: when a controller starts again in the middle
+    of an end, they are not there yet.
+    """
+    flows = [line for name, lines in dump.items() if not name.endswith(" rows") for line in lines]
+    rows = [line for name, lines in dump.items() if name.endswith(" rows") for line in lines]
+    ours = [
+        line for line in rows if any(word in line for word in ("tunnel(", "provider(", "ebbtide-", vswitch.TOMBSTONED))
+    ]
+    return not ours and all("actions=drop cookie=QUARANTINE/QUARANTINE/0" in line for line in flows)
 
 
 def differences(one: Dump, other: Dump) -> list[str]:

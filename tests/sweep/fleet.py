@@ -46,6 +46,7 @@ COMMANDS = (
     "start",
     "stop",
     "cont",
+    "forget",
     "counts",
     "status",
     "miss",
@@ -378,6 +379,10 @@ class Fleet:
         """It goes on."""
         self.computes[compute].running.set()
         self.rewired(self.computes[compute])
+
+    async def forget(self, compute: str) -> None:
+        """Its switch has no flow, group or meter any more, and says nothing of it."""
+        self.computes[compute].switch.tables.clear()
 
     async def miss(self, compute: str, devices: list[str]) -> None:
         """These devices are not there: an interface of such a name has an error in the place of a port."""

@@ -42,32 +42,46 @@ def address_of(port: str) -> str:
 
 
 class Outcome(NamedTuple):
-    """What a run has come to: tables of those who stay, what passed the wires, how often a controller was started again, and seconds.
+    """What a run has come to: what members hold, and what those who have left do; what passed the wires, how often a controller was
+    started again, and seconds.
 
-    `marks`: how many lines had passed when a step began.
+    `stale`: what members hold and would not hold, or lack, if their switches were filled anew from the store as it is in the end. `marks`:
+    how many lines had passed when a step began.
     """
 
     dump: dumps.Dump
+    left: dumps.Dump
+    stale: list[str]
     passed: list[dict[str, Any]]
     revived: int
     seconds: float
     marks: dict[str, int]
 
 
-def run(directory: Path, strikes: Iterable[Strike] = ()) -> Outcome:
-    """One run of it all, with wires; whenever the controller is killed it is started again, and what was asked is asked again."""
+def run(
+    directory: Path, strikes: Iterable[Strike] = (), story: Callable[[Cloud], None] | None = None, names: str = "abcde"
+) -> Outcome:
+    """One run of it all, with wires; whenever the controller is killed it is started again, and what was asked is asked again.
+
+    `story`: what happens to the cloud when it is built; if nothing is said, a and b leave it.
+    """
     began = time.monotonic()
-    with Site(directory, "abcde") as site:
+    with Site(directory, names) as site:
         site.start(strikes)
         cloud = Cloud(site)
         cloud.step("build", lambda: cloud.build(PLACES))
-        cloud.leave()
+        (story or Cloud.leave)(cloud)
         while not site.is_alive("controller"):
             # What was struck was the last thing that it did, beside what the run waits for.
             cloud.settle()
             cloud.audit()
-        dump = dumps.of_fleet(site, "cde")
-        return Outcome(dump, site.passed(), site.revived, time.monotonic() - began, cloud.marks)
+        members = site.computes()
+        dump, left = (
+            dumps.of_fleet(site, found) | dumps.rows_of_fleet(site, found)
+            for found in (sorted(members), [n for n in names if n not in members])
+        )
+        passed, revived = site.passed(), site.revived
+        return Outcome(dump, left, cloud.stale(), passed, revived, time.monotonic() - began, cloud.marks)
 
 
 class Cloud:
@@ -128,7 +142,7 @@ class Cloud:
         return fact is not None and fact["compute"] in there and (bool(fact["standby"]) or len(there) < 2)
 
     def settle(self) -> None:
-        """Until everybody is ready, the router is served with a standby and does not move, and whoever is to watch each other does."""
+        """Until everybody is ready, and the router is served, has a standby and a next hop, and does not move."""
         site = self.site
         computes = site.computes()
         site.wait_ready(*computes)
@@ -171,9 +185,26 @@ class Cloud:
 
     def audit(self) -> None:
         """Nothing is missing, unexpected or left."""
-        found = self.site.post("/api/v1/audit", {})
+        revived = -1
+        while revived != self.site.revived:
+            # A controller that has just been started again has not heard of anybody yet.
+            if revived >= 0:
+                self.settle()
+            revived = self.site.revived
+            found = self.site.post("/api/v1/audit", {})
         assert found["clean"], found
         assert not found["unreachable"], found
+
+    def stale(self) -> list[str]:
+        """Empty switches are filled by another controller with what the store asks for: what differs from what they held."""
+        members = sorted(self.site.computes())
+        held = dumps.of_fleet(self.site, members, exact=True)
+        self.site.kill("controller")
+        for name in members:
+            self.site.tell("forget", compute=name)
+        self.site.start_controller()
+        self.settle()
+        return dumps.differences(held, dumps.of_fleet(self.site, members, exact=True))
 
     def end(self, leaving: Sequence[str]) -> None:
         """End, and they are no part of the cloud any more."""

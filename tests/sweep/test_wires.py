@@ -36,6 +36,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 def test_a_run_has_the_points_of_another(undisturbed: Outcome, tmp_path: Path) -> None:
     one, other = (choice.places(each.passed) for each in (undisturbed, run(tmp_path)))
     assert len(one) > 500
+    assert sorted(undisturbed.dump) == ["c", "c rows", "d", "d rows", "e", "e rows"]
+    assert undisturbed.left["a"] == undisturbed.left["b"] == []
+    assert dumps.is_let_go(undisturbed.left)
+    assert not undisturbed.stale
     differ = one ^ other
     assert {place for place in differ if place.wire != "openflow"} == set(), "transactions are the same"
     assert len(differ) * 100 <= FEW * len(one | other), sorted(differ)
@@ -79,6 +83,8 @@ def test_a_controller_dies_at_a_point_and_the_next_ends_what_it_began(
     elif strike.wire != "openflow":
         assert not named, "what was passed on is done"
     assert not dumps.differences(dumps.without_leases(undisturbed.dump), dumps.without_leases(found.dump))
+    assert dumps.is_let_go(found.left)
+    assert not found.stale
 
 
 # --- names ---
