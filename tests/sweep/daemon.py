@@ -3,6 +3,8 @@
 New interfaces get an OpenFlow port number, or an error where the real one would have one; the switch gets its ports and connects to the
 controllers of its bridge; `bfd_status` says whether the far end of a tunnel watches too; `cur_cfg` follows `next_cfg` in the transaction
 that realises what it asked for. Only br-int has tables: what other bridges would do with a packet is the fleet's affair.
+
+Longer than 400 lines: one walk through the database is one transaction, and what it reads and what it writes belong together.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class Backoff:
         await asyncio.sleep(now)
 
 
-def address_of(target: str) -> tuple[str, int]:
+def host_and_port(target: str) -> tuple[str, int]:
     """Host and port of "tcp:HOST:PORT"."""
     _, _, rest = target.partition(":")
     host, _, port = rest.rpartition(":")
@@ -83,7 +85,7 @@ async def connect(target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
     """A connection on which small messages go at once; "tcp:HOST:PORT" or "unix:PATH"."""
     if target.startswith("unix:"):
         return await asyncio.open_unix_connection(target.removeprefix("unix:"), limit=1 << 24)
-    reader, writer = await asyncio.open_connection(*address_of(target), limit=1 << 24)
+    reader, writer = await asyncio.open_connection(*host_and_port(target), limit=1 << 24)
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return reader, writer
 

@@ -20,7 +20,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ import msgspec
 
 from ebbtide.errors import EbbtideError
 from ebbtide.lab.compute import SCHEMA
-from ebbtide.model.addresses import ipv4
 from tests.sweep import frames
 from tests.sweep.daemon import INTEGRATION, TUNNELS, Backoff, Daemon, connect
+from tests.sweep.outside import Outside, address_of
 from tests.sweep.pipeline import Port
-from tests.sweep.processes import die_with_parent
+from tests.sweep.processes import die_with_parent, until_listening
 from tests.sweep.switch import Switch, serve
 
 PROVIDER_BRIDGE, PHYSICAL_BRIDGE = "br-ex", "br-phy"
@@ -78,39 +77,6 @@ class Config(msgspec.Struct):
     hosts: dict[str, str] = {}
     backoff: tuple[float, float] = (0.1, 0.4)
     registered: bool = True
-
-
-class Outside:
-    """A physical network: one switch that learns where a MAC is, ports of computes, and hosts that answer questions for their addresses."""
-
-    def __init__(self, hosts: dict[int, int], deliver: Callable[[str, bytes], None]) -> None:
-        self._hosts, self._deliver = hosts, deliver
-        self.computes: set[str] = set()
-        self._places: dict[tuple[int, int], str] = {}  # (VLAN, MAC) -> compute, or "" for a host
-
-    def carry(self, source: str, frame: bytes) -> None:
-        """A frame from a compute, or (source "") from a host."""
-        packet, _ = frames.read(frame)
-        vlan, dst = packet["vlan_vid"], packet["eth_dst"]
-        self._places[vlan, packet["eth_src"]] = source
-        place = None if dst >> 40 & 1 else self._places.get((vlan, dst))
-        for name in sorted(self.computes) if place is None else [place]:
-            if name and name != source and name in self.computes:
-                self._deliver(name, frame)
-        if source and not place:
-            self._ask_hosts(packet)
-
-    def forget(self, compute: str) -> None:
-        """Its cable is out."""
-        self.computes.discard(compute)
-        self._places = {key: name for key, name in self._places.items() if name != compute}
-
-    def _ask_hosts(self, packet: frames.Packet) -> None:
-        own = self._hosts.get(packet.get("arp_tpa", -1))
-        if own is not None and packet["eth_type"] == frames.ARP and packet["arp_op"] == 1:
-            # RFC 826: the answer goes to whoever has asked, whatever it claims to be.
-            answer = frames.arp_reply(own, packet["arp_tpa"], packet["arp_sha"], packet["arp_spa"], packet["vlan_vid"])
-            self.carry("", answer)
 
 
 class Compute:
@@ -162,7 +128,7 @@ class Compute:
             env={**os.environ, "OVS_RUNDIR": str(self.directory)},
             preexec_fn=die_with_parent,
         )
-        await _until_listening(self.socket)
+        await until_listening(self.socket)
 
     def _new_daemon(self) -> None:
         fleet = self._fleet
@@ -265,7 +231,7 @@ class Fleet:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.directory = Path(config.directory)
-        hosts = {_address(a): int(mac.replace(":", ""), 16) for a, mac in config.hosts.items()}
+        hosts = {address_of(a): int(mac.replace(":", ""), 16) for a, mac in config.hosts.items()}
         self.outside = {c.physical: Outside(hosts, self._deliver) for c in config.computes if c.physical}
         self.computes = {c.name: Compute(c, self.directory, self) for c in config.computes}
         self._teps = {c.config.tep: c for c in self.computes.values()}
@@ -307,7 +273,11 @@ class Fleet:
         if port.kind in TUNNELS:
             far = self._teps.get(port.peer)
             if far is not None:
-                ends = {"tun_id": tun_id, "tun_src": _address(compute.config.tep), "tun_dst": _address(far.config.tep)}
+                ends = {
+                    "tun_id": tun_id,
+                    "tun_src": address_of(compute.config.tep),
+                    "tun_dst": address_of(far.config.tep),
+                }
                 far.receive(far.port(TUNNELS, compute.config.tep), frame, ends)
         elif port.kind == "patch" and compute.daemon.joined(port) and compute.config.physical:
             self.outside[compute.config.physical].carry(compute.name, frame)
@@ -353,7 +323,7 @@ class Fleet:
         if found is None:
             raise LookupError(f"{compute} has no interface of {port}")
         mac = int(found.row["external_ids"]["attached-mac"].replace(":", ""), 16)
-        frame = frames.garp(mac, _address(address)) if address else frames.rarp(mac)
+        frame = frames.garp(mac, address_of(address)) if address else frames.rarp(mac)
         own.receive(own.switch.ports.get(found.row["ofport"] or 0), frame)
 
     async def rows(self, compute: str, table: str) -> list[dict[str, Any]]:
@@ -418,25 +388,6 @@ def _plain(value: Any) -> Any:
         if hasattr(value, "items")
         else value
     )
-
-
-def _address(text: str) -> int:
-    found = ipv4(text)
-    if found is None:
-        raise ValueError(f"{text!r} is no IPv4 address")
-    return found
-
-
-async def _until_listening(path: Path) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                _, writer = await asyncio.open_unix_connection(str(path))
-            except OSError:
-                await asyncio.sleep(0.002)
-                continue
-            writer.close()
-            return
 
 
 def main() -> None:

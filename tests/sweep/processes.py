@@ -1,7 +1,8 @@
-"""Processes that end when they are to end."""
+"""Processes that end when they are to end, and whether one is there."""
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -31,3 +32,16 @@ def died(pid: int, deadline: float = 5.0) -> bool:
         if state in "ZX":
             return True
     return False
+
+
+async def until_listening(path: Path) -> None:
+    """Until somebody accepts connections at a unix socket."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_unix_connection(str(path))
+            except OSError:
+                await asyncio.sleep(0.002)
+                continue
+            writer.close()
+            return

@@ -2,6 +2,8 @@
 
 The tables live as long as the switch, sessions come and go. Roles, bundles, errors, packet-ins and dumps are those of ovs-vswitchd 3.1,
 as far as the controller or `ovs-ofctl` asks for them; anything else is refused as bad_request/bad_type, and tests would see it.
+
+Longer than 400 lines: a session is one protocol, and whoever reads what is answered to a message wants to see what may come before it.
 """
 
 from __future__ import annotations
