@@ -25,6 +25,7 @@ from ebbtide.errors import EbbtideError
 from ebbtide.lab.commands import wait_until
 from ebbtide.runtime import records
 from tests.sweep.fleet import ComputeConfig, Config
+from tests.sweep.processes import die_with_parent
 from tests.sweep.wires import Config as WiresConfig
 from tests.sweep.wires import Strike, WireConfig
 
@@ -98,6 +99,7 @@ class Site:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "OVS_RUNDIR": str(self.directory)},
+                preexec_fn=die_with_parent,
             )
         (self.directory / f"{name}.pid").write_text(f"{self._processes[name].pid}\n")
 
