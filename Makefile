@@ -36,6 +36,13 @@ test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine:
 acceptance: setup ## the specification, line by line: what was done, what was seen, and whether it passed
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/acceptance tests/stories $(ARGS)
 
+.PHONY: crash-sweep
+crash-sweep: setup ## a drain, with the controller, the store and peers struck at its every point: simulated switches; an hour
+	@$(BIN)/python -m tests.sweep --workers 2 $(ARGS)
+	@$(BIN)/python -m tests.sweep --workers 2 --whom store --sample 60 $(ARGS)
+	@$(BIN)/python -m tests.sweep --workers 2 --whom peer --sample 60 $(ARGS)
+	@! $(BIN)/python -m tests.sweep --workers 2 --planted --sample 60 $(ARGS)
+
 .PHONY: lint
 lint: setup ## style, types, and who may import whom
 	@$(BIN)/ruff check .

@@ -26,6 +26,8 @@ PLACES = {"blue-1": "a", "blue-3": "c", "blue-2": "b", "blue-4": "d"} | {
     "red-1": "b",
     "red-2": "e",
 }
+#: Of the mover: the run itself.
+KIND = "fleet"
 MOVES = {"blue-1": "c", "blue-2": "d", "green-1": "e", "red-1": "c"}
 
 
@@ -59,14 +61,18 @@ class Outcome(NamedTuple):
 
 
 def run(
-    directory: Path, strikes: Iterable[Strike] = (), story: Callable[[Cloud], None] | None = None, names: str = "abcde"
+    directory: Path,
+    strikes: Iterable[Strike] = (),
+    story: Callable[[Cloud], None] | None = None,
+    names: str = "abcde",
+    module: str = "ebbtide",
 ) -> Outcome:
-    """One run of it all, with wires; whenever the controller is killed it is started again, and what was asked is asked again.
+    """One run of it all, with wires; who is killed is started again, and what was asked is asked again. `module`: the controller's.
 
     `story`: what happens to the cloud when it is built; if nothing is said, a and b leave it.
     """
     began = time.monotonic()
-    with Site(directory, names) as site:
+    with Site(directory, names, module=module) as site:
         site.start(strikes)
         cloud = Cloud(site)
         cloud.step("build", lambda: cloud.build(PLACES))
@@ -182,6 +188,41 @@ class Cloud:
         self.step("end", lambda: self.end(leaving))
         self.step("settle", self.settle)
         self.step("audit", self.audit)
+
+    def drain(self, leaving: Sequence[str] = LEAVING) -> None:
+        """All of it as one operation, with a mover that moves one VM at a time; then its proofs are complete, and the audit is clean."""
+        self._leaving = frozenset(leaving)
+        wish = {"computes": list(leaving), "vms": KIND, "at-once": 1}
+        self.step("drain", lambda: self.site.wait(lambda: bool(self.site.post("/api/v1/drains", wish)), "the drain"))
+        self.step("empty", self._move_all)
+        self.step("settle", self.settle)
+        self.step("audit", self.audit)
+        (found,) = self.site.get("/api/v1/drains")["operations"]
+        assert found["state"] == "done", found
+        proofs = self.site.get("/api/v1/proofs")["proofs"]
+        assert sorted(n for p in proofs for n in p["removed"] if p["clean"] and p["complete"]) == sorted(leaving), (
+            proofs
+        )
+
+    def _move_all(self) -> None:
+        """Move what is given to be moved, until the drain is over. A mover that asks says that it holds nothing: an answer may be lost."""
+        claims: list[dict[str, Any]] = []
+
+        def asked() -> bool:
+            nonlocal claims
+            body = {"mover": "sweep", "free": 1, "holding": []}
+            found = self.site.post(f"/api/v1/movers/{KIND}/claim", body)["claims"]
+            claims = [
+                c for c in found if self.site.place(c["vm"]) != c["target"] or len(self.site.bindings(c["vm"])) > 1
+            ]
+            return bool(claims) or self.site.get("/api/v1/drains")["operations"][0]["state"] != "running"
+
+        while True:
+            self.site.wait(asked, "a VM to be moved, or the end of the drain", 60.0)
+            if not claims:
+                return
+            vm, target = claims[0]["vm"], claims[0]["target"]
+            self.migrate(vm, target)
 
     def audit(self) -> None:
         """Nothing is missing, unexpected or left."""

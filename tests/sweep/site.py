@@ -55,13 +55,15 @@ class Ways(msgspec.Struct):
 class Site:
     """All three; `fleet` is spoken to by `tell`, the controller by `get`, `post`, `rpc`."""
 
-    def __init__(self, directory: Path, names: Iterable[str], more: Sequence[str] = QUICK) -> None:
+    def __init__(
+        self, directory: Path, names: Iterable[str], more: Sequence[str] = QUICK, module: str = "ebbtide"
+    ) -> None:
         self.directory, self.names = directory, list(names)
         self.address, turn = own_address(), next(_TURNS)
         self.http, self.ovsdb, self.openflow = (first + turn % SITES for first in (8181, 16640, 26653))
         self.next_hop_mac = NEXT_HOP_MAC
         self.store_remote = f"unix:{directory}/store.sock"
-        self._more = list(more)
+        self._more, self._module = list(more), module
         self._ways: Ways | None = None
         #: Whether a controller that has ended is started again, as a service would be, and what was asked of it is asked again.
         self.revives = False
@@ -119,8 +121,10 @@ class Site:
         return name in self._processes and self._processes[name].poll() is None
 
     def start_store(self) -> None:
-        """An empty store, as one is that a controller has led once."""
-        database = make_store(self.directory)
+        """An empty store, as one is that a controller has led once; or the one that is there."""
+        database = self.directory / "store.db"
+        if not database.exists():
+            make_store(self.directory)
         self._spawn(
             "store",
             [
@@ -143,7 +147,7 @@ class Site:
                 found[name] = f"unix:{place}/{kind}-{name}"
                 to = f"tcp:{self.address}:{port}"
                 wires.append(WireConfig(kind, found[name], to, name, database if kind == "ovsdb" else ""))
-        config = WiresConfig(f"{place}/log", f"{self.directory}/controller.pid", wires, list(strikes))
+        config = WiresConfig(f"{place}/log", str(self.directory), wires, list(strikes))
         file = place / "config.json"
         file.write_bytes(msgspec.json.encode(config))
         self._spawn("wires", [sys.executable, "-m", "tests.sweep.wires", str(file)])
@@ -199,7 +203,7 @@ class Site:
 
     def start_controller(self, leads: bool = True) -> None:
         """Until it answers, and (`leads`) leads. A killed one is started again by this."""
-        command = [sys.executable, "-m", "ebbtide", "controller", "--state-dir", f"{self.directory}/state"]
+        command = [sys.executable, "-m", self._module, "controller", "--state-dir", f"{self.directory}/state"]
         command += [
             "--store",
             self._ways.store if self._ways else self.store_remote,
@@ -266,7 +270,10 @@ class Site:
             self._revive()
 
     def _revive(self) -> None:
-        """A controller that has ended is started again; until it leads, nothing is asked of it."""
+        """A store and a controller that have ended are started again; until it leads, nothing is asked of it."""
+        if self.revives and "store" in self._processes and not self.is_alive("store"):
+            self.kill("store")
+            self.start_store()
         if self.revives and "controller" in self._processes and not self.is_alive("controller"):
             self.revived += 1
             self.kill("controller")
@@ -306,6 +313,8 @@ class Site:
         """Wait until something holds; a controller that does not answer is one of which nothing holds."""
 
         def asked() -> bool:
+            if self.revives and not self.is_alive("store"):
+                self._revive()
             with suppress(OSError, HTTPException, AssertionError, KeyError, ValueError, EbbtideError):
                 return holds()
             self._revive()
@@ -352,7 +361,14 @@ class Site:
 
     def migrate(self, port: str, mac: str, target: str) -> None:
         """As libvirt does it: plugged at both ends for a while, then the guest wakes at the other."""
-        source = self.place(port)
+        source = ""
+
+        def placed() -> bool:
+            nonlocal source
+            source = next((b["compute"] for b in self.bindings(port) if b["compute"] != target), "")
+            return bool(source)
+
+        self.wait(placed, f"{port} to be somewhere")
         self.tell("plug", compute=target, port=port, mac=mac)
         self.wait(lambda: len(self.bindings(port)) == 2, f"{port} to be prepared on {target}")
         self.wait_ready(target)

@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -41,14 +43,21 @@ KNOWN_SOON = 0.5
 BEFORE, AFTER = "before", "after"
 
 
+CONTROLLER, STORE = "controller", "store"
+#: Seconds for which a peer is frozen.
+FROZEN = 1.0
+
+
 class Strike(msgspec.Struct, frozen=True):
-    """Where the controller is killed, once. `nth`: at the how-manieth time that the point is passed on this wire."""
+    """Where somebody is struck, once. `nth`: at the how-manieth time that the point is passed on this wire. `whom`: the controller or the
+    store's server, which are killed, or a compute, which is frozen for a while."""
 
     wire: str
     name: str
     at: str = ""
     nth: int = 1
     when: str = BEFORE
+    whom: str = CONTROLLER
 
 
 class WireConfig(msgspec.Struct):
@@ -62,10 +71,10 @@ class WireConfig(msgspec.Struct):
 
 
 class Config(msgspec.Struct):
-    """All of them. `victim`: a file with the controller's pid, read when it is to be killed."""
+    """All of them. `site`: the directory of all processes, with their pids, which are read when one is to be killed."""
 
     log: str
-    victim: str
+    site: str
     wires: list[WireConfig]
     strikes: list[Strike] = []
 
@@ -78,7 +87,7 @@ class Watcher:
     """The log, and the strikes that are still to fall."""
 
     def __init__(self, config: Config) -> None:
-        self._victim = Path(config.victim)
+        self._site = Path(config.site)
         self._log = Path(config.log).open("a")  # noqa: SIM115 (until the process ends)
         self._left = list(config.strikes)
         self._counts: Counter[tuple[str, str, str]] = Counter()
@@ -110,16 +119,26 @@ class Watcher:
         return None
 
     def strike(self, strike: Strike) -> None:
-        """Kill, and see it dead.
+        """Kill, and see it dead; or freeze, and thaw later.
 
         Raises:
-            Struck: always.
+            Struck: who was killed is an end of this wire, or of all.
         """
         self._left.remove(strike)
-        pid = int(self._victim.read_text())
-        gone = died(pid)
-        self._write(struck=msgspec.to_builtins(strike), pid=pid, gone=gone)
-        raise Struck(strike.name)
+        if strike.whom in (CONTROLLER, STORE):
+            pid = int((self._site / f"{strike.whom}.pid").read_text())
+            gone = died(pid)
+            self._write(struck=msgspec.to_builtins(strike), pid=pid, gone=gone)
+            raise Struck(strike.name)
+        self._command("stop", strike.whom)
+        self._write(struck=msgspec.to_builtins(strike))
+        threading.Timer(FROZEN, self._command, ("cont", strike.whom)).start()
+
+    def _command(self, verb: str, compute: str) -> None:
+        with socket.socket(socket.AF_UNIX) as control:
+            control.connect(str(self._site / "fleet" / "control"))
+            control.sendall(json.dumps({"do": verb, "compute": compute}).encode() + b"\n")
+            control.recv(1 << 16)
 
     def _write(self, **line: Any) -> None:
         self._log.write(json.dumps({"t": round(time.monotonic() - self._began, 4), **line}) + "\n")

@@ -424,9 +424,19 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 def claim(
-    state: State, kind: str, mover: str, free: int, now: int, standings: Mapping[int, Standing]
+    state: State,
+    kind: str,
+    mover: str,
+    free: int,
+    now: int,
+    standings: Mapping[int, Standing],
+    holding: Collection[str] | None = None,
 ) -> tuple[list[Edit], list[Claim]]:
-    """Give VMs that wait to be moved to a mover of this kind, as many as it has room for, and as each drain allows at the same time."""
+    """Give VMs that wait to be moved to a mover of this kind, as many as it has room for, and as each drain allows at the same time.
+
+    `holding`: the VMs that it knows to have; others that it was given are told to it again, since an answer may be lost, and a mover start
+    anew.
+    """
     edits: list[Edit] = []
     given: list[Claim] = []
     for operation in sorted(state.operations.values(), key=lambda o: o.revision):
@@ -435,6 +445,15 @@ def claim(
         if operation.deadline and now >= operation.deadline * 1000:
             continue
         items = state.items_of(operation.id)
+        given += [
+            Claim(operation.id, i.object, i.compute, i.target, i.since)
+            for i in items
+            if holding is not None
+            and i.kind == VM
+            and i.state is ItemState.MOVING
+            and i.mover == mover
+            and i.object not in holding
+        ]
         turn = {i.compute for i in items if i.kind == COMPUTE and i.state is ItemState.MOVING and not i.mover}
         room = operation.at_once - sum(i.kind == VM and i.state is ItemState.MOVING for i in items)
         for item in items:

@@ -73,8 +73,9 @@ class Mover:
                 del self._jobs[vm]
             elif time.monotonic() - job.told > BEAT:
                 self._tell(job)
-        body = {"mover": self._name, "free": self._at_once - len(self._jobs)}
-        if body["free"]:
+        free = self._at_once - len(self._jobs)
+        body = {"mover": self._name, "free": free, "holding": sorted(self._jobs)}
+        if free:
             for claim in self._ask("POST", f"/api/v1/movers/{KIND}/claim", body)["claims"]:
                 job = self._jobs[claim["vm"]] = _Job(claim)
                 job.thread = threading.Thread(target=self._move, args=(job,), name=f"move {claim['vm']}", daemon=True)
@@ -110,6 +111,11 @@ class Mover:
         vm, target = job.claim["vm"], job.claim["target"]
         if not target:
             return "no other compute was proposed for it"
+        guest = self._lab.vm(vm)
+        # One that was under way when this mover was killed, or its answer lost.
+        self._unplug_idle(guest)
+        if guest.active == target:
+            return ""
         migration = self._lab.migration(vm, target)
         migration.begin()
         try:

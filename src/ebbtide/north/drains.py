@@ -57,10 +57,12 @@ class Resuming(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
 
 
 class Claiming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A mover asks for VMs: its name, and for how many it has room."""
+    """A mover asks for VMs: its name, which no other has, and for how many it has room. `holding`: the VMs that it is at (null: it does not
+    say); others that it was given are told to it again."""
 
     mover: str
     free: int = 1
+    holding: list[str] | None = None
 
 
 class Reporting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,7 +157,7 @@ def routes(service: Service) -> list[Route]:
             raise BadInput(f"free = {given.free}: 0 to {_AT_ONCE} VMs", "free")
         if not given.mover or len(given.mover) > 200 or not given.mover.isprintable():
             raise BadInput("mover: its name, one line of at most 200 characters", "mover")
-        found = await service.drains.claim(request.path_params["kind"], given.mover, given.free)
+        found = await service.drains.claim(request.path_params["kind"], given.mover, given.free, given.holding)
         return json_response({"claims": [_claim(service.state, x) for x in found], "revision": service.state.revision})
 
     async def report(request: Request) -> Response:

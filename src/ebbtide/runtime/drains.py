@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from functools import cache
 
 import structlog
@@ -178,12 +178,12 @@ class Drains:
     def _hear(self, operation: str, vm: str, mover: str) -> None:
         self._heard[operation, vm, mover] = self._cluster.now()
 
-    async def claim(self, kind: str, mover: str, free: int) -> list[Claim]:
-        """Give a mover of some kind VMs to move, as many as it has room for."""
+    async def claim(self, kind: str, mover: str, free: int, holding: Collection[str] | None = None) -> list[Claim]:
+        """Give a mover of some kind VMs to move, as many as it has room for, and again those that it does not know to have."""
 
         def decide(state: State) -> tuple[list[Edit], list[Claim]]:
             standings = self._cluster.designations.standings()
-            return drain.claim(state, kind, mover, free, int(time.time() * 1000), standings)
+            return drain.claim(state, kind, mover, free, int(time.time() * 1000), standings, holding)
 
         self._asked[kind] = self._cluster.now()
         given = await self._cluster.store.commit(decide)
