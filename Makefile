@@ -37,8 +37,9 @@ acceptance: setup ## the specification, line by line: what was done, what was se
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/acceptance tests/stories $(ARGS)
 
 .PHONY: crash-sweep
-crash-sweep: setup ## a drain, with the controller, the store and peers struck at its every point: simulated switches; an hour
+crash-sweep: setup ## a drain, with the controller killed at its every point, the store and peers at some; on simulated switches, and on real ones with traffic: an hour
 	@$(BIN)/python -m tests.sweep --workers 2 $(ARGS)
+	@$(BIN)/python -m tests.sweep.real --sample 0 $(ARGS)
 	@$(BIN)/python -m tests.sweep --workers 2 --whom store --sample 60 $(ARGS)
 	@$(BIN)/python -m tests.sweep --workers 2 --whom peer --sample 60 $(ARGS)
 	@! $(BIN)/python -m tests.sweep --workers 2 --planted --sample 60 $(ARGS)

@@ -30,6 +30,8 @@ PEER, PLANTED = "peer", "tests.sweep.planted"
 #: Of five computes, those that do not leave.
 STAYING = ("c", "d", "e")
 SAME, ELSEWHERE, DIFFERS, FAILED, MISSED = "same", "another end", "differs", "failed", "not reached"
+#: Runs in which a point is to be reached.
+TURNS = 4
 #: Seconds after which a run is told of though all is well: something was waited for.
 SLOW = 10.0
 
@@ -44,6 +46,15 @@ class Verdict(NamedTuple):
 
 
 def struck(directory: Path, strike: Strike, wanted: dumps.Dump, module: str) -> Verdict:
+    """One strike. How often something is done again is not the same in each run: a point that is not reached is tried again."""
+    for turn in range(TURNS):
+        verdict = _struck(directory / str(turn), strike, wanted, module)
+        if verdict.what != MISSED:
+            break
+    return verdict
+
+
+def _struck(directory: Path, strike: Strike, wanted: dumps.Dump, module: str) -> Verdict:
     """One run. Its directory stays if there is something to be looked at."""
     began = time.monotonic()
     try:

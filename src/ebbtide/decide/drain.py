@@ -302,26 +302,32 @@ def begin(
 
 def targets(state: State, numbers: Set[int], standings: Mapping[int, Standing]) -> dict[str, int]:
     """Where each VM of these computes is proposed to go: to the one with the fewest, of those that stay. One on which the VM's network is
-    not yet counts as fuller, by `ELSEWHERE` VMs: a network that comes to a compute brings all its flows and tunnels."""
+    not yet counts as fuller, by `ELSEWHERE` VMs: a network that comes to a compute brings all its flows and tunnels. But no network is left
+    on one compute alone, if there are two: somebody is to stand by for what is served there."""
     able = {c.number: c.name for c in state.members() if c.number not in numbers and _takes(c, standings)}
     count = {n: len(state.ports_on.get(n, ())) for n in able}
     heap = sorted((count[n], name, n) for n, name in able.items())
-    found = {}
+    there: dict[str, set[int]] = {}
+    found: dict[str, int] = {}
+    if not able:
+        return found
     for number in sorted(numbers):
         for port in scalein.carried(state, number):
-            if not heap:
-                continue
-            while heap[0][0] != count[heap[0][2]]:
-                _, name, stale = heapq.heappop(heap)
-                heapq.heappush(heap, (count[stale], name, stale))
-            least = heap[0][2]
-            near = min(
-                (n for n in state.footprint(state.ports[port].network) if n in count),
-                key=lambda n: (count[n], able[n]),
-                default=0,
-            )
-            chosen = near if near and count[near] <= count[least] + ELSEWHERE else least
+            network = state.ports[port].network
+            if network not in there:
+                there[network] = {n for n in state.footprint(network) if n in count}
+            near = there[network]
+            if len(near) == 1 and len(able) > 1:
+                chosen = min((n for n in able if n not in near), key=lambda n: (count[n], able[n]))
+            else:
+                while heap[0][0] != count[heap[0][2]]:
+                    _, name, stale = heapq.heappop(heap)
+                    heapq.heappush(heap, (count[stale], name, stale))
+                chosen = heap[0][2]
+                best = min(near, key=lambda n: (count[n], able[n]), default=0)
+                chosen = best if best and count[best] <= count[chosen] + ELSEWHERE else chosen
             count[chosen] += 1
+            near.add(chosen)
             found[port] = chosen
     return found
 
