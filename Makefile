@@ -25,8 +25,8 @@ demo: setup ## the main job, told as it goes: computes join, three are scaled in
 	@$(BIN)/ebbtide demo $(ARGS)
 
 .PHONY: test
-test: setup ## all tests but those of `make acceptance`
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --ignore=tests/acceptance --ignore=tests/stories $(ARGS)
+test: setup ## all tests but those of `make acceptance` and `make drains`
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories drains sweep) $(ARGS)
 
 .PHONY: test-kernel
 test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine: minutes each, no part of `make test`
@@ -36,8 +36,12 @@ test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine:
 acceptance: setup ## the specification, line by line: what was done, what was seen, and whether it passed
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/acceptance tests/stories $(ARGS)
 
+.PHONY: drains
+drains: setup ## drains on real switches, a day in the life, and single strikes of `make crash-sweep`
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/drains tests/sweep $(ARGS)
+
 .PHONY: crash-sweep
-crash-sweep: setup ## a drain, with the controller killed at its every point, the store and peers at some; on simulated switches, and on real ones with traffic: an hour
+crash-sweep: setup ## a drain, struck at its every point, simulated and on real switches with traffic: an hour
 	@$(BIN)/python -m tests.sweep --workers 2 $(ARGS)
 	@$(BIN)/python -m tests.sweep.real --sample 0 $(ARGS)
 	@$(BIN)/python -m tests.sweep --workers 2 --whom store --sample 60 $(ARGS)
