@@ -38,7 +38,8 @@ from tests.sweep.wires import Config, Strike, WireConfig
 #: Runs in which a point is to be reached.
 TURNS = 3
 COMPUTES, LEAVING, STAYING = "abcd", ("a", "b"), ("c", "d")
-LOAD = Load.only(active=5, silent=5, new=2)
+#: Nothing new: what is opened while there is no controller is in no record, and a move waits for it until `nat_patience`.
+LOAD = Load.only(active=5, silent=5)
 #: VM -> network's second byte, compute.
 VMS = {"blue-1": (1, "a"), "blue-2": (1, "b"), "blue-3": (1, "c"), "green-1": (2, "b"), "green-2": (2, "d")}
 NAMES = {1: "blue", 2: "green"}
