@@ -183,7 +183,9 @@ class Drains:
 
         def decide(state: State) -> tuple[list[Edit], list[Claim]]:
             standings = self._cluster.designations.standings()
-            return drain.claim(state, kind, mover, free, int(time.time() * 1000), standings, holding)
+            # Whoever has not connected yet to a controller that has just begun to lead is no worse a place than it was.
+            room = 0 if self._hold(state) else free
+            return drain.claim(state, kind, mover, room, int(time.time() * 1000), standings, holding)
 
         self._asked[kind] = self._cluster.now()
         given = await self._cluster.store.commit(decide)
