@@ -152,6 +152,8 @@ class Cluster:
         self._wanting: dict[OvsdbLink, tuple[Pulse, int]] = {}
         self._stood_aside = 0
         self._begun = 0
+        #: State's revision when this leadership began: what is older was decided by who saw others than we do yet.
+        self.began_revision = 0
 
     @property
     def state(self) -> State:
@@ -222,7 +224,7 @@ class Cluster:
             self._unexplained.clear()
             for number in [*self.state.computes, *self.state.removed]:
                 self._member(number).renew()
-            self._begun = epoch
+            self._begun, self.began_revision = epoch, self.state.revision
             self.places.look_at(self.state.ports)
             await self.changed.until(over, float("inf"))
             if not self.store.leading.is_set():

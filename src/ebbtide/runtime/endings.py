@@ -108,7 +108,8 @@ class Endings:
         if cluster.store.hold:
             return None, f"the brake: {cluster.store.hold}"
         missing = cluster.not_yet_heard([*operation.computes, *(c.number for c in cluster.state.members())])
-        if missing:
+        # One that was decided in this leadership has entered debts for those who were away.
+        if missing and operation.revision <= cluster.began_revision:
             return None, f"waits for {', '.join(missing[:5])} to connect"
         for number in operation.computes:
             member = cluster.members.get(number)
