@@ -102,12 +102,14 @@ def _edit(op: Mapping[str, Any], table: str, find: Find) -> Point:
     named = _title(table, whose)
     if op["op"] == "delete":
         return Point(STATE, f"delete {named}")
+    noise = op["op"] == "update" and row.keys() <= _TEXTS
+    # What waits for something says so, beside whatever else is written: a text is no part of a name, if there is more to it.
+    kept = row.keys() if noise else row.keys() - _TEXTS
     told = [
         f"{c}={row[c]}" if c in _VALUED[table] else c
-        for c in sorted(row)
+        for c in sorted(kept)
         if op["op"] == "update" or c in _VALUED[table]
     ]
-    noise = op["op"] == "update" and row.keys() <= _TEXTS
     return Point(NOISE if noise else STATE, " ".join((op["op"], named, *told)))
 
 
