@@ -238,12 +238,13 @@ def _item(service: Service, item: Item) -> dict[str, Any]:
 
 def plan_shown(state: State, found: DrainPlan, wish: Wish) -> dict[str, Any]:
     """A plan as JSON."""
+    counted = found.counted
 
     def name(number: int) -> str:
         return shapes.name_of(state, number) if number else ""
 
     return {
-        "verdicts": [verdict(v) for v in found.verdicts],
+        "verdicts": [verdict(v) for v in counted.decision.verdicts],
         "services": [
             {
                 "service": g.service,
@@ -253,11 +254,11 @@ def plan_shown(state: State, found: DrainPlan, wish: Wish) -> dict[str, Any]:
                 "how": str(g.how),
                 "why": list(g.why),
             }
-            for g in found.goals
+            for g in counted.goals
         ],
         "sessions": [_sessions(s) for s in found.sessions],
         "vms": [
-            {"vm": vm, "compute": name(n), "target": name(found.targets.get(vm, 0))} for vm, n in found.vms.items()
+            {"vm": vm, "compute": name(n), "target": name(counted.targets.get(vm, 0))} for vm, n in counted.vms.items()
         ],
         "standbys": [
             {
@@ -267,14 +268,14 @@ def plan_shown(state: State, found: DrainPlan, wish: Wish) -> dict[str, Any]:
                 "old": name(x.old),
                 "new": name(x.new),
             }
-            for x in found.standbys
+            for x in counted.standbys
         ],
         "vms-moved-by": wish.vms,
         "dead": wish.dead,
         "allow-outage": list(wish.outages),
-        "tunnels": {"made": found.tunnels_made, "gone": found.tunnels_gone},
-        "flows": msgspec.to_builtins(found.flows),
-        "loads": [_load(state, x) for x in found.loads],
+        "tunnels": {"made": counted.tunnels_made, "gone": counted.tunnels_gone},
+        "flows": msgspec.to_builtins(counted.flows),
+        "loads": [_load(state, x) for x in counted.loads],
         "problems": [msgspec.to_builtins(p) for p in found.problems],
         "expected-seconds": round(found.seconds, 1),
     }

@@ -7,7 +7,6 @@ and the flow by which a router's record takes turns.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -19,7 +18,7 @@ from ebbtide.compile import affected, compiler
 from ebbtide.compile.features import tunnel
 from ebbtide.compile.flow import Match
 from ebbtide.compile.fragment import Key
-from ebbtide.decide import datapaths, drain, foresight, marking, rebalancing, scalein
+from ebbtide.decide import drain, foresight, marking, rebalancing, scalein
 from ebbtide.decide.designation import Going, Standing
 from ebbtide.decide.drain import Goal, Problem, Wish
 from ebbtide.model.observed import Interface, View
@@ -27,8 +26,6 @@ from ebbtide.model.state import NAT, State
 from ebbtide.runtime import natmoves, sessions
 from ebbtide.runtime.cluster import Cluster
 
-#: Routers whose switches are read at the same time.
-_READ_AT_ONCE = 8
 #: Seconds that a VM takes to move, as far as nothing is known of it.
 VM_SECONDS = 20.0
 _OFPORT = 0x8000
@@ -86,26 +83,9 @@ class Standby(msgspec.Struct, frozen=True):
     new: int
 
 
-class DrainPlan(NamedTuple):
-    """See the module. `tunnels`: ports of tunnels that are made and that go, all ends counted, on computes that stay."""
-
-    verdicts: tuple[scalein.IdVerdict, ...]
-    numbers: frozenset[int]
-    goals: list[Goal]
-    sessions: list[Sessions]
-    targets: dict[str, int]
-    vms: dict[str, int]
-    standbys: list[Standby]
-    tunnels_made: int
-    tunnels_gone: int
-    flows: Flows
-    loads: list[Load]
-    problems: list[Problem]
-    seconds: float
-
-
 class Counted(NamedTuple):
-    """All of a plan that follows from State, and from what is seen of computes."""
+    """All of a plan that follows from State, and from what is seen of computes. `tunnels`: ports of tunnels that are made and that go, all
+    ends counted, on computes that stay."""
 
     decision: scalein.Decision
     numbers: frozenset[int]
@@ -117,6 +97,15 @@ class Counted(NamedTuple):
     tunnels_gone: int
     flows: Flows
     loads: list[Load]
+
+
+class DrainPlan(NamedTuple):
+    """What was counted, and what else is to be known before a drain is begun."""
+
+    counted: Counted
+    sessions: list[Sessions]
+    problems: list[Problem]
+    seconds: float
 
 
 def count(
@@ -174,21 +163,8 @@ async def plan(cluster: Cluster, drains: Drains, ids: Iterable[str], wish: Wish)
 
     found = count(state, standings, view_of, held, ids, dead=wish.dead)
     problems = drains.problems(state, found.numbers, found.goals, found.targets, wish)
-    return DrainPlan(
-        found.decision.verdicts,
-        found.numbers,
-        found.goals,
-        await _sessions(cluster, state, found.goals),
-        found.targets,
-        found.vms,
-        found.standbys,
-        found.tunnels_made,
-        found.tunnels_gone,
-        found.flows,
-        found.loads,
-        problems,
-        _seconds(cluster, found.goals, len(found.vms), wish),
-    )
+    told = await _sessions(cluster, state, found.goals)
+    return DrainPlan(found, told, problems, _seconds(cluster, found.goals, len(found.vms), wish))
 
 
 def _seconds(cluster: Cluster, goals: Iterable[Goal], vms: int, wish: Wish) -> float:
@@ -200,19 +176,12 @@ def _seconds(cluster: Cluster, goals: Iterable[Goal], vms: int, wish: Wish) -> f
 
 
 async def _sessions(cluster: Cluster, state: State, goals: Iterable[Goal]) -> list[Sessions]:
-    turns = asyncio.Semaphore(_READ_AT_ONCE)
-
-    async def looked_at(goal: Goal) -> Sessions:
-        router = state.routers[goal.router]
-        async with turns:
-            part = await sessions.part(cluster, router, goal.old)
-        entries = cluster.connections.of(router.tag)
-        ends = [cluster.members[n].view.datapath for n in (goal.old, goal.new) if n in cluster.members]
-        proof = datapaths.move_proven(*ends)
-        recorded = sum(not e.closed for e in entries)
-        return Sessions(goal.router, recorded, part.unknown, part.reason, proof.proven, proof.words)
-
-    return list(await asyncio.gather(*(looked_at(goal) for goal in goals if goal.router)))
+    wanted = [goal for goal in goals if goal.router]
+    found = await sessions.before_moves(cluster, [(state.routers[g.router], g.old, g.new) for g in wanted])
+    return [
+        Sessions(goal.router, x.recorded, x.part.unknown, x.part.reason, x.proof.proven, x.proof.words)
+        for goal, x in zip(wanted, found, strict=True)
+    ]
 
 
 def _tunnels(before: State, after: State, numbers: frozenset[int]) -> tuple[int, int]:

@@ -75,8 +75,6 @@ log = structlog.get_logger("service")
 FORWARD_PATIENCE = 5.0
 #: Seconds that a network which asks for the VNI of one just deleted waits for the computes to let go of it.
 RELEASE_PATIENCE = 5.0
-#: Routers whose switches are read at the same time, for a plan.
-_READ_AT_ONCE = 8
 
 
 class Leaving(NamedTuple):
@@ -472,17 +470,9 @@ class Service:
         marked = apply(state, decision.edits, state.revision + 1)
         numbers = {v.number for v in decision.verdicts}
         found = designation.departures(marked, cluster.designations.standings(), numbers)
-        turns = asyncio.Semaphore(_READ_AT_ONCE)
-
-        async def looked_at(departure: Departure) -> Leaving:
-            router = state.routers[departure.router]
-            async with turns:
-                part = await sessions.part(cluster, router, departure.old)
-            entries = cluster.connections.of(router.tag)
-            ends = [cluster.members[n].view.datapath for n in (departure.old, departure.new) if n in cluster.members]
-            return Leaving(departure, sum(not e.closed for e in entries), part, datapaths.move_proven(*ends))
-
-        return decision, list(await asyncio.gather(*map(looked_at, found)))
+        moves = [(state.routers[d.router], d.old, d.new) for d in found]
+        looked_at = await sessions.before_moves(cluster, moves)
+        return decision, [Leaving(d, x.recorded, x.part, x.proof) for d, x in zip(found, looked_at, strict=True)]
 
     def expected_seconds(self, moves: int) -> float:
         """What so many moves take that begin together, as far as that can be said before."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import nsmallest
 from typing import TYPE_CHECKING, NamedTuple
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features.nat import Translation
 from ebbtide.compile.ledger import Feature, Kind, T
+from ebbtide.decide import datapaths
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Router
 from ebbtide.runtime import exports
@@ -27,6 +28,8 @@ from ebbtide.runtime.switch import SwitchLink
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
 
+#: Routers whose switches are read at the same time, for a plan.
+_READ_AT_ONCE = 8
 #: Seconds that a switch may take to say what it has opened, when somebody looks.
 _PATIENCE = 5.0
 
@@ -68,6 +71,29 @@ async def parts(cluster: Cluster, router: Router) -> list[Part]:
     """Every compute that has a part in a router's NAT, as it says itself; one that cannot be read is there with the reason."""
     numbers = sorted(cluster.state.servers(router.id))
     return list(await asyncio.gather(*(part(cluster, router, number) for number in numbers)))
+
+
+class BeforeMove(NamedTuple):
+    """What a move of a router's NAT would carry over: connections that are on record and open, what its compute says of itself, and whether
+    the move is proven on the datapaths of both ends."""
+
+    recorded: int
+    part: Part
+    proof: datapaths.Proof
+
+
+async def before_moves(cluster: Cluster, moves: Sequence[tuple[Router, int, int]]) -> list[BeforeMove]:
+    """Of each of these moves (router, old compute, new compute), for a plan; a few switches are read at the same time."""
+    turns = asyncio.Semaphore(_READ_AT_ONCE)
+
+    async def looked_at(router: Router, old: int, new: int) -> BeforeMove:
+        async with turns:
+            seen = await part(cluster, router, old)
+        entries = cluster.connections.of(router.tag)
+        ends = [cluster.members[n].view.datapath for n in (old, new) if n in cluster.members]
+        return BeforeMove(sum(not e.closed for e in entries), seen, datapaths.move_proven(*ends))
+
+    return list(await asyncio.gather(*(looked_at(*move) for move in moves)))
 
 
 async def part(cluster: Cluster, router: Router, number: int) -> Part:
