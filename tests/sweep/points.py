@@ -54,9 +54,9 @@ Find = Callable[[str, str], Mapping[str, Any] | None]
 #: Columns that say how something stands, in words for people.
 _TEXTS = frozenset({"reason", "unknown", "told", "note"})
 #: Of the key of a row, what is drawn.
-_DRAWN = {"Operation": ("id",), "Item": ("operation",), "Proof": ("operation",)}
-#: What names a row beside its key.
-_TITLES = {"Operation": ("verb",)}
+_DRAWN = {"Operation": ("id",), "Item": ("operation",), "Proof": ("operation",), "Lease": ("first",)}
+#: What names a row beside its key. (A range of ports is what connections have left free: chance.)
+_TITLES = {"Operation": ("verb",), "Lease": ("compute",)}
 _STATES = frozenset({"phase", "state", "verb"})
 
 
