@@ -41,6 +41,8 @@ from ebbtide.model.facts import (
     Retired,
     Router,
     RouterPort,
+    SecurityGroup,
+    SecurityRule,
     Vpn,
 )
 from ebbtide.model.observed import Interface, View
@@ -511,6 +513,53 @@ def _record(s: Story) -> list[Edit]:
 
 
 #: How often each kind of change is made: clouds must grow, or nothing is left to go wrong.
+def _group(s: Story) -> list[Edit]:
+    n = s.fresh()
+    return [Edit(None, SecurityGroup(f"g{n}", n))]
+
+
+def _ungroup(s: Story) -> list[Edit]:
+    found = s.pick(s.state.security_groups.values())
+    if found is None:
+        return []
+    rules = [x for inner in s.state.rules.values() for x in inner.values() if found.id in (x.group, x.remote)]
+    inside = [s.state.ports[p] for p in s.state.members_of.get(found.id, ())]
+    out = [Edit(p, msgspec.structs.replace(p, groups=tuple(g for g in p.groups if g != found.id))) for p in inside]
+    return [*(Edit(rule, None) for rule in rules), *out, Edit(found, None)]
+
+
+def _rule(s: Story) -> list[Edit]:
+    own, far = s.pick(s.state.security_groups), s.pick(["", "", *s.state.security_groups])
+    if own is None or far is None:
+        return []
+    family = s.random.choice([4, 4, 6])
+    prefix = "" if far else s.random.choice(["", "10.0.0.0/8" if family == 4 else "fd00::/16"])
+    protocol, first, last = s.random.choice(
+        [(-1, -1, -1), (6, 80, 80), (6, 81, 95), (17, -1, -1), (132, 5, 6), (1, 8, 0)]
+    )
+    if protocol == 1 and family == 6:
+        protocol = 58
+    return [
+        Edit(
+            None,
+            SecurityRule(f"u{s.fresh()}", own, s.random.random() < 0.5, family, protocol, first, last, prefix, far),
+        )
+    ]
+
+
+def _unrule(s: Story) -> list[Edit]:
+    found = s.pick(x for inner in s.state.rules.values() for x in inner.values())
+    return [Edit(found, None)] if found is not None else []
+
+
+def _secure(s: Story) -> list[Edit]:
+    found = s.pick(s.state.ports.values())
+    groups = tuple(sorted(s.random.sample(sorted(s.state.security_groups), min(2, len(s.state.security_groups)))))
+    secured = s.random.random() < 0.7
+    pairs = s.random.choice([(), ("10.7.0.0/24 06:00:00:00:00:07",), ("fd07::7/128 06:00:00:00:00:07",)])
+    return s.changed(found, secured=secured, groups=groups if secured else (), pairs=pairs)
+
+
 _CHANGES: dict[Callable[[Story], list[Edit]], int] = {
     _join: 2,
     _member: 2,
@@ -549,6 +598,11 @@ _CHANGES: dict[Callable[[Story], list[Edit]], int] = {
     _neighbour: 2,
     _serve: 4,
     _learn: 5,
+    _group: 3,
+    _ungroup: 1,
+    _rule: 5,
+    _unrule: 2,
+    _secure: 6,
 }
 
 

@@ -171,6 +171,7 @@ def _original(found: Ends) -> Packet:
         "ct_nw_proto": found.proto,
         "ct_nw_src": found.src,
         "ct_nw_dst": found.dst,
-        "ct_tp_src": found.src_port,
-        "ct_tp_dst": found.dst_port,
+        # Of ICMP, type and code (ovs-fields(7)); only queries make a connection, and their code is 0.
+        "ct_tp_src": found.src_port if found.proto != ICMP else found.src_port & 0xFF,
+        "ct_tp_dst": found.dst_port if found.proto != ICMP else 0,
     }

@@ -73,6 +73,7 @@ class Table:
         self.tunnels: dict[int, int] = {}
         self.wires: dict[int, str] = {}
         self.zones: dict[int, Entries] = {}
+        self.marks: dict[tuple[int, conntrack.Ends], int] = {}
         self.dead: set[int] = set()
         self.learnt: dict[tuple[int, int, Match], Flow] = {}
         self.add(flows, groups, shown)
@@ -189,11 +190,11 @@ class Walk:
                     packet["nw_ttl"] -= 1
                 case Resubmit(ct=False):
                     self._table(at, action.table, packet, depth + 1, crossed)
-                case Ct(zone_field=None, table=int() as table, exec=()):
+                case Ct(table=int() as table):
                     self.cut = True
-                    held = at.zones.get(action.zone, frozenset())
-                    at.zones[action.zone], after = conntrack.track(held, packet, action.nat, action.commit)
-                    self._recirculate(at, table, after, crossed)
+                    self._recirculate(at, table, _tracked(at, action, packet), crossed)
+                case Ct(commit=True):
+                    _tracked(at, action, packet)
                 case Learn():
                     made = _learnt(action, packet)
                     at.learnt[(made.table, made.priority, made.match)] = made
@@ -292,6 +293,26 @@ def _change(packet: Packet, action: Action) -> None:
             packet["vlan_vid"] = TAGGED
         case PopVlan():
             packet["vlan_vid"] = 0
+
+
+def _tracked(at: Table, action: Ct, packet: Packet) -> Packet:
+    """The packet after conntrack, which has noted what it is to note."""
+    zone = action.zone if action.zone_field is None else packet[action.zone_field] & 0xFFFF
+    held = at.zones.get(zone, frozenset())
+    if action.force:
+        entry, answer = conntrack.find(held, conntrack.ends(packet))
+        held -= {entry} if answer else set()
+    at.zones[zone], after = conntrack.track(held, packet, action.nat, action.commit)
+    entry, _ = conntrack.find(at.zones[zone], conntrack.ends(packet))
+    if entry is not None:
+        key = zone, entry.original
+        if action.commit and (action.exec or key not in at.marks):
+            marked = {**packet, "ct_mark": 0}
+            for change in action.exec:
+                _change(marked, change)
+            at.marks[key] = marked["ct_mark"]
+        after["ct_mark"] = at.marks.get(key, 0)
+    return after
 
 
 def _read(packet: Packet, name: str, offset: int, nbits: int) -> int:

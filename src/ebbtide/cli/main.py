@@ -37,8 +37,8 @@ class Root(RootGroup):
     cls=Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Any unambiguous beginning of a name will do (`ebbtide net l`). Aliases: computes, networks, ports,"
-    " externals, routers, vpns, floating-ips, designations, relations, operations, labs. Exit codes: 0 done, 2 bad input, 3 not found,"
-    " 4 refused, 5 not ready, 6 still working, 7 audit found something, 8 audit read nothing: `ebbtide help exit-codes`.",
+    " groups, externals, routers, vpns, floating-ips, designations, relations, operations, labs. Exit codes: 0 done, 2 bad input,"
+    " 3 not found, 4 refused, 5 not ready, 6 still working, 7 audit found something, 8 audit read nothing: `ebbtide help exit-codes`.",
 )
 @connection_options(hidden=False)
 @json_option

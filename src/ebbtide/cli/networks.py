@@ -11,13 +11,16 @@ from ebbtide.cli.client import segment
 from ebbtide.cli.session import (
     Session,
     client_verb,
+    given,
     known_computes,
+    known_groups,
     known_networks,
     known_ports,
     wait_option,
     waiting,
 )
 from ebbtide.cli.tree import NounGroup
+from ebbtide.errors import BadInput
 
 
 def _show(session: Session, found: dict[str, Any]) -> None:
@@ -143,14 +146,54 @@ def port() -> None:
     """
 
 
+def _security_options(function: Any) -> Any:
+    for option in (
+        click.option("--no-pairs", is_flag=True, help="In the place of --pair: none."),
+        click.option(
+            *("--pair", "pairs"),
+            multiple=True,
+            metavar="CIDR[@MAC]",
+            help="What it may send from beside its own; may be given several times.",
+        ),
+        click.option("--no-groups", is_flag=True, help="In the place of --group: none, so nothing is let through."),
+        click.option(
+            *("--group", "groups"),
+            multiple=True,
+            help="A security group that it is in; may be given several times.",
+            shell_complete=known_groups,
+        ),
+        click.option("--secured/--unsecured", default=None, help="With port security or without [with a group: with]."),
+    ):
+        function = option(function)
+    return function
+
+
+def _security(
+    secured: bool | None, groups: tuple[str, ...], no_groups: bool, pairs: tuple[str, ...], no_pairs: bool
+) -> dict[str, Any]:
+    """What was said of a port's security, as the controller takes it."""
+    found: dict[str, Any] = given(secured=secured)
+    for name, chosen, nothing in (("group", groups, no_groups), ("pair", pairs, no_pairs)):
+        if chosen and nothing:
+            raise BadInput(f"--{name} and --no-{name}s were both given: say one of them")
+    if groups or no_groups:
+        found["security-groups"] = list(groups)
+    if pairs or no_pairs:
+        found["address-pairs"] = [{"prefix": p, "mac": m} for p, _, m in (text.partition("@") for text in pairs)]
+    return found
+
+
 @port.command("add")
 @click.argument("port_id", metavar="ID")
 @click.option("--network", required=True, help="The network it is in.", shell_complete=known_networks)
 @click.option("--mac", required=True, help="Its MAC address.")
 @click.option("--ip", "addresses", multiple=True, metavar="IP", help="An address of it; may be given several times.")
+@_security_options
 @wait_option
 @client_verb
-def port_add(session: Session, port_id: str, network: str, mac: str, addresses: tuple[str, ...], wait: bool) -> None:
+def port_add(
+    session: Session, port_id: str, network: str, mac: str, addresses: tuple[str, ...], wait: bool, **security: Any
+) -> None:
     """Make a port. The same again changes nothing.
 
     ID is what the interface will have as external_ids:iface-id; where such an interface is plugged, the port is served.
@@ -158,9 +201,31 @@ def port_add(session: Session, port_id: str, network: str, mac: str, addresses: 
     \b
     Examples:
       ebbtide port add vm1 --network blue --mac 02:00:00:00:00:01 --ip 10.1.0.1
+      ebbtide port add vm2 --network blue --mac 02:00:00:00:00:02 --ip 10.1.0.2 --group web
     """
-    body = {"id": port_id, "network": network, "mac": mac, "addresses": list(addresses)}
+    body = {"id": port_id, "network": network, "mac": mac, "addresses": list(addresses), **_security(**security)}
     verdicts.made(session, session.client.call("POST", "/ports", body, query=waiting(wait)), "port")
+
+
+@port.command("set")
+@click.argument("port_id", metavar="ID", shell_complete=known_ports)
+@_security_options
+@wait_option
+@client_verb
+def port_set(session: Session, port_id: str, wait: bool, **security: Any) -> None:
+    """Change a port's security; what is not given stays.
+
+    \b
+    Examples:
+      ebbtide port set vm1 --group web --group ssh
+      ebbtide port set vm1 --pair 10.1.0.100/32 --pair 10.1.0.101/32@00:00:5e:00:01:0a
+      ebbtide port set vm1 --unsecured --no-groups
+    """
+    change = _security(**security)
+    if not change:
+        raise BadInput("nothing to change was given: `ebbtide port set --help`")
+    found = session.client.call("PATCH", f"/ports/{segment(port_id)}", change, query=waiting(wait))
+    verdicts.made(session, found, "port")
 
 
 @port.command("list")

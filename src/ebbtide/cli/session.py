@@ -128,6 +128,7 @@ def known(
 known_computes = known("/computes", "computes", "name")
 known_networks = known("/networks", "networks", "id")
 known_ports = known("/ports", "ports", "id")
+known_groups = known("/security-groups", "security-groups", "id")
 known_externals = known("/externals", "externals", "id")
 known_routers = known("/routers", "routers", "id")
 known_vpns = known("/vpns", "vpns", "id")

@@ -11,7 +11,7 @@ from typing import Any
 
 from immutables import Map
 
-from ebbtide.compile.compiler import BASE, floating_key, is_large, routes_key
+from ebbtide.compile.compiler import BASE, STAGES, floating_key, is_large, member_key, routes_key
 from ebbtide.compile.fragment import Key
 from ebbtide.model.facts import (
     Binding,
@@ -31,10 +31,12 @@ from ebbtide.model.facts import (
     Relation,
     Router,
     RouterPort,
+    SecurityGroup,
+    SecurityRule,
     Vpn,
 )
 from ebbtide.model.observed import View
-from ebbtide.model.state import DHCP, NAT, SUBNET, State, split_subnet
+from ebbtide.model.state import DHCP, NAT, SUBNET, State, member_addresses, split_subnet
 
 _NONE: Map[Any, Any] = Map()
 
@@ -129,12 +131,38 @@ class _Change:
         bound = {b.compute for state in self.both for b in state.bindings.get(fact.id, ())}
         self._floatings_of(fact.id)
         self._given(f for f in (old, new) if isinstance(f, Port))
+        self._member(old if isinstance(old, Port) else None, new if isinstance(new, Port) else None, bound)
         # A port that is nowhere is nobody else's business.
         if not bound:
             return
         self.add(self.footprint(fact.network), Key("port", fact.id))
         self._plugs(fact.id, fact.network, bound)
         self.routes(fact.network, [fact.id])
+
+    def _member(self, old: Port | None, new: Port | None, bound: Iterable[int]) -> None:
+        """Which groups it is in, and which addresses it has there."""
+        was, now = ({(g, a) for g in f.groups for a in member_addresses(f)} if f else set() for f in (old, new))
+        for group, address in was ^ now:
+            self.add(self._either("asks_for", group), member_key(group, address))
+        guarding = [set(f.groups) if f is not None and f.secured else set() for f in (old, new)]
+        for group in guarding[0] ^ guarding[1]:
+            self._guarded(group, bound)
+
+    def _guarded(self, group: str, computes: Iterable[int]) -> None:
+        """These computes may have come to have a port of the group, or have none any more."""
+        self.add(computes, Key("rules", group))
+        for far in {far for state in self.both for far in state.named_by(group)}:
+            self.add(computes, *(member_key(far, a) for state in self.both for a in state.held.get(far, _NONE)))
+
+    def securitygroup(self, fact: SecurityGroup, old: Fact | None, new: Fact | None) -> None:
+        self.add(self._either("guards", fact.id), Key("rules", fact.id))
+
+    def securityrule(self, fact: SecurityRule, old: Fact | None, new: Fact | None) -> None:
+        computes = self._either("guards", fact.group)
+        self.add(computes, Key("rules", fact.group))
+        for far in {f.remote for f in (old, new) if isinstance(f, SecurityRule) and f.remote}:
+            asking = computes | self._either("asks_for", far)
+            self.add(asking, *(member_key(far, a) for state in self.both for a in state.held.get(far, _NONE)))
 
     def binding(self, fact: Binding, old: Fact | None, new: Fact | None) -> None:
         port = self.after.ports.get(fact.port) or self.before.ports[fact.port]
@@ -149,6 +177,9 @@ class _Change:
         self.routes(network, [port.id])
         self._given([port])
         self._floatings_of(port.id)
+        for group in port.groups if port.secured else ():
+            if (fact.compute in self.before.guards(group)) != (fact.compute in self.after.guards(group)):
+                self._guarded(group, [fact.compute])
 
     def _plugs(self, port: str, network: str, computes: Iterable[int]) -> None:
         for compute in computes:
@@ -163,7 +194,7 @@ class _Change:
         self.add([fact.peer], Key("tunnel", fact.gateway, fact.peer))
 
     def compute(self, fact: Compute, old: Fact | None, new: Fact | None) -> None:
-        self.add([fact.number], BASE)
+        self.add([fact.number], BASE, STAGES)
         was, now = (f if isinstance(f, Compute) else None for f in (old, new))
         if was is None or now is None or was.teps != now.teps:
             for compute, name in _tunnel_keys(fact.number, self.before, self.after):
@@ -332,6 +363,8 @@ _METHODS: dict[type, Any] = {
     Neighbour: _Change.neighbour,
     Router: _Change.router,
     Vpn: _Change.vpn,
+    SecurityGroup: _Change.securitygroup,
+    SecurityRule: _Change.securityrule,
     RouterPort: _Change.routerport,
     Floating: _Change.floating,
     Designation: _Change.designation,

@@ -13,13 +13,15 @@ from collections.abc import Iterable, Iterator
 from immutables import Map
 
 from ebbtide.compile import ledger
-from ebbtide.compile.features import arp, base, dhcp, l2, l3, nat, outside, stances, subnet_route, tunnel
+from ebbtide.compile.features import arp, base, dhcp, l2, l3, nat, outside, security, stances, subnet_route, tunnel
+from ebbtide.compile.features.security import Guard
 from ebbtide.compile.fragment import Fragment, Key
-from ebbtide.model.facts import BindingPhase, External, Floating, Learnt, Membership, Port, Router
+from ebbtide.model.facts import Binding, BindingPhase, External, Floating, Learnt, Membership, Port, Router
 from ebbtide.model.observed import View
-from ebbtide.model.state import DHCP, SUBNET, State, split_subnet, subnet_name
+from ebbtide.model.state import DHCP, SUBNET, State, home_zone, split_subnet, subnet_name
 
 BASE = Key("base", 0)
+STAGES = Key("stages", 0)
 QUARANTINE = Key("quarantine", 0)
 _NONE: Map[str, int] = Map()
 
@@ -32,6 +34,10 @@ def fragment(state: State, key: Key, view: View) -> Fragment | None:
 
 def _base(state: State, key: Key, view: View) -> Fragment | None:
     return base.BASE
+
+
+def _stages(state: State, key: Key, view: View) -> Fragment | None:
+    return security.BASE
 
 
 def _quarantine(state: State, key: Key, view: View) -> Fragment | None:
@@ -86,15 +92,46 @@ def _plug(state: State, key: Key, view: View) -> Fragment | None:
         return None
     port = state.ports[port_id]
     net = state.networks[port.network]
-    ofport = _ofport(view, port_id)
+    ofport, guard = _ofport(view, port_id), _guarded(state, port, binding)
     if binding.phase is BindingPhase.LEAVING:
         target = state.active(port_id)
-        return l2.leaving(net, port, ofport, _tunnel(view, target.compute) if target else 0)
+        return l2.leaving(net, port, ofport, _tunnel(view, target.compute) if target else 0, guard)
     pending = [b.compute for b in state.bindings[port_id] if b.phase is BindingPhase.PENDING]
     copy_to = _tunnel(view, pending[0]) if pending and binding.phase is BindingPhase.ACTIVE else 0
     if not ofport:
-        return l2.relay(port, binding, copy_to) if copy_to else None
-    return l2.plugged(net, port, binding, ofport, copy_to)
+        return l2.relay(net, port, binding, copy_to, guard) if copy_to else None
+    return l2.plugged(net, port, binding, ofport, copy_to, guard)
+
+
+def _guarded(state: State, port: Port, binding: Binding) -> Guard | None:
+    if not port.secured:
+        return None
+    tags = (state.security_groups[g].tag for g in port.groups if g in state.security_groups)
+    return Guard(binding.zone or home_zone(port.lport), tuple(sorted(tags)))
+
+
+def _rules(state: State, key: Key, view: View) -> Fragment | None:
+    found = state.security_groups.get(str(key.object))
+    if found is None:
+        return None
+    tags = {name: fact.tag for name in state.named_by(found.id) if (fact := state.security_groups.get(name))}
+    return security.group(found, state.rules_of(found.id), tags)
+
+
+def member_key(group: str, address: str) -> Key:
+    """The rows of an address that a member of a security group has."""
+    return Key("member", f"{group} {address}")
+
+
+def _member(state: State, key: Key, view: View) -> Fragment | None:
+    name, _, address = str(key.object).rpartition(" ")
+    found = state.security_groups.get(name)
+    if found is None or address not in state.held.get(name, _NONE):
+        return None
+    family = 6 if ":" in address else 4
+    namers = (state.rules.get(namer, Map()).values() for namer in state.namers.get(name, _NONE))
+    directions = {r.inbound for rules in namers for r in rules if r.remote == name and r.family == family}
+    return security.member(found.tag, address, sorted(directions))
 
 
 def _towards(state: State, key: Key, view: View) -> Fragment | None:
@@ -269,6 +306,9 @@ def _tunnel(view: View, peer: int) -> int:
 
 _ROOMS = {
     "base": _base,
+    "stages": _stages,
+    "rules": _rules,
+    "member": _member,
     "quarantine": _quarantine,
     "network": _network,
     "local": _local,
@@ -292,7 +332,7 @@ _ROOMS = {
 
 
 _SHARED_BY_SOME = frozenset(
-    {"network", "dhcp", "port", "router", "routes", "subnets", "outside", "addresses", "address"}
+    {"network", "dhcp", "port", "router", "routes", "subnets", "outside", "addresses", "address", "rules", "member"}
 )
 
 
@@ -320,6 +360,14 @@ def whole_keys(vrf: str, ports: Map[str, None]) -> Iterator[Key]:
 def own_keys(state: State, compute: int, view: View) -> Iterator[Key]:
     """All others: those of ports elsewhere are not among them, so they grow with what a compute has, not with the cloud."""
     yield BASE
+    yield STAGES
+    # Members before rules and rules before ports: what refers to something comes after it, should they not fit into one bundle.
+    groups = state.groups_on.get(compute, _NONE)
+    for far in {far for group in groups for far in state.named_by(group)}:
+        for address in state.held.get(far, _NONE):
+            yield member_key(far, address)
+    for group in groups:
+        yield Key("rules", group)
     for network in state.networks_on.get(compute, _NONE):
         yield Key("network", network)
         yield Key("dhcp", network)
@@ -380,6 +428,10 @@ def audience(state: State, key: Key) -> Iterable[int]:
         return {n for vrf in state.vrfs_with(str(key.object)) for n in state.reach(vrf)}
     if key.room in ("outside", "addresses", "address"):
         return _wired_for(state, key)
+    if key.room == "rules":
+        return state.guards(str(key.object))
+    if key.room == "member":
+        return state.asks_for(str(key.object).rpartition(" ")[0])
     return [c.number for c in state.members()]
 
 

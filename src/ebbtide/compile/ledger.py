@@ -46,9 +46,22 @@ class T(IntEnum):
     NAT_REPLY = 93
     NAT_OPEN = 94
     NAT_OPENED = 95
-    SECURITY_OUT = 210  # reserved: 210-217, what a VM sends
+    SECURITY_OUT = 210  # 210 to 217: what a VM sends
+    OUT_KIND = 211
+    OUT_TRACKED = 213
+    OUT_GROUPS = 214
+    OUT_RULES = 215
+    OUT_MEMBERS = 216
+    OUT_VERDICT = 217
     EGRESS = 220
-    SECURITY_IN = 240  # reserved: 240-247, what a VM receives
+    SECURITY_IN = 240  # 240 to 248: what a VM receives
+    IN_KIND = 241
+    IN_TRACKED = 243
+    IN_GROUPS = 244
+    IN_RULES = 245
+    IN_MEMBERS = 246
+    IN_VERDICT = 247
+    IN_DELIVER = 248
 
 
 TABLE_JOBS: dict[T, str] = {
@@ -79,7 +92,22 @@ TABLE_JOBS: dict[T, str] = {
     T.NAT_REPLY: "inbound and unknown to conntrack: imported connections, then whom to ask",
     T.NAT_OPEN: "opens a connection from the compute's own range of ports",
     T.NAT_OPENED: "just opened: recorded, or refused where the range is full",
+    T.SECURITY_OUT: "from a secured port: what it sends is its own, by MAC and address",
+    T.OUT_KIND: "from a secured port: what only servers and routers may say is dropped, IP goes through conntrack",
+    T.OUT_TRACKED: "from a secured port, after conntrack: by the connection's first direction to the rules",
+    T.OUT_GROUPS: "connections that a port has opened: its security groups, one after the other",
+    T.OUT_RULES: "connections that a port has opened: a group's rules",
+    T.OUT_MEMBERS: "connections that a port has opened: members of the group at the far end",
+    T.OUT_VERDICT: "from a secured port: on, or dropped",
     T.EGRESS: "logical port or compute to an output",
+    T.SECURITY_IN: "to a secured port: what is for its MAC, or for many",
+    T.IN_KIND: "to a secured port: ARP and neighbour discovery, IP through conntrack",
+    T.IN_TRACKED: "to a secured port, after conntrack: by the connection's first direction to the rules",
+    T.IN_GROUPS: "connections that somebody has opened to a port: its security groups, one after the other",
+    T.IN_RULES: "connections that somebody has opened to a port: a group's rules",
+    T.IN_MEMBERS: "connections that somebody has opened to a port: members of the group at the far end",
+    T.IN_VERDICT: "to a secured port: on, or dropped",
+    T.IN_DELIVER: "to a secured port: out",
 }
 
 # --- priorities ---
@@ -180,6 +208,43 @@ class Priority:
     OPENED = 5
     NOT_BY_ROW = 6
     RECORD = 10
+    # tables 210 and 240
+    REFUSED_HERE = 1
+    OWN_IP = 9
+    OWN = 10
+    OWN_ND = 20
+    NOT_OWN_ND = 15
+    # tables 211 and 241
+    TRACK = 5
+    WITHOUT_CONNTRACK = 10
+    SERVERS_ONLY = 20
+    # tables 213 and 243
+    FROM_OPENER = 5
+    FROM_OTHER = 10
+    TURNED = 20
+    ABOUT_CONNECTION = 25
+    INVALID = 30
+    INVALID_PASSED_ON = 35
+    ADMITTED = 40
+    ADMITTED_OTHER = 41
+    ADMITTED_TCP = 42
+    ADMITTED_MIDDLE = 43
+    ADMITTED_INVALID = 44
+    # tables 214 to 216, 244 to 246
+    PORTS_GROUPS = 5
+    GROUP_SETS = 10
+    RULE = 10
+    MEMBER = 10
+    # tables 217 and 247
+    NOT_ALLOWED = 1
+    NOT_ALLOWED_PASSED_ON = 2
+    OPENED_AFRESH = 5
+    ALLOWED = 10
+    ALLOWED_NEW = 15
+    ALLOWED_TO_MANY = 20
+    # table 248: as 220, and for what is an answer
+    FORWARD_ANSWER = 16
+    TO_LOCAL_ANSWER = 21
 
 
 # --- metadata (NetVirt's layout) ---
@@ -218,9 +283,9 @@ def metadata_flood(tag: int, from_tunnel: bool) -> tuple[int, int]:
 REGISTERS: dict[str, str] = {
     "reg0": "scratch; part of a large flood; NAT export: address",
     "reg1": "scratch; NAT export: port",
-    "reg2": "security: verdict and ct flags",
+    "reg2": "security: 1, allowed",
     "reg3": "VRF (router, VPN) id",
-    "reg4": "bits of where the packet stands (reserved)",
+    "reg4": "security: bit 0, let through by the port's other place; bit 1, as an answer",
     "reg5": "destination compute number; 0: this one",
     "reg6": "destination logical port tag",
     "reg7": "network tag",
@@ -229,9 +294,9 @@ REGISTERS: dict[str, str] = {
     "reg10": "input port, low 16 bits",
     "reg11": "conntrack zone of the source port",
     "reg12": "conntrack zone of the destination port",
-    "reg13": "conntrack zone of the router",
-    "reg14": "reserved (IPv6 scratch)",
-    "reg15": "reserved (IPv6 scratch)",
+    "reg13": "security: group at the far end, 0: any",
+    "reg14": "security: group whose rules are asked",
+    "reg15": "security: logical port whose groups are asked",
 }
 
 TO_COMPUTE_REG = "reg5"
@@ -239,6 +304,12 @@ TO_LPORT_REG = "reg6"
 NETWORK_REG = "reg7"
 INPUT_REG = "reg10"
 VRF_REG = "reg3"
+ALLOWED_REG, ADMITTED_REG = "reg2", "reg4"
+OUT_ZONE_REG, IN_ZONE_REG = "reg11", "reg12"
+FAR_GROUP_REG, GROUP_REG, JUDGED_REG = "reg13", "reg14", "reg15"
+ADMITTED, ADMITTED_ANSWER = 1, 3  # in ADMITTED_REG
+#: In the mark of a connection: it was the other end that opened it, in another conntrack than this one.
+TURNED_MARK = 1
 SCRATCH_MAC = "xreg0"  # 48 bits of it
 ASKED_REG = "reg9"
 EXPORTED_REG, EXPORT_ADDRESS_REG, EXPORT_PORT_REG = "reg8", "reg0", "reg1"
@@ -257,6 +328,7 @@ class Kind(IntEnum):
     PORT = 4
     ROUTER = 5
     RELATION = 6
+    GROUP = 7
     QUARANTINE = 14
     VOLATILE = 15
 
@@ -276,6 +348,7 @@ class Feature(IntEnum):
     EXTERNAL = 10
     SUBNET_ROUTE = 11
     DHCP = 12
+    SECURITY = 13
 
 
 OWNER_BITS = 20
@@ -454,7 +527,7 @@ FIRST_NAT_PORT, LAST_NAT_PORT = 1024, 65535
 
 # --- subnet routes ---
 
-_SUBNET_VNI, _DHCP_VNI = 0xE8_0000, 0xE9_0000
+_SUBNET_VNI, _DHCP_VNI, _ANSWER_VNI, _UNJUDGED_VNI = 0xE8_0000, 0xE9_0000, 0xEA_0000, 0xEB_0000
 
 
 def subnet_vni(tag: int) -> int:
@@ -465,6 +538,21 @@ def subnet_vni(tag: int) -> int:
 def dhcp_vni(tag: int) -> int:
     """VNI of what a network's VMs ask of a DHCP server."""
     return _DHCP_VNI + tag
+
+
+# --- security groups ---
+
+MAX_GROUP = (1 << OWNER_BITS) - 1
+
+
+def answered_vni(tag: int) -> int:
+    """VNI of what a port's other place has let through as an answer, for the port with that MAC in the network."""
+    return _ANSWER_VNI + tag
+
+
+def unjudged_vni(tag: int) -> int:
+    """VNI of what a place that a port has left does not know, for the port with that MAC in the network: to be judged there."""
+    return _UNJUDGED_VNI + tag
 
 
 # --- punts ---

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 import msgspec
 
 from ebbtide.model.facts import Binding, BindingPhase, Edit, Membership
-from ebbtide.model.state import State
+from ebbtide.model.state import LAST_ZONE, State, home_zone
 
 
 class Sight(msgspec.Struct, frozen=True):
@@ -54,11 +54,25 @@ def judge(state: State, port: str, sight: Sight) -> list[Edit]:
     for old in bindings:
         if old.phase is BindingPhase.LEAVING and _back(old, left, sight):
             # Pending first, and flipped only when that is applied: two computes never forward to each other.
-            return [Edit(old, Binding(port, old.compute, BindingPhase.PENDING))]
+            return [Edit(old, bound(state, port, old.compute, BindingPhase.PENDING))]
     fresh = _fresh(state, port, sight, {b.compute for b in bindings})
     if fresh is not None:
-        return [Edit(None, Binding(port, fresh, BindingPhase.PENDING))]
+        return [Edit(None, bound(state, port, fresh, BindingPhase.PENDING))]
     return [Edit(b, None) for b in bindings] if left else []
+
+
+def bound(state: State, port: str, compute: int, phase: BindingPhase) -> Binding:
+    """A binding at a place that the port comes to, or comes back to: with a conntrack zone that has nobody there.
+
+    Each time another one: what conntrack has seen of the port's connections when it was here last is wrong by now.
+    """
+    used = set(state.zones.get(compute, ()))
+    # Those that were stored without one have their port's.
+    alike = ((other, state.binding(other, compute)) for other in state.ports_on.get(compute, ()))
+    used |= {home_zone(state.ports[other].lport) for other, found in alike if found is not None and not found.zone}
+    first = state.ports[port].lport * 7919 + state.revision
+    zone = next((z for z in ((first + n) % LAST_ZONE + 1 for n in range(LAST_ZONE)) if z not in used), 0)
+    return Binding(port, compute, phase, zone=zone)
 
 
 def _back(old: Binding, left: bool, sight: Sight) -> bool:
@@ -70,11 +84,12 @@ def _without_active(state: State, port: str, bindings: tuple[Binding, ...], sigh
     candidates = sorted(b.compute for b in bindings if sight.plugged.get(b.compute))
     if candidates:
         chosen = state.binding(port, candidates[0])
-        return [Edit(chosen, Binding(port, candidates[0], BindingPhase.ACTIVE))]
+        assert chosen is not None
+        return [Edit(chosen, msgspec.structs.replace(chosen, phase=BindingPhase.ACTIVE, since=0))]
     dead = [Edit(b, None) for b in bindings if sight.plugged.get(b.compute) is False]
     fresh = _fresh(state, port, sight, {b.compute for b in bindings})
     if fresh is not None:
-        return [*dead, Edit(None, Binding(port, fresh, BindingPhase.ACTIVE))]
+        return [*dead, Edit(None, bound(state, port, fresh, BindingPhase.ACTIVE))]
     return dead
 
 
@@ -89,6 +104,6 @@ def _fresh(state: State, port: str, sight: Sight, known: Set[int]) -> int | None
 
 def _flip(old: Binding, new: Binding) -> list[Edit]:
     return [
-        Edit(old, Binding(old.port, old.compute, BindingPhase.LEAVING)),
-        Edit(new, Binding(new.port, new.compute, BindingPhase.ACTIVE)),
+        Edit(old, msgspec.structs.replace(old, phase=BindingPhase.LEAVING, since=0)),
+        Edit(new, msgspec.structs.replace(new, phase=BindingPhase.ACTIVE, since=0)),
     ]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
-from ebbtide.decide import designation, duties, natmove, scalein
+from ebbtide.decide import bindings, designation, duties, natmove, scalein
 from ebbtide.decide.designation import Standing
-from ebbtide.model.facts import Binding, BindingPhase, Edit
+from ebbtide.model.facts import BindingPhase, Edit
 from ebbtide.model.state import State, apply
 
 #: Elections follow from each other (who stands by, once a move has arrived): so many rounds, at most.
@@ -72,5 +72,5 @@ def _moved(state: State, numbers: Set[int], targets: Mapping[str, int]) -> list[
             old = state.binding(port, number)
             edits.append(Edit(old, None))
             if port in targets and state.binding(port, targets[port]) is None:
-                edits.append(Edit(None, Binding(port, targets[port], BindingPhase.ACTIVE)))
+                edits.append(Edit(None, bindings.bound(state, port, targets[port], BindingPhase.ACTIVE)))
     return edits

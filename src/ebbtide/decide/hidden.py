@@ -8,9 +8,10 @@ that, as the addresses of a virtual router do when it changes its host.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from ipaddress import ip_address, ip_network
 
-from ebbtide.model.addresses import ipv4, prefix
-from ebbtide.model.facts import Edit, Learnt, RouterPort
+from ebbtide.model.addresses import ipv4, prefix, split_pair
+from ebbtide.model.facts import Edit, Learnt, Port, RouterPort
 from ebbtide.model.state import State, apply
 
 Key = tuple[str, str]  # network, address
@@ -34,6 +35,14 @@ def place_for(state: State, network: str, address: str) -> RouterPort | None:
     return None
 
 
+def speaks_from(port: Port, address: str, mac: int) -> bool:
+    """Whether a port's security lets it speak from an address with a MAC: its own, or one of its pairs'."""
+    if not port.secured or (mac == port.mac and address in port.addresses):
+        return True
+    found, pairs = ip_address(address), map(split_pair, port.pairs)
+    return any(mac == theirs and found in ip_network(own) for own, theirs in pairs)
+
+
 def why_not(state: State, network: str, address: str, mac: int, port: str) -> str:
     """Why an address may not be learnt behind a port, in words, or ""."""
     known = state.ports.get(port)
@@ -48,6 +57,8 @@ def why_not(state: State, network: str, address: str, mac: int, port: str) -> st
             if leg.network == network and (leg.address == address or leg.mac == mac):
                 return f"it is {vrf}'s own"
     holder = state.given_to(network, address)
+    if not speaks_from(known, address, mac):
+        return "port security does not let the port speak from there: an address pair does"
     if holder is not None and (holder == port or state.active(holder) is not None):
         return f"it was given to port {holder}"
     if mac != known.mac and state.with_mac(network, mac) is not None:

@@ -19,6 +19,7 @@ _RANGES: dict[str, tuple[int, int, Callable[[State, int], bool]]] = {
     "network": (1, ledger.MAX_TAG, lambda s, n: n in s.by_tag or n in s.retired),
     "lport": (1, ledger.MAX_LPORT, lambda s, n: n in s.by_lport),
     "router": (1, ledger.MAX_ROUTER, lambda s, n: n in s.by_router_tag or ledger.ROUTER_TAGS | n in s.retired),
+    "group": (1, ledger.MAX_GROUP, lambda s, n: n in s.by_group_tag),
     "floating": (1, (1 << 22) - 1, lambda s, n: any(f.mac & 0x3F_FFFF == n for f in s.floatings.values())),
     "vni": (ledger.FIRST_VNI, ledger.LAST_VNI, lambda s, n: n in s.by_vni or n in s.retired_vnis),
 }

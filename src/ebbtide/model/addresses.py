@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 
 def ipv4(text: str) -> int | None:
@@ -19,6 +19,25 @@ def prefix(text: str) -> tuple[int, int, int]:
     """An IPv4 prefix as address, mask and length."""
     net = IPv4Network(text)
     return int(net.network_address), int(net.netmask), net.prefixlen
+
+
+@lru_cache(4096)
+def any_prefix(text: str) -> tuple[int, int, int]:
+    """A prefix or an address, IPv4 or IPv6, as address, mask and length. An IPv6 mask is wider than 32 bits, but for /0."""
+    net: IPv4Network | IPv6Network = ip_network(text, strict=False)
+    return int(net.network_address), int(net.netmask), net.prefixlen
+
+
+def link_local(mac: int) -> int:
+    """The IPv6 link-local address that is made of a MAC (RFC 4291, appendix A)."""
+    left, right = mac >> 24, mac & 0xFF_FFFF
+    return 0xFE80 << 112 | (left ^ 0x02_0000) << 40 | 0xFFFE << 24 | right
+
+
+def split_pair(pair: str) -> tuple[str, int]:
+    """Prefix and MAC of a stored address pair."""
+    prefix_, _, mac = pair.partition(" ")
+    return prefix_, int(mac.replace(":", ""), 16)
 
 
 def dotted(address: int) -> str:

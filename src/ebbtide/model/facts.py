@@ -108,22 +108,55 @@ class Network(msgspec.Struct, frozen=True):
 
 
 class Port(msgspec.Struct, frozen=True):
-    """A logical port. `id` is the interface's `external_ids:iface-id`; `mac` a 48-bit int; `lport` its tag (20 bits)."""
+    """A logical port. `id` is the interface's `external_ids:iface-id`; `mac` a 48-bit int; `lport` its tag (20 bits).
+
+    `secured`: what it sends is checked to be its own, and nothing passes that no rule of its security `groups` lets through. `pairs`: what
+    else it may send from, and is sent to, as "prefix mac".
+    """
 
     id: str
     network: str
     mac: int
     lport: int
     addresses: tuple[str, ...] = ()
+    secured: bool = False
+    groups: tuple[str, ...] = ()
+    pairs: tuple[str, ...] = ()
+
+
+class SecurityGroup(msgspec.Struct, frozen=True):
+    """A set of rules that ports may be in; `tag` (20 bits) names it in registers."""
+
+    id: str
+    tag: int
+
+
+class SecurityRule(msgspec.Struct, frozen=True):
+    """What ports of `group` may receive (`inbound`) or send: connections of that direction, with all that belongs to them.
+
+    `family`: 4 or 6. `protocol`: IANA's number (-1: any). `first`, `last`: ports of TCP, UDP or SCTP; of ICMP type and code (-1: any).
+    `prefix`: the far end ("": anybody); or `remote`: it is a port of that security group.
+    """
+
+    id: str
+    group: str
+    inbound: bool
+    family: int
+    protocol: int = -1
+    first: int = -1
+    last: int = -1
+    prefix: str = ""
+    remote: str = ""
 
 
 class Binding(msgspec.Struct, frozen=True):
-    """A port on a compute; `since` is the revision at which this phase began."""
+    """A port on a compute; `since` is the revision at which this phase began. `zone`: its conntrack zone there (0: `home_zone`)."""
 
     port: str
     compute: int
     phase: BindingPhase
     since: int = 0
+    zone: int = 0
 
 
 class Relation(msgspec.Struct, frozen=True):
@@ -406,6 +439,8 @@ Fact = (
     | External
     | Router
     | Vpn
+    | SecurityGroup
+    | SecurityRule
     | RouterPort
     | Floating
     | Neighbour

@@ -41,10 +41,14 @@ from ebbtide.model.facts import (
     Retired,
     Router,
     RouterPort,
+    SecurityGroup,
+    SecurityRule,
     Vpn,
 )
 
 _EMPTY: Map[Any, Any] = Map()
+#: Conntrack zones of ports are 1 to this; those above are routers' (the ledger).
+LAST_ZONE = 32_767
 #: The services of designations: a router's NAT; what is sent to addresses of a subnet that nobody has; DHCP of a network.
 NAT, SUBNET, DHCP = "nat", "subnet", "dhcp"
 
@@ -65,6 +69,11 @@ class State(msgspec.Struct, frozen=True):
     A VRF is a router or a VPN, by its name: `legs` and `routers_of` hold the places of both, `by_router_tag` the tags. `vpn_routers`:
     VPN -> its routers. `importers`, `exporters`: route target -> VPNs. `seen`: VRF of a VPN -> places of other VRFs that it has routes to
     (`horizon.py`); `seers`: network -> {VRF that has a route to it by that: number of places}.
+
+    `rules`: security group -> {rule id: rule}; `by_rule`: rule id -> its group. `namers`: security group -> {group with a rule that names
+    it as the far end: number of such rules}. `members_of`: security group -> {port: None}; `held`: security group -> {address or prefix of
+    a member: number of members}. `guarded`: security group -> {compute: number of bindings of its ports}, `groups_on` its inverse.
+    `zones`: compute -> {conntrack zone: number of bindings that have it}.
     """
 
     revision: int = 0
@@ -118,6 +127,16 @@ class State(msgspec.Struct, frozen=True):
     macs: Map[str, Map[int, str]] = _EMPTY
     learnt: Map[str, Map[str, Learnt]] = _EMPTY
     learnt_of: Map[str, Map[str, None]] = _EMPTY
+    security_groups: Map[str, SecurityGroup] = _EMPTY
+    by_group_tag: Map[int, str] = _EMPTY
+    rules: Map[str, Map[str, SecurityRule]] = _EMPTY
+    by_rule: Map[str, str] = _EMPTY
+    namers: Map[str, Map[str, int]] = _EMPTY
+    members_of: Map[str, Map[str, None]] = _EMPTY
+    held: Map[str, Map[str, int]] = _EMPTY
+    guarded: Map[str, Map[int, int]] = _EMPTY
+    groups_on: Map[int, Map[str, int]] = _EMPTY
+    zones: Map[int, Map[int, int]] = _EMPTY
 
     def footprint(self, network: str) -> Map[int, int]:
         """The computes on which a network is present, each with its number of bindings."""
@@ -259,6 +278,23 @@ class State(msgspec.Struct, frozen=True):
         found: Map[str, Learnt] = self.learnt.get(network, _EMPTY)
         return found
 
+    def rules_of(self, group: str) -> list[SecurityRule]:
+        """A security group's rules, by id."""
+        found: Map[str, SecurityRule] = self.rules.get(group, _EMPTY)
+        return [rule for _, rule in sorted(found.items())]
+
+    def named_by(self, group: str) -> list[str]:
+        """The security groups that the rules of one name as the far end."""
+        return sorted({rule.remote for rule in self.rules.get(group, _EMPTY).values() if rule.remote})
+
+    def guards(self, group: str) -> set[int]:
+        """The computes with ports of a security group: there its rules are held."""
+        return set(self.guarded.get(group, _EMPTY))
+
+    def asks_for(self, group: str) -> set[int]:
+        """The computes that have to know the members of a security group: those with ports whose rules name it."""
+        return {n for namer in self.namers.get(group, _EMPTY) for n in self.guarded.get(namer, _EMPTY)}
+
     def items_of(self, operation: str) -> list[Item]:
         """An operation's items, by kind, object and compute."""
         found: Map[tuple[str, str, int], Item] = self.items.get(operation, _EMPTY)
@@ -299,6 +335,19 @@ def split_subnet(name: str) -> tuple[str, str]:
     """Network and subnet of such a name."""
     network, _, subnet = name.rpartition(" ")
     return network, subnet
+
+
+def member_addresses(port: Port) -> list[str]:
+    """What a port is known by as a member of a security group: its addresses, and those of its pairs that are not everybody's."""
+    pairs = (pair.partition(" ")[0] for pair in port.pairs)
+    return sorted(
+        {*port.addresses, *(p.removesuffix("/32").removesuffix("/128") for p in pairs if not p.endswith("/0"))}
+    )
+
+
+def home_zone(lport: int) -> int:
+    """The conntrack zone of a binding that was stored without one."""
+    return lport % LAST_ZONE + 1
 
 
 def _bump(index: Map[Any, Map[Any, int]], outer: Any, inner: Any, by: int) -> Map[Any, Map[Any, int]]:
@@ -359,13 +408,29 @@ class _Draft:
             # Of two that change hands in one revision, the one who gives up takes nothing from the other.
             if present or self.maps[index].get(fact.network, _EMPTY).get(value) == fact.id:
                 self._inner(index, fact.network, value, fact.id, present)
+        by = 1 if present else -1
+        for group in fact.groups:
+            self._inner("members_of", group, fact.id, None, present)
+            for address in member_addresses(fact):
+                self.maps["held"] = _bump(self.maps["held"], group, address, by)
+        for binding in self.maps["bindings"].get(fact.id, ()):
+            self._guard(fact, binding, by)
+
+    def _guard(self, port: Port, binding: Binding, by: int) -> None:
+        for group in port.groups if port.secured else ():
+            self.maps["guarded"] = _bump(self.maps["guarded"], group, binding.compute, by)
+            self.maps["groups_on"] = _bump(self.maps["groups_on"], binding.compute, group, by)
 
     def _binding(self, fact: Binding, present: bool) -> None:
         others = tuple(b for b in self.maps["bindings"].get(fact.port, ()) if b.compute != fact.compute)
         kept = tuple(sorted((*others, fact), key=lambda b: b.compute)) if present else others
         self._put("bindings", fact.port, kept, bool(kept))
         by = 1 if present else -1
-        network = self.maps["ports"][fact.port].network
+        port = self.maps["ports"][fact.port]
+        network = port.network
+        self._guard(port, fact, by)
+        if fact.zone:
+            self.maps["zones"] = _bump(self.maps["zones"], fact.compute, fact.zone, by)
         self.maps["presence"] = _bump(self.maps["presence"], network, fact.compute, by)
         self.maps["networks_on"] = _bump(self.maps["networks_on"], fact.compute, network, by)
         self._inner("ports_on", fact.compute, fact.port, fact.phase, present)
@@ -414,6 +479,16 @@ class _Draft:
         self._vpns.add(fact.id)
         self._targets.update(fact.exports)
         self._alone.add(fact.id)
+
+    def _securitygroup(self, fact: SecurityGroup, present: bool) -> None:
+        self._put("security_groups", fact.id, fact, present)
+        self._index("by_group_tag", fact.tag, fact.id, present)
+
+    def _securityrule(self, fact: SecurityRule, present: bool) -> None:
+        self._inner("rules", fact.group, fact.id, fact, present)
+        self._index("by_rule", fact.id, fact.group, present)
+        if fact.remote:
+            self.maps["namers"] = _bump(self.maps["namers"], fact.remote, fact.group, 1 if present else -1)
 
     def _inner(self, name: str, outer: Any, key: Any, value: Any, present: bool) -> None:
         index = self.maps[name]
@@ -500,7 +575,7 @@ _ORDER = (
         Vpn,
         External,
     ),
-    *(Relation, Binding, Port, Network, Compute),
+    *(Relation, Binding, Port, SecurityRule, SecurityGroup, Network, Compute),
 )
 
 
@@ -557,7 +632,9 @@ def facts(state: State) -> list[Fact]:
     found += [*state.floatings.values(), *state.neighbours.values(), *state.designations.values()]
     for leases in state.leases.values():
         found += leases.values()
-    found += [*state.moves.values(), *state.proofs.values()]
+    found += [*state.moves.values(), *state.proofs.values(), *state.security_groups.values()]
+    for rules in state.rules.values():
+        found += rules.values()
     for items in state.items.values():
         found += items.values()
     return found

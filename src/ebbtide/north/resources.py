@@ -32,14 +32,38 @@ class NetworkChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wait: bool = False
 
 
-class NewPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A port to make. `id` is what the interface has as external_ids:iface-id."""
+class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a secured port may speak from beside its own; `mac` "": its own."""
+
+    prefix: str
+    mac: str = ""
+
+
+class NewPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """A port to make. `id` is what the interface has as external_ids:iface-id. It is secured if that is said,
+    or if it is in a security group."""
 
     id: str
     network: str
     mac: str
     addresses: list[str] = []
+    secured: bool | None = None
+    security_groups: list[str] | None = None
+    address_pairs: list[Pair] | None = None
     wait: bool = False
+
+
+class PortChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """What to change of a port; what is not there stays."""
+
+    secured: bool | None = None
+    security_groups: list[str] | None = None
+    address_pairs: list[Pair] | None = None
+    wait: bool = False
+
+
+def _pairs(wishes: list[Pair] | None) -> list[tuple[str, str]] | None:
+    return None if wishes is None else [(pair.prefix, pair.mac) for pair in wishes]
 
 
 class NewRelation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,9 +138,21 @@ def _ports(service: Service) -> list[Route]:
     async def make(request: Request) -> Response:
         wish = await body.struct(request, NewPort)
         old = wish.id in service.state.ports
-        made = await service.add_port(wish.id, wish.network, wish.mac, wish.addresses)
+        made = await service.add_port(
+            *(wish.id, wish.network, wish.mac, wish.addresses),
+            secured=wish.secured,
+            groups=wish.security_groups,
+            pairs=_pairs(wish.address_pairs),
+        )
         shown = {"port": shapes.port(service.state, made), "changed": not old}
         return await answer(request, service, shown, status=200 if old else 201, wait=wish.wait)
+
+    async def change(request: Request) -> Response:
+        wish, name = await body.struct(request, PortChange), request.path_params["id"]
+        old = service.state.ports.get(name)
+        made = await service.set_port(name, wish.secured, wish.security_groups, _pairs(wish.address_pairs))
+        shown = {"port": shapes.port(service.state, made), "changed": made != old}
+        return await answer(request, service, shown, wait=wish.wait)
 
     async def delete(request: Request) -> Response:
         wish = await body.struct(request, Waiting)
@@ -127,6 +163,7 @@ def _ports(service: Service) -> list[Route]:
         Route("/api/v1/ports", listing, methods=["GET"]),
         Route("/api/v1/ports", make, methods=["POST"]),
         Route("/api/v1/ports/{id:path}", one, methods=["GET"]),
+        Route("/api/v1/ports/{id:path}", change, methods=["PATCH"]),
         Route("/api/v1/ports/{id:path}", delete, methods=["DELETE"]),
     ]
 

@@ -26,6 +26,7 @@ from ebbtide.north import (
     restconf,
     routers,
     schema,
+    security,
     vpns,
 )
 from ebbtide.north.answers import on_error
@@ -55,6 +56,7 @@ def build(service: Service, config: Config) -> Starlette:
         *api.routes(service, config),
         *resources.routes(service),
         *routers.routes(service),
+        *security.routes(service),
         *vpns.routes(service),
         *learnt.routes(service),
         *balance.routes(service),

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from ebbtide.decide import proofs
+from ebbtide.decide import proofs, security
 from ebbtide.decide.scalein import carried
+from ebbtide.model.addresses import split_pair
 from ebbtide.model.facts import (
     Compute,
     External,
@@ -23,6 +24,8 @@ from ebbtide.model.facts import (
     Relation,
     Router,
     RouterPort,
+    SecurityGroup,
+    SecurityRule,
     Vpn,
     format_mac,
 )
@@ -58,10 +61,43 @@ def port(state: State, fact: Port) -> dict[str, Any]:
         "mac": format_mac(fact.mac),
         "addresses": list(fact.addresses),
         "lport": fact.lport,
+        "secured": fact.secured,
+        "security-groups": list(fact.groups),
+        "address-pairs": [{"prefix": prefix, "mac": format_mac(mac)} for prefix, mac in map(split_pair, fact.pairs)],
         "bindings": [
             {"compute": name_of(state, b.compute), "phase": str(b.phase), "since": b.since}
             for b in state.bindings.get(fact.id, ())
         ],
+    }
+
+
+def security_group(state: State, fact: SecurityGroup) -> dict[str, Any]:
+    """A security group: its rules, the ports in it, the groups whose rules name it, and the computes that hold its rules."""
+    return {
+        "id": fact.id,
+        "tag": fact.tag,
+        "rules": [security_rule(rule) for rule in state.rules_of(fact.id)],
+        "ports": sorted(state.members_of.get(fact.id, ())),
+        "named-by": sorted(state.namers.get(fact.id, ())),
+        "computes": sorted(name_of(state, n) for n in state.guards(fact.id)),
+    }
+
+
+def security_rule(rule: SecurityRule) -> dict[str, Any]:
+    """A rule, as it was asked for, and in words. "icmp-type" and "icmp-code": -1 is any."""
+    icmp = rule.protocol in (1, 58)
+    ports = "" if icmp or rule.first < 0 else f"{rule.first}" + (f"-{rule.last}" if rule.last != rule.first else "")
+    return {
+        "id": rule.id,
+        "direction": "in" if rule.inbound else "out",
+        "family": f"ipv{rule.family}",
+        "protocol": security.protocol_name(rule.protocol),
+        "ports": ports,
+        "icmp-type": rule.first if icmp else -1,
+        "icmp-code": rule.last if icmp else -1,
+        "prefix": rule.prefix,
+        "remote-group": rule.remote,
+        "words": security.said(rule),
     }
 
 

@@ -370,7 +370,7 @@ PREREQUISITES: dict[str, tuple[tuple[str, int], ...]] = (
     | dict.fromkeys(("icmpv6_type", "icmpv6_code"), (("ip_proto", 58),))
     | {"nd_target": (("icmpv6_type", 135), ("icmpv6_type", 136))}
     | {"nd_sll": (("icmpv6_type", 135),), "nd_tll": (("icmpv6_type", 136),)}
-    | dict.fromkeys(("ct_tp_src", "ct_tp_dst"), (("ct_nw_proto", 6), ("ct_nw_proto", 17), ("ct_nw_proto", 132)))
+    | dict.fromkeys(("ct_tp_src", "ct_tp_dst"), tuple(("ct_nw_proto", n) for n in (1, 6, 17, 58, 132)))
 )
 
 

@@ -49,8 +49,9 @@ def deliver(cluster: Cluster, known: Learnt, frame: bytes) -> None:
     sent = frames.forwarded(frame, place.mac, known.mac) if place is not None else None
     if found is None or sent is None or len(sent) > state.networks[known.network].mtu + 14:
         return
-    switch, ofport = found
-    send(switch, (Output(ofport),), sent)
+    # As any packet to the port: past its security, if it has one.
+    to = (SetField(ledger.TO_LPORT_REG, state.ports[known.port].lport), SetField(ledger.TO_COMPUTE_REG, 0))
+    send(found[0], (*to, Resubmit(T.EGRESS)), sent)
 
 
 def send(switch: SwitchLink, actions: tuple[Action, ...], frame: bytes) -> bool:

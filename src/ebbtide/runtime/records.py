@@ -37,11 +37,13 @@ from ebbtide.model.facts import (
     Retired,
     Router,
     RouterPort,
+    SecurityGroup,
+    SecurityRule,
     Vpn,
 )
 
 DATABASE = "Ebbtide"
-SCHEMA_VERSION = "1.4.0"
+SCHEMA_VERSION = "1.5.0"
 
 TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Compute": (Compute, ("number",)),
@@ -58,6 +60,8 @@ TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "External": (External, ("id",)),
     "Router": (Router, ("id",)),
     "Vpn": (Vpn, ("id",)),
+    "SecurityGroup": (SecurityGroup, ("id",)),
+    "SecurityRule": (SecurityRule, ("id",)),
     "RouterPort": (RouterPort, ("router", "network", "address")),
     "Floating": (Floating, ("external", "address")),
     "Neighbour": (Neighbour, ("external", "address")),

@@ -31,6 +31,7 @@ from ebbtide.decide import (
     returns,
     routing,
     scalein,
+    security,
     vpns,
 )
 from ebbtide.decide.designation import Departure
@@ -54,6 +55,8 @@ from ebbtide.model.facts import (
     Retired,
     Router,
     RouterPort,
+    SecurityGroup,
+    SecurityRule,
     Vpn,
     format_mac,
 )
@@ -198,7 +201,17 @@ class Service:
             "of it any more: choose another VNI, or bring back or remove what cannot be reached"
         )
 
-    async def add_port(self, port_id: str, network: str, mac: str, addresses: Sequence[str] = ()) -> Port:
+    async def add_port(
+        self,
+        port_id: str,
+        network: str,
+        mac: str,
+        addresses: Sequence[str] = (),
+        *,
+        secured: bool | None = None,
+        groups: Sequence[str] | None = None,
+        pairs: Sequence[tuple[str, str]] | None = None,
+    ) -> Port:
         """Make a port; the same again is "already so".
 
         Raises:
@@ -216,7 +229,10 @@ class Service:
                 raise NotFound(f"there is no network {network}: `ebbtide network add {network}` makes one")
             known = state.ports.get(port_id)
             if known is not None:
-                if (known.network, known.mac, known.addresses) == (network, value, found):
+                plain = msgspec.structs.replace(known, secured=False, groups=(), pairs=())
+                if plain == Port(port_id, network, value, known.lport, found) and known == security.secure(
+                    state, known, secured, groups, pairs
+                ):
                     return [], known
                 raise Refused(f"port {port_id} exists already with other settings: delete it first")
             outside = _outside(found, net.subnets)
@@ -241,9 +257,20 @@ class Service:
                     raise Refused(f"address {min(shared)} is that of port {other.id} in network {network}")
             ids = Allocator(state)
             made = Port(port_id, network, value, ids.take("lport"), found)
+            made = security.secure(state, made, secured, groups, pairs)
             return [Edit(None, made), *ids.edits(), *hidden.release(state, network, (), value)], made
 
         return await self.cluster.store.commit(decide)
+
+    async def set_port(
+        self,
+        name: str,
+        secured: bool | None = None,
+        groups: Sequence[str] | None = None,
+        pairs: Sequence[tuple[str, str]] | None = None,
+    ) -> Port:
+        """Change a port's security; what is None stays."""
+        return await self.cluster.store.commit(lambda state: security.change_port(state, name, secured, groups, pairs))
 
     async def delete_port(self, port_id: str) -> None:
         """Delete a port, wherever it is plugged."""
@@ -303,6 +330,24 @@ class Service:
     async def delete_floating(self, external: str, address: str) -> None:
         """Delete a floating IP."""
         await self.cluster.store.commit(lambda state: (routing.delete_floating(state, external, address), None))
+
+    # --- security groups: see decide/security.py ---
+
+    async def add_group(self, name: str) -> SecurityGroup:
+        """Make a security group; the same again is "already so"."""
+        return await self.cluster.store.commit(lambda state: security.add_group(state, name))
+
+    async def delete_group(self, name: str) -> None:
+        """Delete a security group that nobody is in and nobody names."""
+        await self.cluster.store.commit(lambda state: (security.delete_group(state, name), None))
+
+    async def add_rule(self, group: str, wish: security.RuleWish) -> SecurityRule:
+        """Give a security group a rule; the same again is "already so"."""
+        return await self.cluster.store.commit(lambda state: security.add_rule(state, group, wish))
+
+    async def delete_rule(self, group: str, rule: str) -> None:
+        """Take a rule out of a security group."""
+        await self.cluster.store.commit(lambda state: (security.delete_rule(state, group, rule), None))
 
     # --- VPNs: see decide/vpns.py for what each verb refuses ---
 

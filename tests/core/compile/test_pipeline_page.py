@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ebbtide.compile import ledger
 from ebbtide.compile.ledger import TABLE_JOBS, Feature, Kind, Priority, Punt, T
+from ebbtide.model.state import LAST_ZONE
 
 PAGE = (Path(__file__).parents[3] / "docs" / "pipeline.md").read_text()
 
@@ -89,6 +90,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         f"{ledger.answer_group(0):#x} + router tag",
         f"{ledger.ALIVE_GROUP:#x}",
         str(ledger.MAX_BUCKETS),
+        f"1 to {LAST_ZONE}",
         f"{ledger.router_zone(0)} + router tag",
         str(ledger.FLOOD_ZONE),
         str(ledger.PROBE_METER),
@@ -119,6 +121,8 @@ def test_groups_meters_vnis_and_bounds() -> None:
         f"+ {ledger.ask_vni(0) - ledger.gateway_vni(0)}, + {ledger.answer_vni(0) - ledger.gateway_vni(0)}",
         f"{ledger.subnet_vni(0):#x} + network tag",
         f"{ledger.dhcp_vni(0):#x} + network tag",
+        f"{ledger.answered_vni(0):#x} + network tag",
+        f"{ledger.unjudged_vni(0):#x} + network tag",
         f"{ledger.DELIVER_VNI:#x} + lport tag",
         f"{ledger.PROBE_VNI:#x}",
         f"{ledger.PROBE_ETHERTYPE:#x}",
@@ -128,6 +132,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.MAX_LPORT),
         str(ledger.MAX_TAG),
         str(ledger.MAX_ROUTER),
+        str(ledger.MAX_GROUP),
         *(str(int(punt)) for punt in Punt),
     ]
 
@@ -147,7 +152,10 @@ def test_no_two_uses_of_a_number_meet() -> None:
     assert all(one(ledger.MAX_ROUTER) < two(0) for one, two in pairwise(highest))
     assert ledger.answer_group(ledger.MAX_ROUTER) < ledger.ALIVE_GROUP < ledger.flood_part(0, 0)
     assert ledger.LAST_VNI < ledger.RELATION_VNI < ledger.answer_vni(ledger.MAX_ROUTER) < ledger.subnet_vni(0)
-    assert ledger.subnet_vni(top) < ledger.dhcp_vni(0) <= ledger.dhcp_vni(top) < ledger.DELIVER_VNI
+    vnis = [ledger.subnet_vni, ledger.dhcp_vni, ledger.answered_vni, ledger.unjudged_vni]
+    assert all(one(top) < two(0) for one, two in pairwise(vnis))
+    assert ledger.unjudged_vni(top) < ledger.DELIVER_VNI
+    assert ledger.router_zone(0) > LAST_ZONE
     assert ledger.router_zone(ledger.MAX_ROUTER) < ledger.FLOOD_ZONE
     assert top < ledger.ROUTER_TAGS
     assert ledger.DELIVER_VNI | ledger.MAX_LPORT < ledger.PROBE_VNI

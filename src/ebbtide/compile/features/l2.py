@@ -8,10 +8,11 @@ to that port or drops: no loop can form, and a copied frame is never flooded aga
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from ebbtide.compile import ledger
-from ebbtide.compile.features import base
+from ebbtide.compile.features import base, security
+from ebbtide.compile.features.security import Guard
 from ebbtide.compile.flow import (
     Action,
     Bucket,
@@ -20,6 +21,7 @@ from ebbtide.compile.flow import (
     Group,
     GroupType,
     M,
+    Match,
     Output,
     Resubmit,
     SetField,
@@ -171,111 +173,91 @@ def known_mac(net: Network, port: Port, active: Binding, others: Iterable[int] =
     return Fragment(flows)
 
 
-def plugged(net: Network, port: Port, binding: Binding, ofport: int, copy_to: int) -> Fragment:
+def _classifier(net: Network, port: Port, ofport: int, guard: Guard | None, evidence: tuple[Action, ...]) -> Flow:
+    """From a port to its network, past its security if it has one."""
+    lport, elan = ledger.metadata_lport(port.lport), ledger.metadata_network(net.tag)
+    zone = (SetField(ledger.OUT_ZONE_REG, guard.zone),) if guard is not None else ()
+    return Flow(
+        T.CLASSIFIER,
+        Priority.VM_UNTAGGED,
+        match(in_port=ofport),
+        actions=(*evidence, *base.RECORD_INPUT, SetField(ledger.NETWORK_REG, net.tag), *zone),
+        metadata=(lport[0] | elan[0], lport[1] | elan[1]),
+        goto=T.SECURITY_OUT if guard is not None else T.DISPATCHER,
+        cookie=ledger.cookie(Kind.PORT, Feature.L2, port.lport),
+    )
+
+
+def plugged(
+    net: Network, port: Port, binding: Binding, ofport: int, copy_to: int, guard: Guard | None = None
+) -> Fragment:
     """One compute's: a port bound here as pending or active.
 
-    `ofport`: its OpenFlow port. `copy_to`: the tunnel's OpenFlow port to the compute where the port is pending (0: none);
-    what is delivered to the port is copied there, so that a guest misses nothing at the instant it wakes at the other end.
+    `ofport`: its OpenFlow port. `guard`: of a secured one. `copy_to`: the tunnel's OpenFlow port to the compute where the port is pending
+    (0: none); what is delivered to the port is copied there, so that a guest misses nothing at the instant it wakes at the other end.
     """
     cookie = ledger.cookie(Kind.PORT, Feature.L2, port.lport)
     pending = binding.phase is BindingPhase.PENDING
     evidence = _evidence(port) if pending else ()
-    lport, elan = ledger.metadata_lport(port.lport), ledger.metadata_network(net.tag)
+    lport = ledger.metadata_lport(port.lport)
     here = {"reg6": port.lport}
+    admitted = (SetField(ledger.ADMITTED_REG, ledger.ADMITTED),) if guard is not None else ()
     flows = [
-        Flow(
-            T.CLASSIFIER,
-            Priority.VM_UNTAGGED,
-            match(in_port=ofport),
-            actions=(*evidence, *base.RECORD_INPUT, SetField(ledger.NETWORK_REG, net.tag)),
-            metadata=(lport[0] | elan[0], lport[1] | elan[1]),
-            goto=T.DISPATCHER,
-            cookie=cookie,
-        ),
+        _classifier(net, port, ofport, guard, evidence),
         Flow(T.L2_FILTER, Priority.REFLECTION, match(metadata=lport, reg6=port.lport), cookie=cookie),
         Flow(
             T.TUNNEL_TERMINATION,
             Priority.VNI,
             match(tun_id=ledger.DELIVER_VNI | port.lport),
-            actions=(SetField(ledger.TO_LPORT_REG, port.lport), SetField(ledger.TO_COMPUTE_REG, 0)),
+            actions=(SetField(ledger.TO_LPORT_REG, port.lport), SetField(ledger.TO_COMPUTE_REG, 0), *admitted),
             goto=T.EGRESS,
             cookie=cookie,
         ),
-        Flow(
-            T.EGRESS,
-            Priority.TO_LOCAL,
-            match(**here, reg5=0),
-            actions=(Output(ofport),),
-            cookie=cookie,
-        ),
     ]
+    out: tuple[Action, ...] = (Output(ofport),)
+    rows = [(Priority.TO_LOCAL, match(**here, reg5=0), out)]
     if pending:
         # Only what comes from elsewhere: this compute's own VMs still send to where the port is active. It has the key of
         # `leaving`'s row and takes its place at once: a row that forwards must not outlive the flip back, or two computes would
         # forward to each other until it is taken away. And it is below what an active port has, whom a row left over must not hide.
-        flows.append(
-            Flow(
-                T.EGRESS,
-                Priority.FORWARD,
-                match(**here, metadata=(ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON)),
-                actions=(Output(ofport),),
-                cookie=cookie,
-            )
-        )
+        seen = match(**here, metadata=(ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON))
+        rows.append((Priority.FORWARD, seen, out))
     else:
         copy = _deliver(port, copy_to) if copy_to else ()
-        flows.append(
-            Flow(
-                T.EGRESS,
-                Priority.TO_LOCAL,
-                match(**here, reg5=binding.compute),
-                actions=(Output(ofport), *copy),
-                cookie=cookie,
-            )
-        )
+        rows.append((Priority.TO_LOCAL, match(**here, reg5=binding.compute), (*out, *copy)))
+    flows += security.delivery(port, guard, net, rows)
+    if guard is not None:
+        flows += [*security.port(net, port, guard), *security.arrivals(net, port)]
     return Fragment(tuple(flows))
 
 
-def relay(port: Port, binding: Binding, copy_to: int) -> Fragment:
+def relay(net: Network, port: Port, binding: Binding, copy_to: int, guard: Guard | None = None) -> Fragment:
     """One compute's: a port that is active here, its interface gone already, and pending elsewhere: all of it goes there."""
-    flow = Flow(
-        T.EGRESS,
-        Priority.TO_LOCAL,
-        match(reg6=port.lport, reg5=binding.compute),
-        actions=_deliver(port, copy_to),
-        cookie=ledger.cookie(Kind.PORT, Feature.L2, port.lport),
-    )
-    return Fragment((flow,))
+    row = Priority.TO_LOCAL, match(reg6=port.lport, reg5=binding.compute), _deliver(port, copy_to)
+    return Fragment(tuple(_onward(net, port, guard, row, copy_to)))
 
 
-def leaving(net: Network, port: Port, ofport: int, forward_to: int) -> Fragment:
+def _onward(
+    net: Network, port: Port, guard: Guard | None, row: tuple[int, Match, tuple[Action, ...]], tunnel: int
+) -> Iterator[Flow]:
+    """All that comes for a port goes on to its other place, past its security here if it has one."""
+    yield from security.delivery(port, guard, net, [row])
+    if guard is not None:
+        yield from security.port(net, port, guard)
+        yield from security.passed_on(net, port, tunnel)
+
+
+def leaving(net: Network, port: Port, ofport: int, forward_to: int, guard: Guard | None = None) -> Fragment:
     """One compute's: a port that has moved away. What still arrives for it goes on to its new place.
 
     `ofport` 0: its interface is gone already. `forward_to`: the tunnel's OpenFlow port towards the new place (0: none yet).
     """
-    cookie = ledger.cookie(Kind.PORT, Feature.L2, port.lport)
-    flows = []
+    flows: list[Flow] = []
     if forward_to:
-        flows.append(
-            Flow(
-                T.EGRESS,
-                Priority.FORWARD,
-                match(reg6=port.lport, metadata=(ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON)),
-                actions=_deliver(port, forward_to),
-                cookie=cookie,
-            )
-        )
+        seen = match(reg6=port.lport, metadata=(ledger.SPLIT_HORIZON, ledger.SPLIT_HORIZON))
+        flows += _onward(net, port, guard, (Priority.FORWARD, seen, _deliver(port, forward_to)), forward_to)
+    elif ofport and guard is not None:
+        flows += security.port(net, port, guard)
     if ofport:
-        lport, elan = ledger.metadata_lport(port.lport), ledger.metadata_network(net.tag)
-        flows.append(
-            Flow(
-                T.CLASSIFIER,
-                Priority.VM_UNTAGGED,
-                match(in_port=ofport),
-                actions=(*_evidence(port), *base.RECORD_INPUT, SetField(ledger.NETWORK_REG, net.tag)),
-                metadata=(lport[0] | elan[0], lport[1] | elan[1]),
-                goto=T.DISPATCHER,
-                cookie=cookie,
-            )
-        )
+        flows.append(_classifier(net, port, ofport, guard, _evidence(port)))
     return Fragment(tuple(flows))
