@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from ebbtide.errors import NotReady, Refused
@@ -25,7 +25,7 @@ class Api:
         Raises:
             Refused: the controller answered with an error.
             NotReady: it says that it cannot now.
-            OSError: it does not answer.
+            OSError: it does not answer, or dies in the middle of its answer.
         """
         connection = HTTPConnection("127.0.0.1", 8181, timeout=60)
         connection.sock = self._lab.connect("127.0.0.1", 8181)
@@ -34,6 +34,8 @@ class Api:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             text = answer.read().decode()
+        except HTTPException as error:
+            raise ConnectionError(f"{method} {path}: the answer was cut: {error!r}") from error
         finally:
             connection.close()
         if answer.status in _LATER:
