@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from ebbtide.decide import security
 from ebbtide.decide.security import RuleWish
 from ebbtide.errors import NotReady
-from ebbtide.lab import Vm
+from ebbtide.lab import Compute, Vm, packets
+from ebbtide.model.facts import Port
 from tests.support.cloud import Cloud
 
 pytestmark = pytest.mark.lab
@@ -145,3 +147,208 @@ def test_who_comes_into_a_group_and_leaves_it_is_let_in_and_cut_off(cloud: Cloud
         cloud.wait_clean()
         assert not passes(far, near, IN_VAIN), "it is a member no more, though it may say what it likes now"
         assert not passes(near, far, IN_VAIN)
+
+
+def heard(ear: packets.PacketSocket, frame: bytes, last: bytes) -> bool:
+    """Whether a frame came before a last one."""
+    seen: list[bytes] = []
+    # Without what fills a short frame up, and without a tag, which a packet socket keeps apart.
+    frame = frame[:12] + frame[16:] if frame[12:14] == b"\x81\0" else frame
+    ear.receive(lambda f: bool(seen.append(f)) or f[:42] == last[:42])
+    return any(f[:40] == frame[:40] for f in seen)
+
+
+STRANGER = "02:00:00:00:77:01"
+
+
+def spoofed(own: Vm, victim: Vm) -> dict[str, bytes]:
+    """What a VM may not send, to the victim or to all."""
+    ping = packets.icmp_echo(7, 1, b"spoof")
+
+    def ip(source: str, source_mac: str, body: bytes = ping, protocol: int = 1, to: str = victim.mac) -> bytes:
+        return packets.ethernet(to, source_mac, 0x0800, packets.ipv4(source, victim.ip, protocol, body))
+
+    server = packets.udp(("10.1.0.99", 67), (victim.ip, 68), b"offer")
+    return {
+        "another's MAC": ip(own.ip, STRANGER),
+        "another's address": ip("10.1.0.99", own.mac),
+        "the victim's own address": ip(victim.ip, own.mac),
+        "ARP under another's address": packets.arp_reply(own.mac, "10.1.0.99", victim.mac, victim.ip),
+        "ARP under another's MAC": packets.ethernet(
+            victim.mac, own.mac, 0x0806, packets.arp_reply(STRANGER, own.ip, victim.mac, victim.ip)[14:]
+        ),
+        "gratuitous ARP for another": packets.gratuitous_arp(own.mac, "10.1.0.99"),
+        "a DHCP server": ip(own.ip, own.mac, server[20:] if server[0] == 0x45 else server, 17),
+        "RARP for another": packets.rarp(STRANGER),
+        "an unknown protocol": packets.ethernet(victim.mac, own.mac, 0x88B7, b"unknown"),
+        "a tag": packets.ethernet(
+            victim.mac, own.mac, 0x8100, b"\0\7\x08\0" + packets.ipv4(own.ip, victim.ip, 1, ping)
+        ),
+        "IPv6 that it was not given": packets.ethernet(
+            victim.mac, own.mac, 0x86DD, bytes.fromhex("60000000 0008 3b 40") + b"\xfd" * 32 + b"\0" * 8
+        ),
+    }
+
+
+@pytest.mark.parametrize("where", ["web2", "lb"])
+def test_nobody_speaks_for_another(cloud: Cloud, where: str) -> None:
+    own, victim = cloud.lab.vm("web1"), cloud.lab.vm(where)
+    last = packets.arp_request(own.mac, own.ip, "10.1.0.200")
+    with victim.packets() as ear, own.packets() as out:
+        for told, frame in spoofed(own, victim).items():
+            out.send(frame)
+            out.send(last)
+            assert heard(ear, frame, last), f"without port security it gets through: {told}"
+    allow(cloud, "all", False)
+    secure(cloud, "web1", "all")
+    with victim.packets() as ear, own.packets() as out:
+        for told, frame in spoofed(own, victim).items():
+            out.send(frame)
+            out.send(last)
+            assert not heard(ear, frame, last), told
+    assert own.reaches(victim.ip), "and what is its own does"
+    dropped = cloud.call(cloud.service.dropped("web1"))
+    assert dropped is not None
+    assert dropped.not_its_own >= len(spoofed(own, victim)) - 1, (
+        "a DHCP server's address is its own, and its words are not"
+    )
+
+
+def test_what_a_pair_says_is_its_own_too(cloud: Cloud) -> None:
+    web1, lb = cloud.lab.vm("web1"), cloud.lab.vm("lb")
+    allow(cloud, "all", False)
+    allow(cloud, "all", True)
+    secure(cloud, "web1", "all")
+    web1.exec(["ip", "addr", "add", "10.1.0.50/24", "dev", "eth0"])
+    assert not lb.ping("10.1.0.50", deadline=IN_VAIN).received
+    secure(cloud, "web1", "all", pairs=[("10.1.0.50/32", "")])
+    assert lb.reaches("10.1.0.50")
+    cloud.assert_clean()
+
+
+def test_what_is_said_of_a_packet_is_what_its_tables_do_with_it(cloud: Cloud) -> None:
+    """`judge`, for packets of many kinds, beside Open vSwitch's own trace of the tables behind conntrack."""
+    cloud.call(cloud.service.add_group("clients"))
+    allow(cloud, "web", True, protocol="tcp", ports="80")
+    allow(cloud, "web", True, protocol="tcp", ports="8000-8099", prefix="10.1.0.2/31")
+    allow(cloud, "web", True, protocol="udp", remote="clients")
+    allow(cloud, "web", True, protocol="icmp", icmp_type=8)
+    allow(cloud, "web", True, protocol="sctp", ports="5000")
+    allow(cloud, "web", False, protocol="udp", ports="53")
+    allow(cloud, "web", False, protocol="47", prefix="192.0.2.0/24")
+    secure(cloud, "web1", "web")
+    secure(cloud, "web2", "clients")
+    state = cloud.controller.app.cluster.state
+    port, compute = state.ports["web1"], cloud.lab.compute("a")
+    binding = state.active("web1")
+    assert binding is not None
+    verdicts = set()
+    for inbound in (True, False):
+        for protocol, name in ((6, "tcp"), (17, "udp"), (132, "sctp"), (1, "icmp"), (47, "ip")):
+            for at in (79, 80, 81, 53, 5000, 7999, 8000, 8063, 8099, 8100) if protocol in (6, 17, 132) else (0, 8, 13):
+                for far in ("10.1.0.2", "10.1.0.3", "10.1.0.4", "192.0.2.9", "198.51.100.1"):
+                    ports = (at, 0) if protocol == 1 else (at, at)
+                    said = security.judge(state, port, security.Packet(inbound, far, protocol, *ports))
+                    traced = trace(compute, port, inbound, (protocol, name, at), far)
+                    assert said.passes == traced, (inbound, name, at, far, said.words)
+                    verdicts.add((inbound, name, said.passes))
+    assert {(True, name, True) for name in ("tcp", "udp", "sctp", "icmp")} <= verdicts
+    assert {(False, "udp", True), (False, "ip", True), (True, "ip", False)} <= verdicts
+
+
+def trace(compute: Compute, port: Port, inbound: bool, kind: tuple[int, str, int], far: str) -> bool:
+    """Whether the first packet of a connection comes out of the stage."""
+    protocol, name, at = kind
+    source, target = (far, port.addresses[0]) if inbound else (port.addresses[0], far)
+    said = f"in_port=1,{name},nw_src={source},nw_dst={target},ct_state=new|trk,ct_nw_src={source},ct_nw_dst={target}"
+    said += f",ct_nw_proto={protocol}"
+    if protocol == 1:
+        said += f",icmp_type={at},icmp_code=0,ct_tp_src={at},ct_tp_dst=0"
+    elif protocol in (6, 17, 132):
+        said += f",{name}_src=40000,{name}_dst={at},ct_tp_src=40000,ct_tp_dst={at}"
+    else:
+        said += f",nw_proto={protocol}"
+    said += f",reg6={port.lport},reg11=9,reg12=9,metadata={port.lport << 40:#x}"
+    table = 243 if inbound else 213
+    told = compute.appctl("ofproto/trace-packet-out", "br-int", said, f"resubmit(,{table})")
+    return "ct(commit" in told.rpartition("Datapath actions")[2]
+
+
+def both_ways(one: socket.socket, other: socket.socket) -> bool:
+    return passes(one, other) and passes(other, one)
+
+
+def test_connections_go_with_a_vm_that_moves_and_back_again(cloud: Cloud) -> None:
+    """One that it was called by and one that it has opened, neither of which has a rule in the other direction; and one that begins while
+    it is at both places."""
+    web1, lb, web2 = (cloud.lab.vm(name) for name in ("web1", "lb", "web2"))
+    allow(cloud, "web", True, protocol="tcp", ports="80-90")
+    allow(cloud, "web", False, protocol="tcp", ports="9000")
+    secure(cloud, "web1", "web")
+    with (
+        connection(lb, web1, 80) as called,
+        connection(web1, web2, 9000) as opened,
+        connection(web2, web1, 81) as from_there,
+    ):
+        for target in ("b", "a", "b"):
+            source = cloud.place("web1")
+            migration = cloud.lab.migration("web1", target)
+            migration.begin()
+            cloud.wait_prepared("web1")
+            for near, far in (called, opened, from_there):
+                assert both_ways(near, far), f"on {source}, on the way to {target}"
+            with connection(lb, web1, 85) as (near, far):
+                assert both_ways(near, far)
+                migration.switch()
+                # The far ends speak first: what the guest opened elsewhere is an answer here.
+                assert passes(opened[1], opened[0]), f"on {target}, the far end first"
+                assert both_ways(far, near)
+                for pair in (called, opened, from_there):
+                    assert both_ways(*pair), f"on {target}"
+                cloud.wait(lambda t=target: cloud.place("web1") == t, what="flipped")
+                migration.finish()
+                cloud.wait_clean()
+                for pair in ((near, far), called, opened, from_there):
+                    assert both_ways(*pair), f"on {target}, settled"
+            assert not opens(lb, web1, 92)
+            assert not opens(web1, web2, 9001)
+    cloud.assert_clean()
+
+
+def test_a_rule_that_goes_while_a_vm_moves_cuts_what_it_let_through(cloud: Cloud) -> None:
+    web1, lb, web2 = (cloud.lab.vm(name) for name in ("web1", "lb", "web2"))
+    inward = allow(cloud, "web", True, protocol="tcp", ports="80")
+    outward = allow(cloud, "web", False, protocol="tcp", ports="9000")
+    secure(cloud, "web1", "web")
+    with connection(lb, web1, 80) as called, connection(web1, web2, 9000) as opened:
+        migration = cloud.lab.migration("web1", "b")
+        migration.begin()
+        cloud.wait_prepared("web1")
+        assert both_ways(*called)
+        assert both_ways(*opened)
+        migration.switch()
+        cloud.wait(lambda: cloud.place("web1") == "b", what="flipped")
+        migration.finish()
+        for rule in (inward, outward):
+            cloud.call(cloud.service.delete_rule("web", rule))
+        cloud.wait_clean()
+        for near, far in (called, opened):
+            assert not passes(far, near, IN_VAIN) or near is opened[0]
+            assert not passes(near, far, IN_VAIN)
+        assert not passes(opened[1], opened[0], IN_VAIN), "its guest has spoken on it since"
+
+
+def test_a_controller_that_is_away_changes_nothing_for_who_is_secured(cloud: Cloud) -> None:
+    web1, lb = cloud.lab.vm("web1"), cloud.lab.vm("lb")
+    allow(cloud, "web", True, protocol="tcp", ports="80-81")
+    secure(cloud, "web1", "web")
+    with connection(lb, web1) as (near, far):
+        cloud.controller.stop()
+        assert both_ways(near, far)
+        assert opens(lb, web1, 81)
+        assert not opens(lb, web1, 82)
+        cloud.restart_controller()
+        cloud.wait_ready()
+        assert both_ways(near, far)
+        report = cloud.assert_clean()
+        assert report.clean

@@ -12,13 +12,14 @@ from ebbtide.cli.client import segment
 from ebbtide.cli.session import (
     Session,
     client_verb,
+    given,
     known_computes,
     known_networks,
     known_ports,
     known_routers,
     known_vpns,
 )
-from ebbtide.errors import NotReady
+from ebbtide.errors import BadInput, NotReady
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -107,8 +108,22 @@ def _known(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 @click.command("explain")
 @click.argument("kind", type=click.Choice(list(_EXPLAINED)))
 @click.argument("name", metavar="ID", shell_complete=_known)
+@click.option("--from", "source", metavar="ADDRESS", help="Of a port: would a packet from there reach it?")
+@click.option("--to", "target", metavar="ADDRESS", help="Of a port: would a packet of it be let out to there?")
+@click.option("--protocol", help="The packet's: tcp, udp, icmp, icmpv6, sctp or a number.")
+@click.option("--port", "ports", type=int, help="Its destination port.")
+@click.option("--icmp-type", type=int, help="Of icmp and icmpv6.")
 @client_verb
-def explain(session: Session, kind: str, name: str) -> None:
+def explain(
+    session: Session,
+    kind: str,
+    name: str,
+    source: str | None,
+    target: str | None,
+    protocol: str | None,
+    ports: int | None,
+    icmp_type: int | None,
+) -> None:
     """Why a compute, port, network, router or VPN is as it is, in words.
 
     Of a router: who serves its NAT, a move under way, its next hop, the ports leased for it, its floating IPs, and the commands that show
@@ -118,9 +133,14 @@ def explain(session: Session, kind: str, name: str) -> None:
     Examples:
       ebbtide explain compute c4
       ebbtide explain port vm1
+      ebbtide explain port vm1 --from 10.1.0.7 --protocol tcp --port 443
       ebbtide explain router r1
     """
-    found = session.client.get(f"/explain/{kind}/{segment(name)}")
+    asked = given(to=target, protocol=protocol, port=ports, **{"from": source, "icmp-type": icmp_type})
+    if asked and kind != "port":
+        raise BadInput("a packet is asked about at a port: `ebbtide explain port ID --from ADDRESS ...`")
+    query = {key: str(value) for key, value in asked.items()}
+    found = session.client.get(f"/explain/{kind}/{segment(name)}", query)
     if session.json:
         render.as_json(found)
         return

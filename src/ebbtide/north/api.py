@@ -23,7 +23,7 @@ from ebbtide.errors import BadInput, NotFound, StillWorking
 from ebbtide.model.facts import Compute, Membership
 from ebbtide.model.observed import Phase
 from ebbtide.model.state import State
-from ebbtide.north import auth, body, explain, shapes
+from ebbtide.north import auth, body, explain, passing, shapes
 from ebbtide.north.answers import json_response, verdict
 from ebbtide.runtime.service import Leaving, Service
 
@@ -278,6 +278,11 @@ def _looks(service: Service, config: Config) -> list[Route]:
 
     async def why(request: Request) -> Response:
         kind, text = request.path_params["kind"], request.path_params["id"]
+        packet = passing.asked(request) if kind == "port" else None
+        if packet is not None:
+            told = passing.judge(service.state, explain.port_named(service.state, text), packet)
+            shown = {"passes": told.passes, "rules": told.rules, "lines": told.lines}
+            return json_response({"kind": kind, "id": text, **shown, "revision": service.state.revision})
         lines = await explain.story(service, kind, text)
         return json_response({"kind": kind, "id": text, "lines": lines, "revision": service.state.revision})
 

@@ -33,8 +33,9 @@ from ebbtide.model.facts import (
 )
 from ebbtide.model.moves import reached
 from ebbtide.model.observed import Datapath
-from ebbtide.model.state import DHCP, NAT, SUBNET, State, subnet_name
+from ebbtide.model.state import DHCP, NAT, SUBNET, State, home_zone, subnet_name
 from ebbtide.north.shapes import name_of, next_hop_mac
+from ebbtide.runtime.drops import Drops
 from ebbtide.runtime.service import Service
 from ebbtide.runtime.untranslated import Exhausted, Refusals
 
@@ -150,8 +151,9 @@ def _nats(state: State, number: int) -> Iterator[str]:
             yield f"{what.format(len(found))}: {some(found)}."
 
 
-def port_story(state: State, port: Port, plugged: Sequence[str]) -> list[str]:
-    """Where a port is and why. `plugged`: the computes whose switch shows an interface with its id."""
+def port_story(state: State, port: Port, plugged: Sequence[str], dropped: Drops | None = None) -> list[str]:
+    """Where a port is and why, and what may pass. `plugged`: the computes whose switch shows an interface with its id; `dropped`: what its
+    security has refused (None: nobody could be asked)."""
     addresses = ", ".join(port.addresses) or "no addresses"
     lines = [f"{port.id} is a port of network {port.network}: {format_mac(port.mac)}, {addresses}, lport {port.lport}."]
     bindings = state.bindings.get(port.id, ())
@@ -171,7 +173,35 @@ def port_story(state: State, port: Port, plugged: Sequence[str]) -> list[str]:
             "It moves when a frame of its MAC is seen at the new place, or its interface is gone at the old one."
         )
     lines += [_marked(state, b) for b in bindings if _is_marked(state, b)]
-    return lines
+    return lines + _security(state, port, dropped)
+
+
+def _security(state: State, port: Port, dropped: Drops | None) -> list[str]:
+    """What may pass, and what was refused."""
+    if not port.secured:
+        return ["It has no port security: it may send under any address, and all reaches it."]
+    lines = ["It is secured: it sends from its own MAC and addresses only, and what no rule lets through is dropped."]
+    if port.pairs:
+        lines.append(f"It may send from {some(port.pairs)} too.")
+    rules = [rule for name in port.groups for rule in state.rules_of(name)]
+    ways = [
+        f"{sum(r.inbound == inbound for r in rules)} about what goes {way}"
+        for inbound, way in ((True, "in"), (False, "out"))
+    ]
+    lines.append(f"Security groups: {some(port.groups) if port.groups else 'none'}; rules: {', '.join(ways)}.")
+    if dropped is not None:
+        lines.append(
+            f"Dropped where it is now: {dropped.not_its_own} that it sent and that was not its own, {dropped.not_for_it} that came and was "
+            f"not for its MAC; without a rule {dropped.out} out, {dropped.into} in."
+        )
+    lines += [
+        f"Its connections on {name_of(state, b.compute)}: ovs-appctl dpctl/dump-conntrack zone={b.zone or home_zone(port.lport)}"
+        for b in state.bindings.get(port.id, ())
+    ]
+    return [
+        *lines,
+        f"Why one packet passes or not: ebbtide explain port {port.id} --from ADDRESS --protocol tcp --port 80",
+    ]
 
 
 def _is_marked(state: State, binding: Binding) -> bool:
@@ -511,6 +541,18 @@ def vpn_story(state: State, vpn: Vpn) -> list[str]:
     return lines
 
 
+def port_named(state: State, text: str) -> Port:
+    """The port of that id.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found = state.ports.get(text)
+    if found is None:
+        raise NotFound(f"there is no port {text[:80]}")
+    return found
+
+
 async def story(service: Service, kind: str, text: str) -> list[str]:
     """The words for one thing.
 
@@ -525,11 +567,9 @@ async def story(service: Service, kind: str, text: str) -> list[str]:
         holds = service.serves(compute.number) if compute.tombstoned else ()
         return compute_story(state, compute, service.compute_status(compute), holds)
     if kind == "port":
-        port = state.ports.get(text)
-        if port is None:
-            raise NotFound(f"there is no port {text[:80]}")
+        port = port_named(state, text)
         plugged = sorted(m.name for m in cluster.members.values() if text in m.view.ports)
-        return port_story(state, port, plugged)
+        return port_story(state, port, plugged, await service.dropped(text) if port.secured else None)
     if kind == "network":
         network = state.networks.get(text)
         if network is None:

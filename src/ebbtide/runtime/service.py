@@ -62,12 +62,13 @@ from ebbtide.model.facts import (
 )
 from ebbtide.model.observed import Datapath
 from ebbtide.model.state import State, apply, facts, rebuild
-from ebbtide.runtime import drain_plan, natmoves, paths, records, sessions, untranslated, vswitch
+from ebbtide.runtime import drain_plan, drops, natmoves, paths, records, sessions, untranslated, vswitch
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
 from ebbtide.runtime.connections import Entry
 from ebbtide.runtime.drain_plan import DrainPlan
 from ebbtide.runtime.drains import Drains
+from ebbtide.runtime.drops import Drops
 from ebbtide.runtime.endings import Endings, old_operations
 from ebbtide.runtime.rebalances import Rebalances, drained, said
 from ebbtide.runtime.returns import Returns
@@ -606,6 +607,11 @@ class Service:
         """What a router's NAT has refused to translate; None: nobody who serves it could be asked."""
         known = self.state.routers.get(router)
         return await untranslated.read(self.cluster, known) if known is not None else None
+
+    async def dropped(self, port: str) -> Drops | None:
+        """What a port's security has refused; None: no compute where it is could be asked."""
+        known = self.state.ports.get(port)
+        return await drops.read(self.cluster, known) if known is not None else None
 
     def _forwards(self, ids: Sequence[str]) -> bool:
         """Whether one of these, empty otherwise, still forwards for a port that has just left it."""
