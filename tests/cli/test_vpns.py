@@ -10,7 +10,7 @@ from tests.cli.controllers import Run, Running
 from tests.project.documents import ROOT, blocks, commands, words
 
 
-@pytest.mark.parametrize("page", ["vpns.md", "subnet-routes.md"])
+@pytest.mark.parametrize("page", ["vpns.md", "subnet-routes.md", "security.md"])
 def test_the_page_can_be_typed_from_its_top_to_its_end(run: Run, real: Running, page: str) -> None:
     typed = [
         words(command.text)
@@ -23,8 +23,9 @@ def test_the_page_can_be_typed_from_its_top_to_its_end(run: Run, real: Running, 
     for given in typed:
         result = run(*given)
         assert (result.exit_code, result.stderr) == (0, ""), (given, result.stdout)
-    for noun, kind in (("router", "routers"), ("vpn", "vpns"), ("network", "networks")):
-        names = [x["id"] for x in json.loads(run(kind, "--json").stdout)[kind]]
+    kinds = {"router": "routers", "vpn": "vpns", "port": "ports", "group": "security-groups", "network": "networks"}
+    for noun, kind in kinds.items():
+        names = [x["id"] for x in json.loads(run(noun, "list", "--json").stdout)[kind]]
         if kind == "routers":
             for name in names:
                 for place in json.loads(run("router", "show", name, "--json").stdout)["networks"]:

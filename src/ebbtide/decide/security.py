@@ -217,12 +217,12 @@ def secure(
     if secured is None:
         secured = port.secured or bool(groups)
     chosen = port.groups if groups is None else tuple(sorted(set(groups)))
-    if groups is None and not secured:
-        chosen = ()
     for name in chosen:
         group(state, name)
     if chosen and not secured:
-        raise Refused(f"port {port.id} is to have no port security, and security groups: it is one or the other")
+        raise Refused(
+            f"port {port.id} is to have no port security, and is in {_some('security group', chosen)}: say `--no-groups` too"
+        )
     if len(chosen) > MAX_GROUPS:
         raise BadInput(f"{len(chosen)} security groups: a port may be in {MAX_GROUPS}", "security-groups")
     own = port.pairs if pairs is None else tuple(sorted({_pair(port, *pair) for pair in pairs}))
