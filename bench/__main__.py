@@ -28,6 +28,7 @@ BENCHES = {
     "removal": "tunnels gone after a compute was removed, against OVN",
     "drain": "a plan for 50 of 1,000 computes; what the journal of a drain costs",
     "vpn": "a large VPN compiled; hidden addresses when their designated compute is scaled in or killed",
+    "security": "a large security group compiled; one member more; what a packet costs with port security",
     "nat": "a NAT gateway moved, killed, scaled in: what breaks, against OVN; the price of the record",
     "codec": "OpenFlow codec against os-ken",
     "ovsdb": "OVSDB client against ovs.db.idl",

@@ -1,0 +1,203 @@
+"""Security groups: what a large remote group costs to compile, one member more, and what a packet of a secured port costs the switch.
+
+The large group is compiled in one process without switches. The price of a packet is on a real switch, between two VMs of one compute,
+which pass both stages there: small datagrams as fast as a sender gets rid of them, and the CPU time that ovs-vswitchd takes for each,
+secured and not in turns. What a switch can forward is what its CPU is worth, so the ratio of the two is that of the packet rates.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from immutables import Map
+
+from ebbtide.compile import affected
+from ebbtide.decide import security
+from ebbtide.decide.security import RuleWish
+from ebbtide.lab import Compute, Lab, Vm, packets
+from ebbtide.model.facts import Binding, BindingPhase, Edit, Fact, Network, Port, SecurityGroup
+from ebbtide.model.observed import Interface, View
+from ebbtide.model.state import State, apply
+from ebbtide.reconcile.compiled import Compiled
+
+from . import clouds
+from .clusters import Ours, lab_named
+from .rows import Options, Row, median, say, spread
+
+COMPUTES, MEMBERS, RULES = 50, 1000, 100
+PACKETS, TURNS = 200_000, 5
+
+
+def large() -> State:
+    """A thousand members on 50 computes, and on each a port with 100 rules, half of which name them."""
+    facts: list[Fact] = [clouds.compute(number) for number in range(1, COMPUTES + 1)]
+    facts += [Network("n1", 1, 10_001), SecurityGroup("members", 1), SecurityGroup("guarded", 2)]
+    for lport in range(1, MEMBERS + 1):
+        groups = ("members",)
+        facts.append(Port(f"m{lport}", "n1", 0x02_0000_000000 + lport, lport, (clouds.address(lport),), True, groups))
+        facts.append(Binding(f"m{lport}", 1 + lport % COMPUTES, BindingPhase.ACTIVE, zone=lport))
+    for number in range(1, COMPUTES + 1):
+        lport = MEMBERS + number
+        groups = ("guarded",)
+        facts.append(Port(f"g{number}", "n1", 0x02_0000_000000 + lport, lport, (clouds.address(lport),), True, groups))
+        facts.append(Binding(f"g{number}", number, BindingPhase.ACTIVE, zone=lport))
+    state = apply(State(), [Edit(None, fact) for fact in facts], 1, store_id="bench", term=1)
+    for at in range(RULES):
+        wish = RuleWish(True, "ipv4", "tcp", str(1000 + at), remote="members" if at % 2 else "")
+        state = apply(state, security.add_rule(state, "guarded", wish)[0], state.revision + 1)
+    return state
+
+
+def _view(state: State, number: int) -> View:
+    ports = {p: Interface(f"tap{p}", state.ports[p].lport, p) for p in state.ports_on[number]}
+    tunnels = {n: Interface(f"tun{n}", 20_000 + n, type="vxlan", up=True) for n in state.peers(number)}
+    return View(True, Map(ports), Map(tunnels))
+
+
+def _compiled(options: Options) -> Iterator[Row]:
+    state = large()
+    views = {number: _view(state, number) for number in state.computes}
+    taken, flows = [], 0
+    for _ in range(1 if options.quick else 3):
+        compiled = Compiled()
+        gc.collect()
+        begun = time.process_time()
+        for number, view in views.items():
+            found = compiled.desired(state, number, view)
+            flows = sum(len(e.flows) for key, e in found.items() if key.room in ("rules", "member"))
+        taken.append(time.process_time() - begun)
+    note = f"{spread(taken, unit=' s')}; {flows} flows of rules and members on each of {COMPUTES}; with all else that they hold"
+    yield Row("security: a group with 1,000 members and 100 rules, from cold", median(taken), "s", None, 3.0, note)
+    compiled, all_of, sent = Compiled(), [], []
+    held = {number: compiled.desired(state, number, view) for number, view in views.items()}
+    for turn in range(5 if options.quick else 50):
+        lport = 5000 + turn
+        made = Port(f"m{lport}", "n1", 0x02_0000_000000 + lport, lport, (clouds.address(lport),))
+        state = apply(state, [Edit(None, made)], state.revision + 1)
+        begun = time.process_time()
+        edits, _ = security.change_port(state, made.id, True, ["members"])
+        state, before = apply(state, edits, state.revision + 1), state
+        named = affected.by_edits(edits, before, state)
+        compiled.forget(key for keys in named.values() for key in keys if not key.compute)
+        added = [compiled.wanted(state, number, views[number], keys) for number, keys in named.items()]
+        all_of.append((time.process_time() - begun) * 1000)
+        sent.append(max(sum(len(e.flows) for e in wanted.values() if e is not None) for wanted in added))
+    del held
+    note = f"{spread(all_of, unit=' ms')}; the decision, State, and flows for {COMPUTES} computes"
+    yield Row("security: one member more, CPU", median(all_of), "ms", None, 10.0, note)
+    yield Row(
+        "security: one member more, flows on a compute", max(sent), "", None, 1.0, "for all rules that name its group"
+    )
+
+
+# --- the price of a packet ---
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of CPU that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class _Message(ctypes.Structure):
+    _fields_ = [  # struct mmsghdr: a struct msghdr (socket.h), and what was sent of it
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint32),
+        ("vector", ctypes.c_void_p),
+        ("vector_length", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+        ("sent", ctypes.c_uint32),
+    ]
+
+
+class _Vector(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_char_p), ("length", ctypes.c_size_t)]
+
+
+def _flood(sender: Vm, frame: bytes, count: int, batch: int = 64) -> None:
+    """The frame, so many times, as fast as the kernel takes it."""
+    send = ctypes.CDLL(None, use_errno=True).sendmmsg
+    vector = _Vector(frame, len(frame))
+    messages = (_Message * batch)(*(_Message(vector=ctypes.addressof(vector), vector_length=1) for _ in range(batch)))
+    with sender.packets() as out:
+        fd, left = out.fileno(), count
+        while left > 0:
+            sent = send(fd, messages, min(batch, left), 0)
+            if sent < 0:
+                os.sched_yield()
+                continue
+            left -= sent
+
+
+def _received(vm: Vm) -> int:
+    told = json.loads(vm.exec(["ip", "-s", "-j", "link", "show", "eth0"]))
+    return int(told[0]["stats64"]["rx"]["packets"])
+
+
+def _price(compute: Compute, sender: Vm, receiver: Vm, count: int) -> tuple[float, float]:
+    """Microseconds of the switch's CPU for each packet that arrived, and how many of all did."""
+    body = packets.udp((sender.ip, 5000), (receiver.ip, 5001), b"x" * 18)
+    frame = packets.ethernet(receiver.mac, sender.mac, 0x0800, body)
+    pid = compute.switch_pid
+    assert pid is not None
+    _flood(sender, frame, 2000)
+    time.sleep(0.3)
+    before, begun = _received(receiver), _cpu(pid)
+    _flood(sender, frame, count)
+    arrived, settled = _received(receiver), -1
+    while arrived != settled:
+        settled = arrived
+        time.sleep(0.2)
+        arrived = _received(receiver)
+    got = arrived - before
+    assert got > count // 10, f"{got} of {count} arrived"
+    return (_cpu(pid) - begun) * 1e6 / got, got / count
+
+
+def _packets(options: Options) -> Iterator[Row]:
+    with lab_named("bsec") as lab:
+        ours = Ours(lab)
+        (compute,) = ours.join(["a"])
+        ours.ask("POST", "/api/v1/networks", {"id": "n1", "subnets": ["10.9.0.0/24"]})
+        ours.ask("POST", "/api/v1/security-groups", {"id": "all"})
+        for way in ("in", "out"):
+            rule = {"direction": way, "protocol": "udp", "ports": "5001"}
+            ours.ask("POST", "/api/v1/security-groups/all/rules", rule)
+        one, two = (_vm(ours, lab, index) for index in (1, 2))
+        assert one.reaches(two.ip)
+        found: dict[bool, list[float]] = {False: [], True: []}
+        count = PACKETS // 4 if options.quick else PACKETS
+        share = 1.0
+        for _ in range(2 if options.quick else TURNS):
+            for secured in (False, True):
+                change = {"secured": secured, "security-groups": ["all"] if secured else []}
+                for vm in (one, two):
+                    ours.ask("PATCH", f"/api/v1/ports/{vm.name}?wait=applied", change)
+                time.sleep(1.5)  # cached flows follow their tables
+                price, arrived = _price(compute, one, two, count)
+                found[secured].append(price)
+                share = min(share, arrived)
+    plain, secured_price = median(found[False]), median(found[True])
+    say(f"security: {spread(found[True], unit=' us')} secured, {spread(found[False], unit=' us')} not")
+    note = f"limit: 80 % of the rate; both stages on one compute; {share:.0%} or more arrived; one flow, 60 bytes"
+    yield Row("security: CPU of the switch for a packet", secured_price, "us", plain, 1.25, note)
+
+
+def _vm(ours: Ours, lab: Lab, index: int) -> Vm:
+    name, mac, address = f"vm{index}", f"02:00:00:0c:00:{index:02x}", f"10.9.0.{index}"
+    ours.ask("POST", "/api/v1/ports", {"id": name, "network": "n1", "mac": mac, "addresses": [address]})
+    return lab.add_vm(name, "a", mac=mac, ip_cidr=f"{address}/24", iface_id=name)
+
+
+def run(options: Options) -> Iterable[Row]:
+    """The rows."""
+    yield from _compiled(options)
+    yield from _packets(options)
