@@ -38,6 +38,7 @@ class ModelSwitch:
         for number in work.break_groups:
             self.groups.pop(number, None)
             self.flows = {k: f for k, f in self.flows.items() if number not in used_groups(f)}
+        self.meters -= set(work.break_meters)
 
     def dump(self) -> Found:
         """All that it holds."""
@@ -53,9 +54,8 @@ class ModelSwitch:
         chosen = list(wanted)
         flows = {f.key: f for e in chosen for f in e.flows}
         groups = {g.group_id: g for e in chosen for g in e.groups}
-        return (self.flows, self.groups) == (flows, groups) and {
-            m.meter_id for e in chosen for m in e.meters
-        } <= self.meters
+        meters = {m.meter_id for e in chosen for m in e.meters}
+        return (self.flows, self.groups, self.meters) == (flows, groups, meters)
 
 
 def used_groups(flow: EncodedFlow) -> set[int]:

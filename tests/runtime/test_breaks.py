@@ -24,12 +24,12 @@ def nobody(number: int) -> bool:
 
 def test_a_break_waits_for_the_lag_and_is_then_due_once() -> None:
     breaks = Breaks()
-    breaks.add(Work(break_flows=[Break(ONE, PORT)], break_groups=[9]), 5, 100.0, 1.0, everybody)
-    assert breaks.due(100.9) == ([], [])
+    breaks.add(Work(break_flows=[Break(ONE, PORT)], break_groups=[9], break_meters=[77]), 5, 100.0, 1.0, everybody)
+    assert breaks.due(100.9) == ([], [], [])
     assert breaks.next_due() == 101.0
-    flows, groups = breaks.due(101.0)
-    assert (flows, groups) == ([Break(ONE, PORT)], [9])
-    breaks.done(flows, groups)
+    due = breaks.due(101.0)
+    assert due == ([Break(ONE, PORT)], [9], [77])
+    breaks.done(due)
     assert not breaks
     assert breaks.next_due() is None
 
@@ -37,7 +37,7 @@ def test_a_break_waits_for_the_lag_and_is_then_due_once() -> None:
 def test_what_concerns_only_a_compute_that_is_gone_waits_for_nothing() -> None:
     breaks = Breaks()
     breaks.add(Work(break_flows=[Break(ONE, PEER), Break(TWO, PORT)]), 5, 100.0, 1.0, nobody)
-    assert breaks.due(100.0) == ([Break(ONE, PEER)], [])
+    assert breaks.due(100.0) == ([Break(ONE, PEER)], [], [])
     assert list(breaks.peers()) == [3]
 
 
@@ -45,7 +45,7 @@ def test_what_is_made_again_stays() -> None:
     breaks = Breaks()
     breaks.add(Work(break_flows=[Break(ONE, PORT), Break(TWO, PORT)]), 5, 100.0, 1.0, everybody)
     breaks.spare(Work(flows=[EncodedFlow(ONE, b"", PORT, 0, 0, 0)]))
-    assert breaks.due(200.0) == ([Break(TWO, PORT)], [])
+    assert breaks.due(200.0) == ([Break(TWO, PORT)], [], [])
 
 
 def test_a_switch_on_which_something_always_leaves_is_rid_of_an_older_revision_all_the_same() -> None:
@@ -53,9 +53,9 @@ def test_a_switch_on_which_something_always_leaves_is_rid_of_an_older_revision_a
     breaks.add(Work(break_flows=[Break(ONE, PORT)]), 5, 100.0, 1.0, everybody)
     breaks.add(Work(break_flows=[Break(TWO, PORT)], break_groups=[9]), 6, 100.5, 1.0, everybody)
     assert breaks.oldest() == 5
-    breaks.done(*breaks.due(101.0))
+    breaks.done(breaks.due(101.0))
     assert breaks.oldest() == 6
-    breaks.done(*breaks.due(101.5))
+    breaks.done(breaks.due(101.5))
     assert breaks.oldest() is None
 
 

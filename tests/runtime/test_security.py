@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ebbtide.compile import ledger
 from ebbtide.decide import security
 from ebbtide.decide.security import RuleWish
 from ebbtide.errors import NotReady
@@ -352,3 +353,26 @@ def test_a_controller_that_is_away_changes_nothing_for_who_is_secured(cloud: Clo
         assert both_ways(near, far)
         report = cloud.assert_clean()
         assert report.clean
+
+
+def test_a_port_has_a_meter_for_what_it_opens_and_takes_it_away_with_it(cloud: Cloud) -> None:
+    web1, lb = cloud.lab.vm("web1"), cloud.lab.vm("lb")
+    allow(cloud, "all", False)
+    secure(cloud, "web1", "all")
+    binding = cloud.controller.app.cluster.state.active("web1")
+    assert binding is not None
+    meter = ledger.port_meter(binding.zone)
+    assert f"meter={meter} " in cloud.lab.compute("a").ofctl("dump-meters", "br-int")
+    count = 4 * ledger.CONNECTIONS_AT_ONCE
+    with web1.packets() as out:
+        for at in range(count):
+            body = packets.udp((web1.ip, 1024 + at), (lb.ip, 9), b"flood")
+            out.send(packets.ethernet(lb.mac, web1.mac, 0x0800, body))
+    told = cloud.lab.compute("a").appctl("dpctl/dump-conntrack", f"zone={binding.zone}")
+    opened = sum("udp" in line for line in told.splitlines())
+    assert opened < count - ledger.CONNECTIONS_AT_ONCE, "some were too many"
+    assert opened >= ledger.CONNECTIONS_AT_ONCE // 2
+    cloud.assert_clean()
+    cloud.call(cloud.service.delete_port("web1"))
+    cloud.assert_clean()
+    assert f"meter={meter} " not in cloud.lab.compute("a").ofctl("dump-meters", "br-int")

@@ -543,6 +543,14 @@ def dhcp_vni(tag: int) -> int:
 # --- security groups ---
 
 MAX_GROUP = (1 << OWNER_BITS) - 1
+_PORT_METERS = 1000
+#: New connections a second of one port, and at once: what one VM can put into a compute's conntrack.
+CONNECTIONS_PER_SECOND, CONNECTIONS_AT_ONCE = 2000, 4000
+
+
+def port_meter(zone: int) -> int:
+    """Meter of the new connections of the port that has this conntrack zone."""
+    return _PORT_METERS + zone
 
 
 def answered_vni(tag: int) -> int:

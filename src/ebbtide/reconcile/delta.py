@@ -3,13 +3,13 @@
 `Desired` and `Held` are different things: desired fragments come out of the compiler, held ones are those that this switch has
 confirmed by barrier (or, at the start of a session, what its dump shows). Only this file sees both.
 
-Order inside the work (docs/decisions.md, section 5): meters, groups, flows that make; barrier; then, when settled, flows and groups
-that break. Groups go before their users and flows before their groups, so no flow ever points nowhere.
+Order inside the work (docs/decisions.md, section 5): meters, groups, flows that make; barrier; then, when settled, flows, groups and
+meters that break. Groups go before their users and flows before their groups, so no flow ever points nowhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -61,6 +61,7 @@ class Work(msgspec.Struct):
     flows: list[EncodedFlow] = msgspec.field(default_factory=list)
     break_flows: list[Break] = msgspec.field(default_factory=list)
     break_groups: list[int] = msgspec.field(default_factory=list)
+    break_meters: list[int] = msgspec.field(default_factory=list)
     after: dict[Key, Encoded | None] = msgspec.field(default_factory=dict)
 
     @property
@@ -71,7 +72,7 @@ class Work(msgspec.Struct):
     @property
     def breaks(self) -> int:
         """Number of objects that go."""
-        return len(self.break_flows) + len(self.break_groups)
+        return len(self.break_flows) + len(self.break_groups) + len(self.break_meters)
 
 
 def diff(held: Mapping[Key, Encoded], wanted: Mapping[Key, Encoded | None]) -> Work:
@@ -98,7 +99,7 @@ def diff(held: Mapping[Key, Encoded], wanted: Mapping[Key, Encoded | None]) -> W
 
 def _changes(
     work: Work,
-    new: Iterable[Encoded],
+    new: Collection[Encoded],
     flows: dict[FlowKey, int],
     groups: dict[int, EncodedGroup],
     meters: set[Meter],
@@ -118,6 +119,8 @@ def _changes(
                 work.flows.append(flow)
     work.break_flows = [Break(key, cookie) for key, cookie in flows.items()]
     work.break_groups = list(groups)
+    kept = {meter.meter_id for encoded in new for meter in encoded.meters}
+    work.break_meters = sorted({meter.meter_id for meter in meters} - kept)
 
 
 class Found(NamedTuple):
@@ -145,7 +148,8 @@ def resync(found: Found, desired: Mapping[Key, Encoded], deep: bool = False) -> 
                 # Another cookie than any of ours: it is replaced where it is wanted, and taken away where it is not.
                 installed[flow.key] = flow.cookie if flow.key not in wanted else ~flow.cookie
     groups = {number: EncodedGroup(number, kind, buckets) for number, (kind, buckets) in found.groups.items()}
-    known = {m for e in desired.values() for m in e.meters if m.meter_id in found.meters}
+    wished = {m.meter_id: m for e in desired.values() for m in e.meters}
+    known = {wished.get(number, Meter(number, 0)) for number in found.meters}
     _changes(work, desired.values(), installed, groups, known)
     return work
 

@@ -7,25 +7,36 @@ something is always on its way out.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
+from typing import NamedTuple
 
 from ebbtide.compile import ledger
 from ebbtide.reconcile.delta import Break, FlowKey, Work
 
 
+class Due(NamedTuple):
+    """What may go now, in this order."""
+
+    flows: list[Break]
+    groups: list[int]
+    meters: list[int]
+
+
 class Breaks:
-    """Flows and groups that wait to be taken away. Times are those of the cluster's clock, in seconds."""
+    """Flows, groups and meters that wait to be taken away. Times are those of the cluster's clock, in seconds."""
 
     def __init__(self) -> None:
         self._flows: dict[FlowKey, tuple[int, float, int]] = {}
         self._groups: dict[int, tuple[float, int]] = {}
+        self._meters: dict[int, tuple[float, int]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._flows or self._groups)
+        return bool(self._flows or self._groups or self._meters)
 
     def clear(self) -> None:
         """Nothing is to go any more."""
         self._flows.clear()
         self._groups.clear()
+        self._meters.clear()
 
     def add(self, work: Work, revision: int, now: float, lag: float, remains: Callable[[int], bool]) -> None:
         """What `work` breaks. `remains(number)`: whether a compute is still there; what concerns one that is not, and nothing else, has
@@ -36,6 +47,8 @@ class Breaks:
             self._flows[flow.key] = flow.cookie, now if gone else now + lag, revision
         for number in work.break_groups:
             self._groups[number] = now + lag, revision
+        for number in work.break_meters:
+            self._meters[number] = now + lag, revision
 
     def spare(self, work: Work) -> None:
         """What `work` has made again stays."""
@@ -43,6 +56,8 @@ class Breaks:
             self._flows.pop(flow.key, None)
         for group in work.groups if self._groups else ():
             self._groups.pop(group.group_id, None)
+        for meter in work.meters if self._meters else ():
+            self._meters.pop(meter.meter_id, None)
 
     def spare_rows(self, served: Container[int]) -> None:
         """Rows of connections that were to go stay, if they are of routers (by tag) that the compute has got a part in since: whoever keeps
@@ -52,27 +67,30 @@ class Breaks:
             if kind == ledger.Kind.VOLATILE and feature == ledger.Feature.NAT and owner in served:
                 del self._flows[key]
 
-    def due(self, now: float) -> tuple[list[Break], list[int]]:
-        """What may go now. A group has no user left by then: its flows were due with it, and go first."""
+    def due(self, now: float) -> Due:
+        """What may go now. A group or a meter has no user left by then: its flows were due with it, and go first."""
         flows = [Break(key, cookie) for key, (cookie, at, _) in self._flows.items() if at <= now]
-        return flows, [number for number, (at, _) in self._groups.items() if at <= now]
+        groups, meters = ([n for n, (at, _) in held.items() if at <= now] for held in (self._groups, self._meters))
+        return Due(flows, groups, meters)
 
-    def done(self, flows: list[Break], groups: list[int]) -> None:
+    def done(self, gone: Due) -> None:
         """These have gone."""
-        for flow in flows:
+        for flow in gone.flows:
             self._flows.pop(flow.key, None)
-        for number in groups:
+        for number in gone.groups:
             self._groups.pop(number, None)
+        for number in gone.meters:
+            self._meters.pop(number, None)
 
     def next_due(self) -> float | None:
         """When the first of them may go."""
-        times = [at for _, at, _ in self._flows.values()] + [at for at, _ in self._groups.values()]
-        return min(times, default=None)
+        objects = [*self._groups.values(), *self._meters.values()]
+        return min([*(at for _, at, _ in self._flows.values()), *(at for at, _ in objects)], default=None)
 
     def oldest(self) -> int | None:
         """The oldest revision that asked for something that has not gone yet."""
-        revisions = [of for _, _, of in self._flows.values()] + [of for _, of in self._groups.values()]
-        return min(revisions, default=None)
+        objects = [*self._groups.values(), *self._meters.values()]
+        return min([*(of for _, _, of in self._flows.values()), *(of for _, of in objects)], default=None)
 
     def peers(self) -> Iterator[int]:
         """Numbers of the computes that a flow on its way out is solely about."""

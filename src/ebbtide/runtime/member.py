@@ -693,7 +693,7 @@ class Member:
                 )
         if self.held_back:
             self.log.error("brake", compute=compute.name, reason=self.held_back)
-            work.break_flows, work.break_groups = [], []
+            work.break_flows, work.break_groups, work.break_meters = [], [], []
         if bool(self.held_back) != held:
             rows = self._rows()
             rows.hold_back(on=bool(self.held_back))
@@ -816,10 +816,10 @@ class Member:
             return
         if self._breaks:
             self._breaks.spare_rows(self._served(self.cluster.state))
-        flows, groups = self._breaks.due(self.cluster.now())
-        if flows or groups:
-            await switch.take_away(flows, groups)
-            self._breaks.done(flows, groups)
+        gone = self._breaks.due(self.cluster.now())
+        if any(gone):
+            await switch.take_away(*gone)
+            self._breaks.done(gone)
         due = self._breaks.next_due()
         if due is not None:
             self._again(max(0.0, due - self.cluster.now()) + 0.01)

@@ -95,7 +95,7 @@ class Rows:
                 async with self._turn(router, number):
                     self._check(router, number, at)
                     rows = [Break(row.key, row.cookie) for row in _encoded(router, part, make)]
-                    await at.switch.take_away(rows, [])
+                    await at.switch.take_away(rows)
                     for t in part:
                         table.pop(of(t), None)
                 await asyncio.sleep(0)

@@ -231,10 +231,10 @@ class SwitchLink:
         async with self._turn:
             await self._make(work)
 
-    async def take_away(self, breaks: Sequence[Break], groups: Sequence[int]) -> None:
-        """Delete flows that still have the cookie they were given, then groups; up to the barrier."""
+    async def take_away(self, breaks: Sequence[Break], groups: Sequence[int] = (), meters: Sequence[int] = ()) -> None:
+        """Delete flows that still have the cookie they were given, then groups and meters; up to the barrier."""
         async with self._turn:
-            await self._take_away(breaks, groups)
+            await self._take_away(breaks, groups, meters)
 
     async def wipe(self, keep: Work) -> None:
         """Delete every flow, group and meter and put `keep` there instead: a removed or quarantined switch."""
@@ -249,9 +249,11 @@ class SwitchLink:
             Rejected: nothing of the bundle that holds the refused message was done.
         """
         session = self._open()
-        for meter in work.meters:
-            xid = session.send(m.MeterMod(0, meter))
+        made = {session.send(m.MeterMod(0, meter)): meter for meter in work.meters}
+        if made:
             await self.barrier()
+        for xid, meter in made.items():
+            # It is there already: as we want it then.
             if self._errors.pop(xid, None):
                 session.send(m.MeterMod(1, meter))
         version = session.version
@@ -262,7 +264,7 @@ class SwitchLink:
         self.flow_mods += len(work.flows)
         await self._bundles(messages, start)
 
-    async def _take_away(self, breaks: Sequence[Break], groups: Sequence[int]) -> None:
+    async def _take_away(self, breaks: Sequence[Break], groups: Sequence[int], meters: Sequence[int]) -> None:
         session = self._open()
         version = session.version
         start = session.take_xids(len(breaks) + len(groups))
@@ -276,6 +278,8 @@ class SwitchLink:
         # No bundle: nothing hits these flows any more, in whatever order they go, and groups go after them all the same.
         self._errors.clear()
         session.send_bytes(b"".join(messages))
+        for number in meters:
+            session.send(m.MeterMod(2, Meter(number, 0)))
         await self.barrier()
         refused = self._refused(start, len(messages), start)
         if refused:

@@ -104,6 +104,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.CLAIM_METER),
         str(ledger.DHCP_METER),
         str(ledger.ANNOUNCED_METER),
+        f"{ledger.port_meter(0)} + its conntrack zone",
         str(ledger.PUNTS_PER_SECOND),
         str(ledger.PROBES_PER_SECOND),
         str(ledger.NEXT_HOPS_PER_SECOND),
@@ -115,6 +116,8 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.CLAIMS_PER_SECOND),
         str(ledger.DHCP_PER_SECOND),
         str(ledger.ANNOUNCED_PER_SECOND),
+        str(ledger.CONNECTIONS_PER_SECOND),
+        str(ledger.CONNECTIONS_AT_ONCE),
         f"{ledger.FIRST_VNI} to {ledger.LAST_VNI}",
         f"{ledger.RELATION_VNI} to {ledger.subnet_vni(0) - 1}",
         f"{ledger.gateway_vni(0)} + {ledger.gateway_vni(1) - ledger.gateway_vni(0)} x router tag, "

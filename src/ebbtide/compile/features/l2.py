@@ -228,13 +228,13 @@ def plugged(
     flows += security.delivery(port, guard, net, rows)
     if guard is not None:
         flows += [*security.port(net, port, guard), *security.arrivals(net, port)]
-    return Fragment(tuple(flows))
+    return Fragment(tuple(flows), meters=security.meter(guard))
 
 
 def relay(net: Network, port: Port, binding: Binding, copy_to: int, guard: Guard | None = None) -> Fragment:
     """One compute's: a port that is active here, its interface gone already, and pending elsewhere: all of it goes there."""
     row = Priority.TO_LOCAL, match(reg6=port.lport, reg5=binding.compute), _deliver(port, copy_to)
-    return Fragment(tuple(_onward(net, port, guard, row, copy_to)))
+    return Fragment(tuple(_onward(net, port, guard, row, copy_to)), meters=security.meter(guard))
 
 
 def _onward(
@@ -260,4 +260,4 @@ def leaving(net: Network, port: Port, ofport: int, forward_to: int, guard: Guard
         flows += security.port(net, port, guard)
     if ofport:
         flows.append(_classifier(net, port, ofport, guard, _evidence(port)))
-    return Fragment(tuple(flows))
+    return Fragment(tuple(flows), meters=security.meter(guard) if flows else ())

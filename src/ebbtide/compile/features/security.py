@@ -18,7 +18,7 @@ from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from ebbtide.compile import ledger
-from ebbtide.compile.flow import Action, Ct, CtClear, Flow, M, Match, Move, Output, Resubmit, SetField, match
+from ebbtide.compile.flow import Action, Ct, CtClear, Flow, M, Match, Meter, Move, Output, Resubmit, SetField, match
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, T
 from ebbtide.model.addresses import any_prefix, ipv4, link_local, split_pair
@@ -182,8 +182,6 @@ def _verdict(stage: Stage) -> Iterator[Flow]:
     yield _on(stage, stage.verdict, Priority.ALLOWED, match(**allowed))
     yield _on(stage, stage.verdict, Priority.ALLOWED_TO_MANY, match(**allowed, eth_dst=_TO_MANY))
     for family in (IPV4, IPV6):
-        new = match(**allowed, ct_state=_NEW, eth_type=family)
-        yield _on(stage, stage.verdict, Priority.ALLOWED_NEW, new, (Ct(zone_field=stage.zone, commit=True),))
         # The other end opens one of its own on the same ports: judged as that. A TCP connection begins with SYN and nothing else.
         refused: Fields = {ledger.ALLOWED_REG: 0, "ct_state": _FROM_OTHER, "eth_type": family}
         opened: tuple[Fields, ...] = (
@@ -219,6 +217,12 @@ BASE = Fragment(tuple(_base()))
 # --- one compute's: a port ---
 
 
+def meter(guard: Guard | None) -> tuple[Meter, ...]:
+    """What a secured port's new connections pass."""
+    rate, burst = ledger.CONNECTIONS_PER_SECOND, ledger.CONNECTIONS_AT_ONCE
+    return (Meter(ledger.port_meter(guard.zone), rate, burst),) if guard is not None else ()
+
+
 def port(net: Network, port: Port, guard: Guard) -> list[Flow]:
     """A secured port's own rows, wherever it is bound: what it may say, what it is told, and which groups it is in."""
     # A pair may say again what the port has already.
@@ -240,7 +244,18 @@ def _port(net: Network, port: Port, guard: Guard) -> Iterator[Flow]:
     yield Flow(T.SECURITY_IN, Priority.REFUSED_HERE, match(**here), cookie=cookie)
     yield Flow(T.OUT_VERDICT, Priority.NOT_ALLOWED, match(metadata=lport, reg2=0), cookie=cookie)
     yield Flow(T.IN_VERDICT, Priority.NOT_ALLOWED, match(**here, reg2=0), cookie=cookie)
-    for stage in (_OUT, _IN):
+    ends: tuple[tuple[Stage, Fields], ...] = ((_OUT, {"metadata": lport}), (_IN, here))
+    for stage, own in ends:
+        for family in (IPV4, IPV6):
+            yield Flow(
+                stage.verdict,
+                Priority.ALLOWED_NEW,
+                match(**own, reg2=1, ct_state=_NEW, eth_type=family),
+                actions=(Ct(zone_field=stage.zone, commit=True), *stage.on),
+                goto=stage.goto,
+                meter=ledger.port_meter(guard.zone),
+                cookie=cookie,
+            )
         asked = tuple(a for tag in guard.groups for a in (SetField(ledger.GROUP_REG, tag), Resubmit(stage.groups)))
         if asked:
             seen = match(reg15=port.lport, reg14=0)
