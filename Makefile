@@ -25,8 +25,8 @@ demo: setup ## the main job, told as it goes: computes join, three are scaled in
 	@$(BIN)/ebbtide demo $(ARGS)
 
 .PHONY: test
-test: setup ## all tests but those of `make acceptance` and `make drains`
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories drains sweep) $(ARGS)
+test: setup ## all tests but those of `make acceptance`, `make drains` and `make isolation`
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories drains sweep isolation) $(ARGS)
 
 .PHONY: test-kernel
 test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine: minutes each, no part of `make test`
@@ -39,6 +39,10 @@ acceptance: setup ## the specification, line by line: what was done, what was se
 .PHONY: drains
 drains: setup ## drains on real switches, a day in the life, and single strikes of `make crash-sweep`
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/drains tests/sweep $(ARGS)
+
+.PHONY: isolation
+isolation: setup ## attacks of a VM on its neighbours, each with its control, while another tenant's packets are counted
+	@$(BIN)/pytest tests/isolation $(ARGS)
 
 .PHONY: crash-sweep
 crash-sweep: setup ## a drain, struck at its every point, simulated and on real switches with traffic: an hour
