@@ -46,7 +46,7 @@ from ebbtide.model.facts import (
     Vpn,
 )
 from ebbtide.model.observed import Interface, View
-from ebbtide.model.state import DHCP, NAT, SUBNET, State, apply, subnet_name
+from ebbtide.model.state import NAT, SUBNET, State, apply, subnet_name
 
 PENDING, ACTIVE, LEAVING = BindingPhase.PENDING, BindingPhase.ACTIVE, BindingPhase.LEAVING
 FIRST_TUNNEL = 1000
@@ -438,10 +438,9 @@ def _serve(s: Story) -> list[Edit]:
         return [Edit(held, None)]
     if place is None or one is None or two is None:
         return []
-    service = s.random.choice([SUBNET, DHCP])
-    name = subnet_name(place.network, place.subnet) if service == SUBNET else place.network
-    made = Designation(service, name, one.number, two.number if one != two else 0)
-    return [Edit(s.state.designations.get((service, name)), made)]
+    name = subnet_name(place.network, place.subnet)
+    made = Designation(SUBNET, name, one.number, two.number if one != two else 0)
+    return [Edit(s.state.designations.get((SUBNET, name)), made)]
 
 
 def _learn(s: Story) -> list[Edit]:

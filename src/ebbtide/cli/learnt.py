@@ -78,7 +78,7 @@ def learnt_delete(session: Session, network: str, addresses: tuple[str, ...], wa
 
 @click.group("designation", cls=NounGroup)
 def designation() -> None:
-    """Who is designated for what: routers' NAT, subnets' unknown addresses, DHCP.
+    """Who is designated for what: routers' NAT, subnets' unknown addresses.
 
     \b
     Examples:
@@ -88,7 +88,7 @@ def designation() -> None:
 
 
 @designation.command("list")
-@click.option("--service", type=click.Choice(["nat", "subnet", "dhcp"]), help="Only those of this kind.")
+@click.option("--service", type=click.Choice(["nat", "subnet"]), help="Only those of this kind.")
 @click.option("--compute", help="Only those that this compute has a part in.", shell_complete=known_computes)
 @client_verb
 def designation_list(session: Session, service: str | None, compute: str | None) -> None:

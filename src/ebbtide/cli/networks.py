@@ -51,10 +51,22 @@ def network() -> None:
 @click.option("--vni", type=int, help="VXLAN network id; chosen when not given.")
 @click.option("--mtu", type=int, help="MTU in bytes, as a VM sees it (1450 when not given).")
 @click.option("--dhcp", is_flag=True, help="Tell its VMs their addresses.")
+@click.option("--dns", multiple=True, metavar="IP", help="A name server that DHCP tells; may be given several times.")
+@click.option(
+    "--host-route", "routes", multiple=True, metavar="'CIDR via IP'", help="A route that DHCP tells; likewise."
+)
 @wait_option
 @client_verb
 def network_add(
-    session: Session, name: str, subnets: tuple[str, ...], vni: int | None, mtu: int | None, dhcp: bool, wait: bool
+    session: Session,
+    name: str,
+    subnets: tuple[str, ...],
+    vni: int | None,
+    mtu: int | None,
+    dhcp: bool,
+    dns: tuple[str, ...],
+    routes: tuple[str, ...],
+    wait: bool,
 ) -> None:
     """Make a network. The same again changes nothing.
 
@@ -62,25 +74,50 @@ def network_add(
     Examples:
       ebbtide network add blue --subnet 10.1.0.0/24
       ebbtide network add red --subnet 10.2.0.0/24 --vni 7002 --mtu 8950
+      ebbtide network add web --subnet 10.3.0.0/24 --dhcp --dns 192.0.2.53
     """
-    body: dict[str, Any] = {"id": name, "subnets": list(subnets)}
-    body |= {key: value for key, value in (("vni", vni), ("mtu", mtu), ("dhcp", dhcp or None)) if value is not None}
+    told = {"dns": dns, "host-routes": routes}
+    body = {"id": name, "subnets": list(subnets), **given(vni=vni, mtu=mtu, dhcp=dhcp or None, **told)}
     verdicts.made(session, session.client.call("POST", "/networks", body, query=waiting(wait)), "network")
 
 
 @network.command("set")
 @click.argument("name", shell_complete=known_networks)
-@click.option("--dhcp/--no-dhcp", required=True, help="Tell its VMs their addresses, or not.")
+@click.option("--dhcp/--no-dhcp", default=None, help="Tell its VMs their addresses, or not.")
+@click.option("--dns", multiple=True, metavar="IP", help="A name server that DHCP tells; may be given several times.")
+@click.option("--no-dns", is_flag=True, help="In the place of --dns: none.")
+@click.option(
+    "--host-route", "routes", multiple=True, metavar="'CIDR via IP'", help="A route that DHCP tells; likewise."
+)
+@click.option("--no-host-routes", is_flag=True, help="In the place of --host-route: none.")
 @wait_option
 @client_verb
-def network_set(session: Session, name: str, dhcp: bool, wait: bool) -> None:
+def network_set(
+    session: Session,
+    name: str,
+    dhcp: bool | None,
+    dns: tuple[str, ...],
+    no_dns: bool,
+    routes: tuple[str, ...],
+    no_host_routes: bool,
+    wait: bool,
+) -> None:
     """Change a network.
 
     \b
     Examples:
       ebbtide network set blue --dhcp
+      ebbtide network set blue --dns 192.0.2.53 --host-route '10.9.0.0/16 via 10.1.0.9'
     """
-    found = session.client.call("PATCH", f"/networks/{segment(name)}", {"dhcp": dhcp}, query=waiting(wait))
+    change = given(dhcp=dhcp, dns=dns, **{"host-routes": routes})
+    for key, nothing in (("dns", no_dns), ("host-routes", no_host_routes)):
+        if nothing and key in change:
+            raise BadInput(f"--no-{key} and the other were both given: say one of them")
+        if nothing:
+            change[key] = []
+    if not change:
+        raise BadInput("nothing to change was given: `ebbtide network set --help`")
+    found = session.client.call("PATCH", f"/networks/{segment(name)}", change, query=waiting(wait))
     verdicts.made(session, found, "network")
 
 

@@ -37,7 +37,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "learnt": Entry("Cluster", "learnt:learnt", "Addresses that no port was given, and that answer."),
     "designation": Entry(
-        "Cluster", "learnt:designation", "Who is designated for what: routers' NAT, subnets' unknown addresses, DHCP."
+        "Cluster", "learnt:designation", "Who is designated for what: routers' NAT, subnets' unknown addresses."
     ),
     "relation": Entry("Cluster", "networks:relation", "Gateway relations: who sends by whom, watched by BFD."),
     "scale-in": Entry(

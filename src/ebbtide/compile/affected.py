@@ -36,7 +36,7 @@ from ebbtide.model.facts import (
     Vpn,
 )
 from ebbtide.model.observed import View
-from ebbtide.model.state import DHCP, NAT, SUBNET, State, member_addresses, split_subnet
+from ebbtide.model.state import NAT, SUBNET, State, member_addresses, split_subnet
 
 _NONE: Map[Any, Any] = Map()
 
@@ -114,9 +114,6 @@ class _Change:
     def network(self, fact: Network, old: Fact | None, new: Fact | None) -> None:
         footprint = self.footprint(fact.id)
         self.add(footprint, Key("network", fact.id), Key("dhcp", fact.id))
-        for state in self.both:
-            known = state.designations.get((DHCP, fact.id))
-            self.each({known.compute, known.standby} - {0} if known is not None else (), "leases", fact.id)
         self.each(footprint, "local", fact.id)
         ports = self.after.ports_of.get(fact.id, _NONE)
         for port in ports:
@@ -248,10 +245,6 @@ class _Change:
             self._subnets(network)
             parts = (f for f in (old, new) if isinstance(f, Designation))
             self.each({n for f in parts for n in (f.compute, f.standby) if n}, "hidden", network)
-        elif fact.service == DHCP:
-            self.add(self.footprint(fact.object), Key("dhcp", fact.object))
-            parts = (f for f in (old, new) if isinstance(f, Designation))
-            self.each({n for f in parts for n in (f.compute, f.standby) if n}, "leases", fact.object)
 
     def learnt(self, fact: Learnt, old: Fact | None, new: Fact | None) -> None:
         self._learnt_by(fact.network, {f.port for f in (old, new) if isinstance(f, Learnt)})

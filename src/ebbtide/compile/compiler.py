@@ -18,7 +18,7 @@ from ebbtide.compile.features.security import Guard
 from ebbtide.compile.fragment import Fragment, Key
 from ebbtide.model.facts import Binding, BindingPhase, External, Floating, Learnt, Membership, Port, Router
 from ebbtide.model.observed import View
-from ebbtide.model.state import DHCP, SUBNET, State, home_zone, split_subnet, subnet_name
+from ebbtide.model.state import SUBNET, State, home_zone, split_subnet, subnet_name
 
 BASE = Key("base", 0)
 STAGES = Key("stages", 0)
@@ -192,17 +192,8 @@ def _hidden(state: State, key: Key, view: View) -> Fragment | None:
 
 
 def _dhcp(state: State, key: Key, view: View) -> Fragment | None:
-    net, found = state.networks.get(str(key.object)), state.designations.get((DHCP, str(key.object)))
-    if net is None or not net.dhcp:
-        return None
-    return dhcp.towards(net, found.compute if found is not None else 0)
-
-
-def _leases(state: State, key: Key, view: View) -> Fragment | None:
-    net, found = state.networks.get(str(key.object)), state.designations.get((DHCP, str(key.object)))
-    if net is None or not net.dhcp or found is None or key.compute not in (found.compute, found.standby):
-        return None
-    return dhcp.here(net, found.compute != key.compute)
+    net = state.networks.get(str(key.object))
+    return dhcp.served(net) if net is not None and net.dhcp else None
 
 
 def _exit(state: State, key: Key, view: View) -> Fragment | None:
@@ -320,7 +311,6 @@ _ROOMS = {
     "subnets": _subnets,
     "hidden": _hidden,
     "dhcp": _dhcp,
-    "leases": _leases,
     "exit": _exit,
     "gate": _gate,
     "outside": _outside,
@@ -385,9 +375,6 @@ def own_keys(state: State, compute: int, view: View) -> Iterator[Key]:
     for network in routed:
         yield Key("subnets", network)
     duties: Map[tuple[str, str], None] = state.duties.get(compute, Map())
-    for service, name in duties:
-        if service == DHCP:
-            yield Key("leases", name, compute)
     for network in {split_subnet(name)[0] for service, name in duties if service == SUBNET}:
         yield Key("hidden", network, compute)
     own = state.computes.get(compute)

@@ -84,7 +84,7 @@ TABLE_JOBS: dict[T, str] = {
     T.L2_UNKNOWN: "flood: broadcast, multicast, unknown unicast",
     T.L2_FLOOD_PART: "one part of a flood to more computes than one translation reaches",
     T.L2_FILTER: "never back to the sender's own port",
-    T.DHCP: "what VMs ask of a DHCP server: to the network's designated compute",
+    T.DHCP: "what VMs here ask of a DHCP server: to the controller",
     T.ARP_RESPONDER: "answers for known addresses",
     T.ARP_STANDBY: "answers of a compute that stands by, for when the one it stands by for is dead",
     T.NAT_EXPORT: "learnt: mappings of the old side of a move; nothing is ever looked up here",
@@ -184,7 +184,6 @@ class Priority:
     RELATION_EXPORTED = 12
     # table 60
     DHCP = 10
-    DHCP_HERE = 20
     # tables 44, 46
     REFUSED = 3
     REFUSED_SCTP = 4
@@ -261,6 +260,11 @@ SPLIT_HORIZON = 1
 def metadata_lport(lport: int) -> tuple[int, int]:
     """Match on the sender's logical port."""
     return lport << LPORT_SHIFT, LPORT_MASK
+
+
+def lport_of(metadata: int) -> int:
+    """The sender's logical port, of a packet's metadata."""
+    return metadata >> LPORT_SHIFT & (1 << LPORT_BITS) - 1
 
 
 def metadata_network(tag: int) -> tuple[int, int]:
@@ -527,17 +531,12 @@ FIRST_NAT_PORT, LAST_NAT_PORT = 1024, 65535
 
 # --- subnet routes ---
 
-_SUBNET_VNI, _DHCP_VNI, _ANSWER_VNI, _UNJUDGED_VNI = 0xE8_0000, 0xE9_0000, 0xEA_0000, 0xEB_0000
+_SUBNET_VNI, _ANSWER_VNI, _UNJUDGED_VNI = 0xE8_0000, 0xEA_0000, 0xEB_0000
 
 
 def subnet_vni(tag: int) -> int:
     """VNI of what goes to the designated compute of a network's subnet, since nobody is known to have its address."""
     return _SUBNET_VNI + tag
-
-
-def dhcp_vni(tag: int) -> int:
-    """VNI of what a network's VMs ask of a DHCP server."""
-    return _DHCP_VNI + tag
 
 
 # --- security groups ---

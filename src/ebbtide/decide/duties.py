@@ -16,7 +16,7 @@ from ebbtide.decide import designation, election
 from ebbtide.decide.designation import Standing
 from ebbtide.decide.election import Candidate, Service
 from ebbtide.model.facts import Designation, Edit
-from ebbtide.model.state import DHCP, SUBNET, State, split_subnet, subnet_name
+from ebbtide.model.state import NAT, SUBNET, State, split_subnet, subnet_name
 
 
 class Kind(NamedTuple):
@@ -39,13 +39,7 @@ SUBNETS = Kind(
     lambda state, name: state.footprint(split_subnet(name)[0]),
     lambda name: "subnet {1} of network {0}".format(*split_subnet(name)),
 )
-LEASES = Kind(
-    DHCP,
-    lambda state: (net.id for net in state.networks.values() if net.dhcp),
-    lambda state, name: state.footprint(name),
-    "DHCP of network {}".format,
-)
-KINDS: tuple[Kind, ...] = (SUBNETS, LEASES)
+KINDS: tuple[Kind, ...] = (SUBNETS,)
 
 
 def kind_of(service: str) -> Kind | None:
@@ -69,7 +63,10 @@ def services(state: State, kind: Kind) -> list[Service]:
 def judge(state: State, standings: Mapping[int, Standing]) -> list[Edit]:
     """What is to be stored so that every such service is where it belongs, and nowhere if nobody needs it."""
     places = designation.candidates(state, standings, by_controller=True)
-    return [edit for kind in KINDS for edit in _judge(state, kind, places)]
+    # A store that was written by an older controller designates computes for DHCP too, which each port's own compute does now.
+    known = {NAT, *(kind.name for kind in KINDS)}
+    left = [Edit(found, None) for (service, _), found in state.designations.items() if service not in known]
+    return left + [edit for kind in KINDS for edit in _judge(state, kind, places)]
 
 
 def _judge(state: State, kind: Kind, places: list[Candidate]) -> list[Edit]:

@@ -1,4 +1,4 @@
-"""Who is designated: one election for all services (NAT routers, subnet routes, DHCP, ...), and why, in words.
+"""Who is designated: one election for all services (NAT routers, subnet routes, ...), and why, in words.
 
 Values in, values out; neither State nor clock. Who may be elected, and what a service needs, is told by whoever asks. How the electable
 are ordered and how many services each may have is `spread.py`.

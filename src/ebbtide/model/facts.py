@@ -97,7 +97,7 @@ class Compute(msgspec.Struct, frozen=True):
 
 class Network(msgspec.Struct, frozen=True):
     """A tenant network: `tag` (16 bits) inside a switch, `vni` (24 bits) on the wire, `mtu` in bytes as a VM sees it. `dhcp`: whether its
-    VMs are told their addresses."""
+    VMs are told their addresses, and with them `dns`, servers' addresses, and `routes`, "prefix via address"."""
 
     id: str
     tag: int
@@ -105,6 +105,8 @@ class Network(msgspec.Struct, frozen=True):
     mtu: int = 1450
     subnets: tuple[str, ...] = ()
     dhcp: bool = False
+    dns: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -362,7 +364,7 @@ class Learnt(msgspec.Struct, frozen=True):
 class Designation(msgspec.Struct, frozen=True):
     """The one compute that serves something, and the one that stands by (0: none).
 
-    `service` and `object`: "nat" and the router; "subnet" and network and subnet (`subnet_name`); "dhcp" and the network.
+    `service` and `object`: "nat" and the router; "subnet" and network and subnet (`subnet_name`).
     """
 
     service: str

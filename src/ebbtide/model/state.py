@@ -49,8 +49,8 @@ from ebbtide.model.facts import (
 _EMPTY: Map[Any, Any] = Map()
 #: Conntrack zones of ports are 1 to this; those above are routers' (the ledger).
 LAST_ZONE = 32_767
-#: The services of designations: a router's NAT; what is sent to addresses of a subnet that nobody has; DHCP of a network.
-NAT, SUBNET, DHCP = "nat", "subnet", "dhcp"
+#: The services of designations: a router's NAT; what is sent to addresses of a subnet that nobody has.
+NAT, SUBNET = "nat", "subnet"
 
 
 class State(msgspec.Struct, frozen=True):

@@ -33,7 +33,7 @@ from ebbtide.model.facts import (
 )
 from ebbtide.model.moves import reached
 from ebbtide.model.observed import Datapath
-from ebbtide.model.state import DHCP, NAT, SUBNET, State, home_zone, subnet_name
+from ebbtide.model.state import NAT, SUBNET, State, home_zone, subnet_name
 from ebbtide.north.shapes import name_of, next_hop_mac
 from ebbtide.runtime.drops import Drops
 from ebbtide.runtime.service import Service
@@ -111,7 +111,7 @@ def compute_story(state: State, compute: Compute, status: Mapping[str, Any], hol
     lines.append(f"It carries {len(ports)} port(s): {some(ports)}.")
     serves = list(_nats(state, number))
     lines += serves
-    for service, what in ((SUBNET, "unknown addresses of {} subnet(s)"), (DHCP, "DHCP of {} network(s)")):
+    for service, what in ((SUBNET, "unknown addresses of {} subnet(s)"),):
         held = [state.designations[key] for key in sorted(state.duties.get(number, ())) if key[0] == service]
         for how, found in (
             ("is designated", [d.object for d in held if d.compute == number]),
@@ -258,9 +258,8 @@ def _subnets(state: State, network: Network) -> Iterator[str]:
         )
         vni, table = ledger.subnet_vni(network.tag), int(ledger.T.SUBNET_ROUTE)
         yield f"What is sent to such an address in {subnet} goes there under VNI {vni} (table {table})."
-    leases = state.designations.get((DHCP, network.id))
     if network.dhcp:
-        yield f"{name_of(state, leases.compute) if leases is not None else 'Nobody'} is designated for its DHCP."
+        yield "Its VMs are told their addresses by DHCP, each on its own compute; while no controller runs, a lease that is held stays."
     held = state.learnt_in(network.id)
     if held:
         told = [f"{a} ({held[a].port})" for a in sorted(held)]

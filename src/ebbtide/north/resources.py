@@ -14,21 +14,25 @@ from ebbtide.north.api import Waiting, answer
 from ebbtide.runtime.service import Service
 
 
-class NewNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A network to make. `vni` null: the next free one."""
+class NewNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """A network to make. `vni` null: the next free one. `dns`: name servers; `host_routes`: "prefix via address"."""
 
     id: str
     subnets: list[str] = []
     vni: int | None = None
     mtu: int = 1450
     dhcp: bool | None = None
+    dns: list[str] | None = None
+    host_routes: list[str] | None = None
     wait: bool = False
 
 
-class NetworkChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to change of a network: whether its VMs are told their addresses."""
+class NetworkChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """What to change of a network: whether its VMs are told their addresses, and what with them; what is not there stays."""
 
-    dhcp: bool
+    dhcp: bool | None = None
+    dns: list[str] | None = None
+    host_routes: list[str] | None = None
     wait: bool = False
 
 
@@ -94,14 +98,16 @@ def _networks(service: Service) -> list[Route]:
     async def make(request: Request) -> Response:
         wish = await body.struct(request, NewNetwork)
         old = wish.id in service.state.networks
-        made = await service.add_network(wish.id, wish.subnets, wish.vni, wish.mtu, dhcp=wish.dhcp)
+        made = await service.add_network(
+            *(wish.id, wish.subnets, wish.vni, wish.mtu), dhcp=wish.dhcp, dns=wish.dns, routes=wish.host_routes
+        )
         shown = {"network": shapes.network(service.state, made), "changed": not old}
         return await answer(request, service, shown, status=200 if old else 201, wait=wish.wait)
 
     async def change(request: Request) -> Response:
         wish, name = await body.struct(request, NetworkChange), request.path_params["id"]
         old = service.state.networks.get(name)
-        made = await service.set_network(name, dhcp=wish.dhcp)
+        made = await service.set_network(name, dhcp=wish.dhcp, dns=wish.dns, routes=wish.host_routes)
         shown = {"network": shapes.network(service.state, made), "changed": made != old}
         return await answer(request, service, shown, wait=wish.wait)
 

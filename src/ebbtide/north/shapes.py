@@ -29,7 +29,7 @@ from ebbtide.model.facts import (
     Vpn,
     format_mac,
 )
-from ebbtide.model.state import DHCP, NAT, SUBNET, State, subnet_name
+from ebbtide.model.state import NAT, SUBNET, State, subnet_name
 from ebbtide.runtime.auditor import Report
 
 
@@ -48,6 +48,8 @@ def network(state: State, fact: Network) -> dict[str, Any]:
         "mtu": fact.mtu,
         "subnets": list(fact.subnets),
         "dhcp": fact.dhcp,
+        "dns": list(fact.dns),
+        "host-routes": list(fact.routes),
         "ports": len(state.ports_of.get(fact.id, ())),
         "computes": sorted(name_of(state, n) for n in state.footprint(fact.id)),
     }
@@ -226,12 +228,6 @@ def subnets_unserved(state: State) -> int:
         if state.footprint(network)
         for subnet in state.subnets(network)
     )
-
-
-def dhcp_unserved(state: State) -> int:
-    """How many networks with DHCP are present somewhere, and have nobody designated for it."""
-    wanted = (net.id for net in state.networks.values() if net.dhcp and state.footprint(net.id))
-    return sum((DHCP, name) not in state.designations for name in wanted)
 
 
 def place(fact: RouterPort) -> dict[str, Any]:

@@ -695,7 +695,7 @@ class Cluster:
             self.hidden.heard(punt, member, owner, packet)
             return
         if punt is ledger.Punt.DHCP:
-            dhcp.heard(self, owner, packet)
+            dhcp.heard(self.state, member, packet)
             return
         if punt is ledger.Punt.PROBE:
             probe = probes.read(packet.data)

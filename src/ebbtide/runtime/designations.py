@@ -90,8 +90,7 @@ class Designations:
                 self._due.set()
             elif isinstance(fact, Binding):
                 port = after.ports.get(fact.port) or before.ports.get(fact.port)
-                net = after.networks.get(port.network) if port is not None else None
-                if port is not None and (after.routers_of.get(port.network) or (net is not None and net.dhcp)):
+                if port is not None and after.routers_of.get(port.network):
                     self._due.set()
 
     def _forget_unwatched(self) -> None:
@@ -108,7 +107,7 @@ class Designations:
     def _any(self) -> bool:
         """Whether there is anything that somebody is designated for, or may be."""
         state = self._cluster.state
-        return bool(state.routers or state.legs or state.designations or any(n.dhcp for n in state.networks.values()))
+        return bool(state.routers or state.legs or state.designations)
 
     async def run(self) -> None:
         """Judge when there is something to judge; until cancelled."""

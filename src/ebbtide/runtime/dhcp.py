@@ -1,4 +1,4 @@
-"""Answers DHCP: each port gets the address that it was given, and nobody else anything (RFC 2131, RFC 2132).
+"""Answers DHCP: each port gets the address that it was given, on the compute where it asks, and nobody else anything (RFC 2131, RFC 2132).
 
 There is no state: a port's address is its lease, for as long as the port has it. Who asks for another is told so, and asks anew.
 """
@@ -6,19 +6,20 @@ There is no state: a port's address is its lease, for as long as the port has it
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features.dhcp import CLIENT, SERVER
 from ebbtide.compile.flow import Output
-from ebbtide.model.addresses import ipv4, prefix
+from ebbtide.model.addresses import ipv4, prefix, split_route
 from ebbtide.model.facts import Port
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
 from ebbtide.runtime import asking, frames
 
 if TYPE_CHECKING:
-    from ebbtide.runtime.cluster import Cluster
+    from ebbtide.runtime.member import Member
 
 #: Seconds for which a client may use its address without asking again.
 LEASE = 86_400
@@ -46,28 +47,40 @@ def options(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def answer(state: State, network: str, data: bytes) -> tuple[Port, bytes] | None:
-    """The port that has asked, and the frame that answers it; None: it gets no answer."""
+def static_routes(routes: Sequence[str], gateway: int) -> bytes:
+    """Classless static routes (RFC 3442), the default one among them, since who gets these heeds no other; "" if there are none."""
+    if not routes:
+        return b""
+    ways = [(prefix(way), ipv4(via) or 0) for way, via in map(split_route, routes)]
+    ways += [((0, 0, 0), gateway)] if gateway and all(length for (_, _, length), _ in ways) else []
+    told = b""
+    for (start, _, length), via in ways:
+        told += bytes([length]) + start.to_bytes(4, "big")[: (length + 7) // 8] + via.to_bytes(4, "big")
+    return told
+
+
+def answer(state: State, port: Port, data: bytes) -> bytes | None:
+    """The frame that answers what a port has asked; None: it gets no answer."""
     if len(data) < _AT + _BOOTP.size or data[14] != 0x45:
         return None
     op, kind, size, _, xid, _, flags, client, _, _, relay, hardware, cookie = _BOOTP.unpack_from(data, _AT)
     mac = int.from_bytes(hardware[:6], "big")
     if (op, kind, size, cookie, relay) != (1, 1, 6, _COOKIE, 0) or data[6:12] != hardware[:6]:
         return None
-    net = state.networks[network]
-    name = state.with_mac(network, mac)
-    port = state.ports[name] if name is not None else None
+    net = state.networks[port.network]
     subnets = [prefix(text) for text in net.subnets if ":" not in text]
-    held = [value for value in map(ipv4, port.addresses if port is not None else ()) if value is not None]
+    held = [value for value in map(ipv4, port.addresses) if value is not None]
     lease = next(((a, mask) for a in held for start, mask, _ in subnets if a & mask == start), None)
-    if port is None or lease is None:
+    if mac != port.mac or lease is None:
         return None
     address, mask = lease
     asked = options(data[_AT + _BOOTP.size :])
-    legs = [leg for vrf in sorted(state.routers_of.get(network, ())) for leg in state.places(vrf)]
-    place = next((g for g in legs if g.network == network and (ipv4(g.address) or 0) & mask == address & mask), None)
+    legs = [leg for vrf in sorted(state.routers_of.get(net.id, ())) for leg in state.places(vrf)]
+    place = next((g for g in legs if g.network == net.id and (ipv4(g.address) or 0) & mask == address & mask), None)
     own = (ipv4(place.address) or 0) if place is not None else NOBODY
     source = place.mac if place is not None else ledger.mac(state.store_id, ledger.MacOf.COMPUTE, 0)
+    servers = [text for text in net.dns if ":" not in text]
+    routes = static_routes([r for r in net.routes if ":" not in r], own if place is not None else 0)
     told = _verdict(asked, client, address, own)
     if not told:
         return None
@@ -75,13 +88,15 @@ def answer(state: State, network: str, data: bytes) -> tuple[Port, bytes] | None
     if told != _NAK:
         fields += [(1, mask.to_bytes(4, "big")), (26, net.mtu.to_bytes(2, "big"))]
         fields += [(3, own.to_bytes(4, "big"))] if place is not None else []
+        fields += [(6, b"".join((ipv4(text) or 0).to_bytes(4, "big") for text in servers))] if servers else []
+        fields += [(121, routes)] if routes else []
         fields += [(51, LEASE.to_bytes(4, "big"))] if asked.get(_KIND) != bytes([_INFORM]) else []
     given = 0 if told == _NAK or asked.get(_KIND) == bytes([_INFORM]) else address
     head = _BOOTP.pack(2, 1, 6, 0, xid, 0, flags, client if told == _ACK else 0, given, own, 0, hardware, _COOKIE)
     body = head + b"".join(bytes([number, len(value)]) + value for number, value in fields) + b"\xff"
     # To the MAC that has asked: it need not have the address yet, and nobody else is to hear it.
     target = 0xFFFF_FFFF if told == _NAK or not client else client
-    return port, frames.udp(body.ljust(300, b"\0"), (source, own, SERVER), (mac, target, CLIENT))
+    return frames.udp(body.ljust(300, b"\0"), (source, own, SERVER), (mac, target, CLIENT))
 
 
 def _verdict(asked: dict[int, bytes], client: int, address: int, own: int) -> int:
@@ -97,15 +112,13 @@ def _verdict(asked: dict[int, bytes], client: int, address: int, own: int) -> in
     return _ACK if wanted == address else _NAK
 
 
-def heard(cluster: Cluster, tag: int, packet: m.PacketIn) -> None:
-    """A client of a network asks: answer it at its own port."""
-    state = cluster.state
-    network = state.by_tag.get(tag, "")
-    found = answer(state, network, packet.data) if network in state.networks else None
-    active = state.active(found[0].id) if found is not None else None
-    member = cluster.members.get(active.compute) if active is not None else None
-    if found is None or member is None or not member.connected or member.switch is None:
+def heard(state: State, member: Member, packet: m.PacketIn) -> None:
+    """A client asks on a compute: answer it there, at the port that has asked."""
+    metadata = next((field.value for field in packet.match if field.name == "metadata"), 0)
+    port = state.ports.get(state.by_lport.get(ledger.lport_of(metadata), ""))
+    interface = member.view.ports.get(port.id) if port is not None else None
+    if port is None or interface is None or not interface.ofport or member.switch is None:
         return
-    interface = member.view.ports.get(found[0].id)
-    if interface is not None and interface.ofport:
-        asking.send(member.switch, (Output(interface.ofport),), found[1])
+    told = answer(state, port, packet.data)
+    if told is not None:
+        asking.send(member.switch, (Output(interface.ofport),), told)

@@ -79,6 +79,8 @@ log = structlog.get_logger("service")
 FORWARD_PATIENCE = 5.0
 #: Seconds that a network which asks for the VNI of one just deleted waits for the computes to let go of it.
 RELEASE_PATIENCE = 5.0
+#: Name servers, and host routes, that a network tells its VMs: a DHCP option has 255 bytes.
+MAX_TOLD = 20
 
 
 class Leaving(NamedTuple):
@@ -125,6 +127,8 @@ class Service:
         mtu: int = 1450,
         *,
         dhcp: bool | None = None,
+        dns: Sequence[str] | None = None,
+        routes: Sequence[str] | None = None,
     ) -> Network:
         """Make a network; the same again is "already so".
 
@@ -137,6 +141,7 @@ class Service:
         if vni is not None and not 1 <= vni <= ledger.LAST_VNI:
             raise BadInput(f"VNI {vni} is not between 1 and {ledger.LAST_VNI} (those above are reserved)", "vni")
         routing.check_mtu(mtu)
+        servers, ways = _told(dns or ()), _ways(routes or ())
 
         if vni in self.state.retired_vnis:
             await self.cluster.wait_for(lambda: vni not in self.state.retired_vnis, RELEASE_PATIENCE)
@@ -145,6 +150,10 @@ class Service:
             known = state.networks.get(name)
             if known is not None:
                 if (known.subnets, known.mtu) == (cidrs, mtu) and vni in (None, known.vni):
+                    if (dns is not None and servers != known.dns) or (routes is not None and ways != known.routes):
+                        raise Refused(
+                            f"network {name} tells its VMs other servers or routes: `ebbtide network set {name}`"
+                        )
                     if dhcp in (None, known.dhcp):
                         return [], known
                     how, word = ("without", "--dhcp") if dhcp else ("with", "--no-dhcp")
@@ -158,19 +167,32 @@ class Service:
             if vni is not None and vni in state.retired_vnis:
                 raise Refused(self._still_held(state.retired[state.retired_vnis[vni]]))
             number = vni if vni is not None else ids.take("vni")
-            made = Network(name, ids.take("network"), number, mtu, cidrs, bool(dhcp))
+            made = Network(name, ids.take("network"), number, mtu, cidrs, bool(dhcp), servers, ways)
             return [Edit(None, made), *ids.edits()], made
 
         return await self.cluster.store.commit(decide)
 
-    async def set_network(self, name: str, *, dhcp: bool) -> Network:
-        """Let a network's VMs be told their addresses, or not."""
+    async def set_network(
+        self,
+        name: str,
+        *,
+        dhcp: bool | None = None,
+        dns: Sequence[str] | None = None,
+        routes: Sequence[str] | None = None,
+    ) -> Network:
+        """Let a network's VMs be told their addresses, or not, and with them name servers and routes ("prefix via address")."""
+        servers, ways = (None if dns is None else _told(dns)), (None if routes is None else _ways(routes))
 
         def decide(state: State) -> tuple[list[Edit], Network]:
             known = state.networks.get(name)
             if known is None:
                 raise NotFound(f"there is no network {name}")
-            made = msgspec.structs.replace(known, dhcp=dhcp)
+            made = msgspec.structs.replace(
+                known,
+                dhcp=known.dhcp if dhcp is None else dhcp,
+                dns=known.dns if servers is None else servers,
+                routes=known.routes if ways is None else ways,
+            )
             return ([Edit(known, made)] if made != known else []), made
 
         return await self.cluster.store.commit(decide)
@@ -904,3 +926,33 @@ def _outside(addresses: Sequence[str], subnets: Sequence[str]) -> str:
         if networks and not on_link and not any(address in network for network in networks):
             return text
     return ""
+
+
+def _told(dns: Sequence[str]) -> tuple[str, ...]:
+    """Name servers' addresses, as the store gives them back."""
+    if len(dns) > MAX_TOLD:
+        raise BadInput(f"{len(dns)} name servers: a network may tell {MAX_TOLD}", "dns")
+    found = set()
+    for text in dns:
+        try:
+            found.add(str(ipaddress.ip_address(text)))
+        except ValueError as error:
+            raise BadInput(f"name server {text[:60]!r}: {error}", "dns") from None
+    return tuple(sorted(found))
+
+
+def _ways(routes: Sequence[str]) -> tuple[str, ...]:
+    """Host routes, "prefix via address" of one family, as the store gives them back."""
+    if len(routes) > MAX_TOLD:
+        raise BadInput(f"{len(routes)} host routes: a network may tell {MAX_TOLD}", "host-routes")
+    found = set()
+    for text in routes:
+        way, _, via = text.partition(" via ")
+        try:
+            net, hop = ipaddress.ip_network(way.strip(), strict=False), ipaddress.ip_address(via.strip())
+        except ValueError as error:
+            raise BadInput(f"host route {text[:60]!r} is not PREFIX via ADDRESS: {error}", "host-routes") from None
+        if net.version != hop.version:
+            raise BadInput(f"host route {text[:60]!r} is of two families", "host-routes")
+        found.add(f"{net} via {hop}")
+    return tuple(sorted(found))

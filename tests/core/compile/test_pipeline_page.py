@@ -123,7 +123,6 @@ def test_groups_meters_vnis_and_bounds() -> None:
         f"{ledger.gateway_vni(0)} + {ledger.gateway_vni(1) - ledger.gateway_vni(0)} x router tag, "
         f"+ {ledger.ask_vni(0) - ledger.gateway_vni(0)}, + {ledger.answer_vni(0) - ledger.gateway_vni(0)}",
         f"{ledger.subnet_vni(0):#x} + network tag",
-        f"{ledger.dhcp_vni(0):#x} + network tag",
         f"{ledger.answered_vni(0):#x} + network tag",
         f"{ledger.unjudged_vni(0):#x} + network tag",
         f"{ledger.DELIVER_VNI:#x} + lport tag",
@@ -155,7 +154,7 @@ def test_no_two_uses_of_a_number_meet() -> None:
     assert all(one(ledger.MAX_ROUTER) < two(0) for one, two in pairwise(highest))
     assert ledger.answer_group(ledger.MAX_ROUTER) < ledger.ALIVE_GROUP < ledger.flood_part(0, 0)
     assert ledger.LAST_VNI < ledger.RELATION_VNI < ledger.answer_vni(ledger.MAX_ROUTER) < ledger.subnet_vni(0)
-    vnis = [ledger.subnet_vni, ledger.dhcp_vni, ledger.answered_vni, ledger.unjudged_vni]
+    vnis = [ledger.subnet_vni, ledger.answered_vni, ledger.unjudged_vni]
     assert all(one(top) < two(0) for one, two in pairwise(vnis))
     assert ledger.unjudged_vni(top) < ledger.DELIVER_VNI
     assert ledger.router_zone(0) > LAST_ZONE

@@ -13,7 +13,7 @@ from ebbtide.compile.features import subnet_route
 from ebbtide.compile.flow import Learn
 from ebbtide.compile.ledger import Punt, T
 from ebbtide.model.facts import Binding, Designation, Edit, Learnt
-from ebbtide.model.state import DHCP, SUBNET, State
+from ebbtide.model.state import SUBNET, State
 from tests.core.compile.test_routed_walks import number
 from tests.core.compile.test_walks import tables
 from tests.fakes.clouds import ACTIVE, change, compute, leg, network, ofport, port, router, state
@@ -137,13 +137,13 @@ def test_without_a_hold_off_each_packet_is_a_question(hold_off: int) -> None:
 
 
 @pytest.mark.parametrize("sender", [2, 3])
-def test_a_dhcp_client_is_heard_at_the_designated_compute_and_by_no_other_vm(sender: int) -> None:
-    found = cloud(Designation(DHCP, "n2", B, C), dhcp=True)
+def test_a_dhcp_client_is_heard_on_its_own_compute_and_by_no_other_vm(sender: int) -> None:
+    found = cloud(dhcp=True)
     own = PORTS[sender]
     ask = {"eth_src": own.mac, "eth_dst": 0xFFFFFFFFFFFF, "eth_type": 0x0800, "ip_proto": 17, "nw_ttl": 64}
     ask |= {"ipv4_src": 0, "ipv4_dst": 0xFFFFFFFF, "udp_src": 68, "udp_dst": 67}
     walk = Walk(tables(found)).enter(PLACES[sender], ofport(sender), ask)
-    assert (punts(walk), walk.taps) == ([(B, ledger.userdata(Punt.DHCP, 2))], [])
+    assert (punts(walk), walk.taps) == ([(PLACES[sender], ledger.userdata(Punt.DHCP, 2))], [])
     off = change(found, Edit(found.networks["n2"], msgspec.structs.replace(found.networks["n2"], dhcp=False)))
     walk = Walk(tables(off)).enter(PLACES[sender], ofport(sender), ask)
     assert walk.punts == []

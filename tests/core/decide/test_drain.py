@@ -7,15 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.decide import dead, designation, drain, foresight, marking, scalein
+from ebbtide.decide import dead, designation, drain, foresight, marking, routing, scalein
 from ebbtide.decide.dead import Sight
 from ebbtide.decide.drain import COMPUTE, SERVICE, VM, Seen, Wish
 from ebbtide.errors import Refused
 from ebbtide.model.facts import BindingPhase, Edit, Item, ItemState, Membership, Operation
+from ebbtide.model.state import SUBNET, subnet_name
 from tests.fakes.core_cloud import CoreCloud, Host, Life
 
 ID = "op"
 AS_IT_IS = Wish()
+BLUE = subnet_name("blue", "10.1.0.0/24")
 DONE, FAILED, MOVING, PENDING, SKIPPED = (ItemState(x) for x in ("done", "failed", "moving", "pending", "skipped"))
 
 
@@ -43,6 +45,14 @@ class Drained:
     def add_vm(self, name: str, at: str, index: int) -> None:
         self.cloud.add_port(name, "blue", 0x02_0000_0000_00 + index, f"10.1.0.{index}")
         self.cloud.run(name, self.cloud.number(at))
+
+    def route(self) -> None:
+        """A router in blue: a is designated for its subnet."""
+        self.cloud.decide(lambda state: routing.add_router(state, "r1"))
+        self.cloud.decide(lambda state: routing.attach(state, "r1", "blue", "10.1.0.254"))
+        found = self.cloud.state.designations[SUBNET, BLUE]
+        if found.compute != 1:
+            self.cloud.commit([Edit(found, msgspec.structs.replace(found, compute=1, standby=found.compute))])
 
     @property
     def operation(self) -> Operation:
@@ -342,10 +352,9 @@ def test_one_recovered_by_hand_stays_and_one_removed_by_hand_is_done() -> None:
 
 def test_a_service_goes_before_its_compute_and_a_homeless_one_is_refused_unless_allowed() -> None:
     told = Drained(names="ab", vms="a")
-    network = told.cloud.state.networks["blue"]
-    told.cloud.commit([Edit(network, msgspec.structs.replace(network, dhcp=True))])
-    assert told.cloud.state.designations["dhcp", "blue"].compute == 1
-    # b is silent: the VM has nowhere to go to, and DHCP with it.
+    told.route()
+    assert told.cloud.state.designations[SUBNET, BLUE].compute == 1
+    # b is silent: the VM has nowhere to go to, and its subnet with it.
     told.cloud.lose(2, Life.SILENT)
     with pytest.raises(Refused, match="nobody else"):
         told.begin("a")
@@ -353,11 +362,11 @@ def test_a_service_goes_before_its_compute_and_a_homeless_one_is_refused_unless_
     told.cloud.connect(Host("b", 2))
     told.begin("a")
     told.step()
-    assert told.state_of(SERVICE, "dhcp blue") is PENDING
+    assert told.state_of(SERVICE, f"subnet {BLUE}") is PENDING
     told.settled = False
     told.move("vm1", "b")
     told.run()
-    assert told.state_of(SERVICE, "dhcp blue") is MOVING
+    assert told.state_of(SERVICE, f"subnet {BLUE}") is MOVING
     assert told.members() == "ab"
     told.settled = True
     told.run()
@@ -380,8 +389,7 @@ def test_dead_computes_go_without_their_vms_and_one_that_returns_is_recovered() 
 
 def test_a_mark_that_is_somebody_elses_too_stays_and_an_abort_says_so_and_ends() -> None:
     told = Drained(names="abc", vms="ab")
-    network = told.cloud.state.networks["blue"]
-    told.cloud.commit([Edit(network, msgspec.structs.replace(network, dhcp=True))])
+    told.route()
     told.begin("a")
     told.hold = "not yet"
     told.step()
@@ -463,45 +471,42 @@ def test_one_taken_for_dead_that_shows_life_is_not_removed_whoever_sees_it() -> 
 
 def test_an_aborted_drain_gives_nothing_to_who_may_not_have_it_and_says_so() -> None:
     told = Drained(names="abc", vms="a")
-    network = told.cloud.state.networks["blue"]
-    told.cloud.commit([Edit(network, msgspec.structs.replace(network, dhcp=True))])
+    told.route()
     told.begin("a")
     told.hold = "not yet"
     told.move("vm1", "b")
     told.step()
-    assert told.cloud.state.designations["dhcp", "blue"].compute == 2
+    assert told.cloud.state.designations[SUBNET, BLUE].compute == 2
     told.hold = ""
     told.cloud.commit(drain.abort(told.cloud.state, told.operation, told.now))
     told.run()
     # The network has left a with its last VM: who answers for it there would ask nobody.
     assert told.operation.state == "aborted"
-    assert told.cloud.state.designations["dhcp", "blue"].compute == 2
-    assert told.state_of(SERVICE, "dhcp blue") is FAILED
-    assert "DHCP" in told.item(COMPUTE, "a").reason
+    assert told.cloud.state.designations[SUBNET, BLUE].compute == 2
+    assert told.state_of(SERVICE, f"subnet {BLUE}") is FAILED
+    assert "subnet" in told.item(COMPUTE, "a").reason
 
 
 def test_a_service_that_has_gone_stays_done_when_a_switch_connects_anew() -> None:
     told = Drained(names="abc", vms="ab")
-    network = told.cloud.state.networks["blue"]
-    told.cloud.commit([Edit(network, msgspec.structs.replace(network, dhcp=True))])
+    told.route()
     told.begin("a")
     told.step()
-    assert told.state_of(SERVICE, "dhcp blue") is DONE
+    assert told.state_of(SERVICE, f"subnet {BLUE}") is DONE
     told.settled = False
     assert told.step() == []
 
 
 def test_who_never_follows_is_waited_for_a_minute() -> None:
     told = Drained(names="abc", vms="ab")
-    network = told.cloud.state.networks["blue"]
-    told.cloud.commit([Edit(network, msgspec.structs.replace(network, dhcp=True))])
+    told.route()
     told.settled = False
     told.begin("a")
     told.step()
-    assert told.state_of(SERVICE, "dhcp blue") is MOVING
+    assert told.state_of(SERVICE, f"subnet {BLUE}") is MOVING
     told.later(drain.FOLLOWS + 1)
     told.step()
-    assert told.state_of(SERVICE, "dhcp blue") is DONE
+    assert told.state_of(SERVICE, f"subnet {BLUE}") is DONE
 
 
 def test_a_target_that_went_is_chosen_anew_and_nothing_is_given_where_nobody_takes_it() -> None:
@@ -547,8 +552,8 @@ def test_a_compute_that_is_called_otherwise_by_now_is_still_the_same() -> None:
 @given(st.data())
 def test_whatever_happens_no_vm_is_cut_off_and_it_comes_to_an_end(data: st.DataObject) -> None:
     told = Drained(names="abcde", vms="aabbc")
-    network = told.cloud.state.networks["blue"]
-    told.cloud.commit([Edit(network, msgspec.structs.replace(network, dhcp=data.draw(st.booleans())))])
+    if data.draw(st.booleans()):
+        told.route()
     told.begin(
         "abc", Wish(vms="lab", at_once=2, wave=data.draw(st.sampled_from([0, 1])), deadline=told.now // 1000 + 500)
     )

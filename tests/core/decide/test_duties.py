@@ -1,6 +1,6 @@
-"""Who answers for a subnet's unknown addresses and for a network's DHCP: the rules of NAT's election, for services that hold nothing.
+"""Who answers for a subnet's unknown addresses: the rules of NAT's election, for services that hold nothing.
 
-Every story is told of both kinds; object number n is network n's: the subnet that a router has there, or its DHCP.
+Every story is told of each kind that there is; object number n is network n's: the subnet that a router has there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 
 from ebbtide.decide import duties, parts, scalein
 from ebbtide.decide.designation import Standing
-from ebbtide.decide.duties import LEASES, SUBNETS, Kind
+from ebbtide.decide.duties import SUBNETS, Kind
 from ebbtide.model.facts import Binding, Compute, Designation, Edit, Fact
 from ebbtide.model.state import State, subnet_name
 from tests.fakes.clouds import ACTIVE, change, compute, leg, network, port, router, state
@@ -21,15 +21,15 @@ WELL = Standing(ready=True, reachable=True)
 SILENT, ABSENT = Standing(), Standing(absent=True)
 DEAD = Standing(dead=True)
 
-both_kinds = pytest.mark.parametrize("kind", [SUBNETS, LEASES], ids=lambda kind: kind.name)
+each_kind = pytest.mark.parametrize("kind", duties.KINDS, ids=lambda kind: kind.name)
 
 
 def cloud(kind: Kind, *computes: Compute, networks: int = 1) -> State:
     """These computes, each with a port in each of the networks."""
     facts: list[Fact] = list(computes)
     for n in range(1, networks + 1):
-        facts.append(network(n, dhcp=kind is LEASES))
-        facts += [router(n), leg(n, n)] if kind is SUBNETS else []
+        facts.append(network(n))
+        facts += [router(n), leg(n, n)]
         for c in computes:
             facts += [port(100 * n + c.number, n), Binding(f"p{100 * n + c.number}", c.number, ACTIVE)]
     return state(*facts)
@@ -46,7 +46,8 @@ def judged(found: State, **others: Standing) -> State:
 
 
 def name(kind: Kind, n: int) -> str:
-    return subnet_name(f"n{n}", "10.1.0.0/16") if kind is SUBNETS else f"n{n}"
+    assert kind is SUBNETS
+    return subnet_name(f"n{n}", "10.1.0.0/16")
 
 
 def place(found: State, kind: Kind, n: int = 1) -> tuple[int, int]:
@@ -63,7 +64,7 @@ def three(**first: bool) -> Iterable[Compute]:
     return (compute(1, **first), compute(2), compute(3))
 
 
-@both_kinds
+@each_kind
 def test_what_needs_a_compute_gets_one_and_another_that_stands_by_and_keeps_them(kind: Kind) -> None:
     found = judged(cloud(kind, *three()))
     one, two = place(found, kind)
@@ -73,38 +74,38 @@ def test_what_needs_a_compute_gets_one_and_another_that_stands_by_and_keeps_them
     assert judged(found) is found
 
 
-@both_kinds
+@each_kind
 @pytest.mark.parametrize("how", [compute(1, tombstoned=True), compute(1, teps=()), compute(1, weight=0)])
 def test_who_is_to_leave_or_cannot_be_reached_by_others_is_not_designated(kind: Kind, how: Compute) -> None:
     assert place(judged(cloud(kind, how, compute(2))), kind) == (2, 0)
     assert place(judged(cloud(kind, how)), kind) == (0, 0)
 
 
-@both_kinds
+@each_kind
 @pytest.mark.parametrize("standing", [SILENT, ABSENT, DEAD, Standing(reachable=True, reason="braked")])
 def test_who_is_not_ready_is_not_designated(kind: Kind, standing: Standing) -> None:
     assert place(judged(cloud(kind, compute(1), compute(2)), c1=standing), kind) == (2, 0)
 
 
-@both_kinds
+@each_kind
 def test_many_are_spread_over_all(kind: Kind) -> None:
     found = judged(cloud(kind, *three(), networks=9))
     held = [place(found, kind, n)[0] for n in range(1, 10)]
     assert sorted(held.count(n) for n in (1, 2, 3)) == [3, 3, 3]
 
 
-@both_kinds
+@each_kind
 def test_who_serves_and_is_to_leave_is_followed_by_who_stood_by_though_its_last_port_is_still_there(kind: Kind) -> None:
     after = judged(served_by(kind, 1, 2, *three(tombstoned=True)))
     assert place(after, kind) == (2, 3)
 
 
-@both_kinds
+@each_kind
 def test_who_stands_by_and_is_to_leave_is_replaced(kind: Kind) -> None:
     assert place(judged(served_by(kind, 2, 1, *three(tombstoned=True))), kind) == (2, 3)
 
 
-@both_kinds
+@each_kind
 def test_of_all_that_one_served_nothing_stays_with_it_when_it_dies(kind: Kind) -> None:
     found = judged(cloud(kind, *three(), networks=9))
     had = [n for n in range(1, 10) if place(found, kind, n)[0] == 1]
@@ -117,14 +118,14 @@ def test_of_all_that_one_served_nothing_stays_with_it_when_it_dies(kind: Kind) -
             assert place(after, kind, n)[0] == place(found, kind, n)[0], "of others nothing moves"
 
 
-@both_kinds
+@each_kind
 def test_who_has_lost_its_session_by_its_own_fault_serves_nobody_and_who_has_not_keeps_it(kind: Kind) -> None:
     found = served_by(kind, 1, 2, *three())
     assert place(judged(found, c1=SILENT), kind) == (1, 2)
     assert place(judged(found, c1=ABSENT), kind) == (2, 3)
 
 
-@both_kinds
+@each_kind
 def test_who_is_alone_stays_until_its_end_and_nothing_of_it_is_left_as_a_stale_next_hop(kind: Kind) -> None:
     found = served_by(kind, 1, 0, compute(1, tombstoned=True))
     assert judged(found) is found
@@ -135,7 +136,7 @@ def test_who_is_alone_stays_until_its_end_and_nothing_of_it_is_left_as_a_stale_n
     assert place(ended, kind) == (0, 0)
 
 
-@both_kinds
+@each_kind
 def test_what_nobody_could_serve_is_served_by_who_is_recovered(kind: Kind) -> None:
     """All are to leave, and what is made meanwhile gets nobody; the first that is to stay after all gets it."""
     leaving = [compute(n, tombstoned=True) for n in (1, 2)]
@@ -145,7 +146,7 @@ def test_what_nobody_could_serve_is_served_by_who_is_recovered(kind: Kind) -> No
     assert place(judged(recovered), kind) == (2, 0)
 
 
-@both_kinds
+@each_kind
 def test_the_last_port_that_leaves_takes_the_service_with_it_to_who_has_one(kind: Kind) -> None:
     found = served_by(kind, 1, 2, *three())
     bare = change(found, Edit(Binding("p101", 1, ACTIVE), None))
@@ -155,11 +156,11 @@ def test_the_last_port_that_leaves_takes_the_service_with_it_to_who_has_one(kind
 
 
 def test_why_it_is_where_it_is_is_told_of_each_compute() -> None:
-    found = judged(cloud(LEASES, *three(tombstoned=True)))
+    found = judged(cloud(SUBNETS, *three(tombstoned=True)))
     standings = dict.fromkeys(found.computes, WELL)
-    told = "\n".join(duties.electable(found, LEASES.name, "n1", standings))
+    told = "\n".join(duties.electable(found, SUBNETS.name, name(SUBNETS, 1), standings))
     assert "c1" in told
     assert "tombstoned" in told
-    assert duties.electable(found, LEASES.name, "n9", standings) == [
-        "DHCP of network n9 needs no compute, or none has a port of it"
+    assert duties.electable(found, SUBNETS.name, name(SUBNETS, 9), standings) == [
+        "subnet 10.1.0.0/16 of network n9 needs no compute, or none has a port of it"
     ]

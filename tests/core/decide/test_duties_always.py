@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
-import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebbtide.decide import duties, parts, scalein
 from ebbtide.decide.designation import Standing
 from ebbtide.model.facts import Binding, Designation, Edit, Fact
-from ebbtide.model.state import DHCP, SUBNET, State, subnet_name
+from ebbtide.model.state import SUBNET, State, subnet_name
 from tests.fakes.clouds import ACTIVE, change, compute, leg, network, port, router, state
 
 UP = Standing(ready=True, reachable=True)
@@ -20,10 +19,10 @@ ABSENT = Standing(ready=True, absent=True)
 RED = subnet_name("n1", "10.1.0.0/16")
 
 
-def cloud(computes: int = 3, ports: int = 3, *more: Fact, dhcp: bool = False) -> State:
+def cloud(computes: int = 3, ports: int = 3, *more: Fact) -> State:
     """n1 behind r1, with a port on each of the first computes."""
     facts: list[Fact] = [compute(n) for n in range(1, computes + 1)]
-    facts += [network(1, dhcp=dhcp), router(1), leg(1, 1)]
+    facts += [network(1), router(1), leg(1, 1)]
     for n in range(1, ports + 1):
         facts += [port(n, 1), Binding(f"p{n}", n, ACTIVE)]
     return state(*facts, *more)
@@ -69,10 +68,10 @@ def test_who_stands_by_serves_at_once_when_a_compute_is_removed() -> None:
 
 
 def test_what_needs_a_compute_no_more_has_none() -> None:
-    found = then(cloud(dhcp=True))
-    assert of(found, DHCP, "n1")[0]
-    off = change(found, Edit(found.networks["n1"], msgspec.structs.replace(found.networks["n1"], dhcp=False)))
-    assert of(then(off), DHCP, "n1") == (0, 0)
+    # An older controller designated computes for DHCP too.
+    found = then(cloud(3, 3, Designation("dhcp", "n1", 1, 2)))
+    assert of(found, "dhcp", "n1") == (0, 0)
+    assert of(found)[0]
     place = found.places("r1")[0]
     assert of(then(change(found, Edit(place, None)))) == (0, 0)
 
@@ -90,7 +89,7 @@ def test_of_all_that_leave_together_what_nobody_can_take_over_yet_is_said() -> N
 def test_in_any_order_nobody_tombstoned_lost_or_without_a_port_serves_while_another_can(seed: int) -> None:
     random = Random(seed)
     facts: list[Fact] = [compute(n, tombstoned=random.random() < 0.3) for n in range(1, 7)]
-    facts += [network(n, dhcp=random.random() < 0.5) for n in range(1, 6)]
+    facts += [network(n) for n in range(1, 6)]
     facts += [router(1), *(leg(1, n, address=f"10.{n}.0.1", subnet=f"10.{n}.0.0/16") for n in range(1, 6))]
     lport = 0
     for net in range(1, 6):
