@@ -41,7 +41,7 @@ drains: setup ## drains on real switches, a day in the life, and single strikes 
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/drains tests/sweep $(ARGS)
 
 .PHONY: isolation
-isolation: setup ## attacks of a VM on its neighbours, each with its control, while another tenant's packets are counted
+isolation: setup ## security groups on real switches, and attacks of a VM on its neighbours while another tenant loses nothing
 	@$(BIN)/pytest tests/isolation $(ARGS)
 
 .PHONY: crash-sweep

@@ -18,7 +18,7 @@ from ebbtide.lab import Vm, packets
 from ebbtide.lab.probes import Probes, pairs_among
 from ebbtide.model.facts import format_mac
 from tests.isolation.attacks import Attack, Ends, attacks
-from tests.runtime.test_security import all_heard, allow, opens
+from tests.isolation.test_groups import all_heard, allow, opens
 from tests.support.cloud import Cloud
 from tests.support.outside import GATEWAY, route, settle
 

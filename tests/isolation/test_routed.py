@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ebbtide.lab import Vm
+from tests.isolation.test_groups import IN_VAIN, allow, both_ways, connection, opens, secure
 from tests.runtime.test_dhcp import DISCOVER, OFFER, REQUEST, ask
-from tests.runtime.test_security import IN_VAIN, allow, both_ways, connection, opens, secure
 from tests.support.cloud import Cloud
 from tests.support.outside import GATEWAY, LAG, NEXT_HOP, Host, gateway_of, outside, route, settle, wait_served
 
