@@ -17,6 +17,7 @@ from ebbtide.errors import NotReady
 from ebbtide.lab import Compute, Vm, packets
 from ebbtide.model.facts import Port
 from tests.support.cloud import Cloud
+from tests.support.outside import settle
 
 pytestmark = pytest.mark.lab
 #: Seconds after which what has not come will not: retransmissions of a SYN begin after one.
@@ -31,7 +32,7 @@ def cloud(make_cloud: Callable[..., Cloud]) -> Cloud:
     cloud.add_network("blue", "10.1.0.0/24")
     for index, (name, compute) in enumerate((("web1", "a"), ("lb", "a"), ("web2", "b")), 1):
         cloud.add_vm(name, compute, "blue", index)
-    cloud.wait_clean()
+    settle(cloud)
     assert cloud.lab.vm("lb").reaches("10.1.0.3")
     return cloud
 
@@ -45,7 +46,7 @@ def allow(cloud: Cloud, group: str, inbound: bool, **wish: Any) -> str:
 def secure(cloud: Cloud, port: str, *groups: str, **more: Any) -> None:
     """Put a port into groups, and wait until everybody holds that."""
     cloud.call(cloud.service.set_port(port, True, groups, **more))
-    cloud.wait_clean()
+    settle(cloud)
 
 
 def addr(vm: Vm) -> str:
@@ -106,7 +107,7 @@ def test_what_has_no_rule_does_not_come_in_and_what_answers_needs_none(cloud: Cl
         assert not opens(client, server, 81)
         assert not client.ping(server.ip).received
     allow(cloud, "web", True, protocol="icmp", icmp_type=8)
-    cloud.wait_clean()
+    settle(cloud)
     assert lb.reaches(web1.ip)
     assert web1.reaches(web2.ip)
     cloud.assert_clean()
@@ -121,13 +122,13 @@ def test_a_rule_that_goes_cuts_what_it_let_through_and_nothing_else(cloud: Cloud
         assert passes(near, far)
         assert passes(far, near)
         cloud.call(cloud.service.delete_rule("web", rule))
-        cloud.wait_clean()
+        settle(cloud)
         assert not passes(near, far, IN_VAIN)
         assert not passes(far, near, IN_VAIN)
         assert passes(other, kept)
         assert passes(kept, other)
         allow(cloud, "web", True, protocol="tcp", ports="8000-8010")
-        cloud.wait_clean()
+        settle(cloud)
         assert passes(near, far), "TCP has kept it, and it is allowed again"
 
 
@@ -145,7 +146,7 @@ def test_who_comes_into_a_group_and_leaves_it_is_let_in_and_cut_off(cloud: Cloud
         assert passes(near, far)
         secure(cloud, "web2")
         cloud.call(cloud.service.set_port("web2", False))
-        cloud.wait_clean()
+        settle(cloud)
         assert not passes(far, near, IN_VAIN), "it is a member no more, though it may say what it likes now"
         assert not passes(near, far, IN_VAIN)
 
@@ -317,7 +318,7 @@ def test_connections_go_with_a_vm_that_moves_and_back_again(cloud: Cloud) -> Non
                     assert both_ways(*pair), f"on {target}"
                 cloud.wait(lambda t=target: cloud.place("web1") == t, what="flipped")
                 migration.finish()
-                cloud.wait_clean()
+                settle(cloud)
                 for pair in ((near, far), called, opened, from_there):
                     assert both_ways(*pair), f"on {target}, settled"
             assert not opens(lb, web1, 92)
@@ -341,7 +342,7 @@ def test_a_rule_that_goes_while_a_vm_moves_cuts_what_it_let_through(cloud: Cloud
         migration.finish()
         for rule in (inward, outward):
             cloud.call(cloud.service.delete_rule("web", rule))
-        cloud.wait_clean()
+        settle(cloud)
         for near, far in (called, opened):
             assert not passes(far, near, IN_VAIN) or near is opened[0]
             assert not passes(near, far, IN_VAIN)
