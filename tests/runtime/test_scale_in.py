@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ebbtide.errors import EbbtideError, NotFound, Refused
 from ebbtide.lab import Compute, wait_until
 from ebbtide.model.observed import Phase
+from ebbtide.runtime import endings
+from ebbtide.runtime.auditor import Report
 from tests.support import snapshots
 from tests.support.cloud import Cloud
 from tests.support.second_search import left_of
@@ -143,3 +147,30 @@ def test_every_bad_id_is_named_and_nothing_is_written(trio: Cloud) -> None:
     with pytest.raises(EbbtideError, match="no compute ids"):
         trio.call(service.recover([]))
     assert trio.controller.app.cluster.state is state
+
+
+def test_an_attempt_that_began_in_another_leadership_proves_nothing(
+    trio: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All sessions end with a leadership: what was looked at across its end is nobody's absence."""
+    trio.add_computes("d")
+    cluster, look = trio.controller.app.cluster, endings.audit
+    looks: list[int] = []
+
+    async def interrupted(*given: Any) -> Report:
+        looks.append(cluster.store.epoch)
+        if len(looks) == 1:
+            cluster.store.epoch += 1
+            cluster.changed.fire()
+            assert await cluster.wait_for(lambda: not any(m.connected for m in cluster.members.values()), 5.0)
+        return await look(*given)
+
+    monkeypatch.setattr(endings, "audit", interrupted)
+    trio.call(trio.service.start(["d"]))
+    _, operations = trio.call(trio.service.begin_end(["d"]))
+    trio.call(trio.service.wait_end(operations, 30.0))
+    assert len(looks) > 1, "it was looked at again"
+    state = cluster.state
+    assert not state.debts
+    assert "residue 0 on 3 computes" in state.operations[operations[0]].reason
+    assert state.proofs[operations[0]].owed == ()

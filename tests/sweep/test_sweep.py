@@ -22,6 +22,8 @@ FLIP = "update Move[r1] phase=flip since"
         Strike("store", END, when=AFTER),
         Strike("store", FLIP, when=AFTER, whom=STORE),
         Strike("store", FLIP, when=BEFORE, whom="c"),
+        # An attempt at an end that begins in one leadership and ends in the next one would find nobody connected.
+        Strike("openflow", "add QUARANTINE/QUARANTINE/0", at="a", when=AFTER, whom=STORE),
     ],
     ids=lambda s: f"{s.whom} {s.when} {s.name.split()[1]}",
 )

@@ -104,7 +104,7 @@ class Endings:
         `patient`: wait for who is connected and not brought to what it should hold. Later such a one owes, as if it were away; but
         residue on a compute that we can clean is waited for as long as it takes.
         """
-        cluster, leaving = self._cluster, []
+        cluster, leaving, epoch = self._cluster, [], self._cluster.store.epoch
         if cluster.store.hold:
             return None, f"the brake: {cluster.store.hold}"
         missing = cluster.not_yet_heard([*operation.computes, *(c.number for c in cluster.state.members())])
@@ -124,6 +124,9 @@ class Endings:
                 shown = ", ".join(f"{m.name} ({m.reason or m.phase})" for m in behind[:5])
                 return None, f"waits for {shown} to apply revision {operation.revision}"
         report = await audit(cluster, operation.computes)
+        if cluster.store.epoch != epoch or not cluster.leads():
+            # All sessions end with a leadership: that nobody could be read says nothing of who is there.
+            return None, "a new leadership has begun"
         held = {m.name for m in cluster.members.values() if m.phase is Phase.BRAKED}
         residue = [f for f in report.findings if f.kind == "residue" and f.compute not in held]
         if residue:

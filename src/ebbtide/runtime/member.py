@@ -189,10 +189,10 @@ class Member:
         """A new leadership: nothing is known of its switch until it has been dumped again."""
         self.synced = False
         self.approved = False
-        if not self.connected:
-            # Whoever led meanwhile has heard it, or not; we have not listened. Silence begins to count now.
-            self.lost_at = self.cluster.now()
-            self.heard_before = False
+        # Whoever led meanwhile has heard it, or not; we have not listened, and a session that is still there is about to be closed. Silence
+        # begins to count now.
+        self.lost_at = self.cluster.now()
+        self.heard_before = False
         self.touch_rows()
 
     def wake(self) -> None:
