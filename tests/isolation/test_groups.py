@@ -371,7 +371,7 @@ def test_a_port_has_a_meter_for_what_it_opens_and_takes_it_away_with_it(cloud: C
     secure(cloud, "web1", "all")
     binding = cloud.controller.app.cluster.state.active("web1")
     assert binding is not None
-    meter = ledger.port_meter(binding.zone)
+    meter = ledger.port_meter(binding.zone, False)
     assert f"meter={meter} " in cloud.lab.compute("a").ofctl("dump-meters", "br-int")
     count = 4 * ledger.CONNECTIONS_AT_ONCE
     with web1.packets() as out:

@@ -543,13 +543,14 @@ def subnet_vni(tag: int) -> int:
 
 MAX_GROUP = (1 << OWNER_BITS) - 1
 _PORT_METERS = 1000
-#: New connections a second of one port, and at once: what one VM can put into a compute's conntrack.
+#: New connections a second of one port, and at once: what one VM can put into a compute's conntrack, and what others can by way of it.
 CONNECTIONS_PER_SECOND, CONNECTIONS_AT_ONCE = 2000, 4000
+CALLS_PER_SECOND, CALLS_AT_ONCE = 10_000, 20_000
 
 
-def port_meter(zone: int) -> int:
-    """Meter of the new connections of the port that has this conntrack zone."""
-    return _PORT_METERS + zone
+def port_meter(zone: int, inbound: bool) -> int:
+    """Meter of the new connections that the port with this conntrack zone opens, or that are opened to it."""
+    return _PORT_METERS + 2 * zone + inbound
 
 
 def answered_vni(tag: int) -> int:

@@ -11,15 +11,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from ebbtide.decide import hidden, routing
+from ebbtide.decide import bindings, hidden, routing
 from ebbtide.decide.ids import Allocator
 from ebbtide.errors import BadInput, NotFound, Refused
-from ebbtide.model.addresses import any_prefix
+from ebbtide.model.addresses import any_prefix, parse_net
 from ebbtide.model.facts import Edit, Port, SecurityGroup, SecurityRule, format_mac
 from ebbtide.model.state import State, member_addresses
 
 #: Rules of one group, groups of one port, pairs of one port: each is a flow or more on every compute that has such a port.
 MAX_RULES, MAX_GROUPS, MAX_PAIRS = 1000, 32, 32
+#: Groups that the rules of one group may name: for each a packet is looked up once more, and a switch looks 4,096 times and no more.
+MAX_FAR = 32
 PROTOCOLS = {"any": -1, "icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 _NAMES = {number: name for name, number in PROTOCOLS.items()}
 _PORTS, _ICMP = (6, 17, 132), (1, 58)
@@ -54,6 +56,8 @@ def group(state: State, name: str) -> SecurityGroup:
 def add_group(state: State, name: str) -> tuple[list[Edit], SecurityGroup]:
     """Make a group without rules; the same again is "already so"."""
     routing.check_name("security group", name)
+    if "/rules" in name:
+        raise BadInput(f"{name[:40]!r} is no security group name: /rules is where its rules are", "id")
     known = state.security_groups.get(name)
     if known is not None:
         return [], known
@@ -92,7 +96,7 @@ def protocol(text: str) -> int:
     """
     if text.lower() in PROTOCOLS:
         return PROTOCOLS[text.lower()]
-    if text.isdecimal() and int(text) <= 255:
+    if text.isdecimal() and len(text) <= 3 and int(text) <= 255:
         return int(text)
     raise BadInput(f"protocol {text[:40]!r} is none of {', '.join(PROTOCOLS)}, and no number from 0 to 255", "protocol")
 
@@ -107,8 +111,8 @@ def _range(text: str, number: int) -> tuple[int, int]:
         return -1, -1
     if number not in _PORTS:
         raise BadInput(f"protocol {protocol_name(number)} has no ports: tcp, udp and sctp have", "ports")
-    first, _, last = text.partition("-")
-    if not (first.isdecimal() and (last.isdecimal() or not last)):
+    first, dash, last = text.partition("-")
+    if not (first.isdecimal() and (last.isdecimal() if dash else True)) or len(text) > 11:
         raise BadInput(f"ports {text[:40]!r}: a port, or two with a dash between them (80, 8000-8100)", "ports")
     low, high = int(first), int(last or first)
     if not 1 <= low <= high <= 65535:
@@ -139,7 +143,7 @@ def _family(wish: RuleWish, number: int) -> tuple[int, str]:
     prefix = ""
     if wish.prefix:
         try:
-            net = ip_network(wish.prefix, strict=False)
+            net = parse_net(wish.prefix)
         except ValueError as error:
             raise BadInput(f"{wish.prefix[:60]!r} is no prefix: {error}", "prefix") from None
         prefix = str(net) if net.prefixlen else ""
@@ -165,21 +169,24 @@ def add_rule(state: State, name: str, wish: RuleWish) -> tuple[list[Edit], Secur
     if wish.remote:
         group(state, wish.remote)
     family, prefix = _family(wish, number)
-    first, last = _range(wish.ports, number)
-    if (first, last) == (-1, -1):
-        first, last = _icmp(wish, number)
+    ports, icmp = _range(wish.ports, number), _icmp(wish, number)
+    first, last = icmp if icmp != (-1, -1) else ports
     said = SecurityRule("", known.id, wish.inbound, family, number, first, last, prefix, wish.remote)
     for other in state.rules_of(name):
         if msgspec.structs.replace(other, id="") == said:
+            if wish.id not in ("", other.id):
+                raise Refused(f"rule {other.id} of security group {name} says this already")
             return [], other
     made = msgspec.structs.replace(said, id=wish.id or _own_id(said))
     routing.check_name("rule", made.id)
-    if made.id in state.by_rule:
-        raise Refused(
-            f"rule {made.id} exists already in security group {state.by_rule[made.id]}, and says something else"
-        )
+    if "/" in made.id:
+        raise BadInput(f"{made.id[:40]!r} is no rule id: it stands at the end of a path, so without a slash", "id")
+    if any(other.id == made.id for other in state.rules_of(name)):
+        raise Refused(f"rule {made.id} of security group {name} exists already, and says something else")
     if len(state.rules.get(name, ())) >= MAX_RULES:
         raise Refused(f"security group {name} has {MAX_RULES} rules: no more")
+    if wish.remote and len({*state.named_by(name), wish.remote}) > MAX_FAR:
+        raise Refused(f"the rules of security group {name} name {MAX_FAR} groups as far ends: no more")
     return [Edit(None, made)], made
 
 
@@ -233,7 +240,7 @@ def secure(
 
 def _pair(port: Port, prefix: str, mac: str) -> str:
     try:
-        net = ip_network(prefix, strict=False)
+        net = parse_net(prefix)
     except ValueError as error:
         raise BadInput(f"address pair {prefix[:60]!r}: {error}", "address-pairs") from None
     value = routing.host_mac(mac, "address-pairs") if mac else port.mac
@@ -264,7 +271,14 @@ def change_port(
     gone = [
         (known.network, found.address) for found in behind if not hidden.speaks_from(made, found.address, found.mac)
     ]
-    return [Edit(known, made), *hidden.withdraw(state, gone)], made
+    return [Edit(known, made), *_zoned(state, name), *hidden.withdraw(state, gone)], made
+
+
+def _zoned(state: State, name: str) -> list[Edit]:
+    """A binding that an older controller has stored has no conntrack zone of its own yet."""
+    old = [b for b in state.bindings.get(name, ()) if not b.zone]
+    zones = (bindings.bound(state, name, b.compute, b.phase).zone for b in old)
+    return [Edit(b, msgspec.structs.replace(b, zone=zone)) for b, zone in zip(old, zones, strict=True)]
 
 
 # --- in words ---

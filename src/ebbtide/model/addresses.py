@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 
 def ipv4(text: str) -> int | None:
@@ -34,9 +34,31 @@ def link_local(mac: int) -> int:
     return 0xFE80 << 112 | (left ^ 0x02_0000) << 40 | 0xFFFE << 24 | right
 
 
+def parse_ip(text: str) -> IPv4Address | IPv6Address:
+    """An address that may be stored: without a zone, which names an interface of one host.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if "%" in text:
+        raise ValueError(f"{text[:60]!r} has a zone: an address alone is wanted")
+    return ip_address(text)
+
+
+def parse_net(text: str) -> IPv4Network | IPv6Network:
+    """A prefix that may be stored; bits behind its length are cleared.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if "%" in text:
+        raise ValueError(f"{text[:60]!r} has a zone: a prefix alone is wanted")
+    return ip_network(text, strict=False)
+
+
 def split_pair(pair: str) -> tuple[str, int]:
     """Prefix and MAC of a stored address pair."""
-    prefix_, _, mac = pair.partition(" ")
+    prefix_, _, mac = pair.rpartition(" ")
     return prefix_, int(mac.replace(":", ""), 16)
 
 

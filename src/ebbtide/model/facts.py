@@ -97,7 +97,8 @@ class Compute(msgspec.Struct, frozen=True):
 
 class Network(msgspec.Struct, frozen=True):
     """A tenant network: `tag` (16 bits) inside a switch, `vni` (24 bits) on the wire, `mtu` in bytes as a VM sees it. `dhcp`: whether its
-    VMs are told their addresses, and with them `dns`, servers' addresses, and `routes`, "prefix via address"."""
+    VMs are told their addresses, and with them `dns`, servers' addresses in their order with spaces between, and `routes`,
+    each "prefix via address"."""
 
     id: str
     tag: int
@@ -105,7 +106,7 @@ class Network(msgspec.Struct, frozen=True):
     mtu: int = 1450
     subnets: tuple[str, ...] = ()
     dhcp: bool = False
-    dns: tuple[str, ...] = ()
+    dns: str = ""
     routes: tuple[str, ...] = ()
 
 

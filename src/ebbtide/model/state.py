@@ -70,7 +70,7 @@ class State(msgspec.Struct, frozen=True):
     VPN -> its routers. `importers`, `exporters`: route target -> VPNs. `seen`: VRF of a VPN -> places of other VRFs that it has routes to
     (`horizon.py`); `seers`: network -> {VRF that has a route to it by that: number of places}.
 
-    `rules`: security group -> {rule id: rule}; `by_rule`: rule id -> its group. `namers`: security group -> {group with a rule that names
+    `rules`: security group -> {rule id: rule}. `namers`: security group -> {group with a rule that names
     it as the far end: number of such rules}. `members_of`: security group -> {port: None}; `held`: security group -> {address or prefix of
     a member: number of members}. `guarded`: security group -> {compute: number of bindings of its ports}, `groups_on` its inverse.
     `zones`: compute -> {conntrack zone: number of bindings that have it}.
@@ -130,7 +130,6 @@ class State(msgspec.Struct, frozen=True):
     security_groups: Map[str, SecurityGroup] = _EMPTY
     by_group_tag: Map[int, str] = _EMPTY
     rules: Map[str, Map[str, SecurityRule]] = _EMPTY
-    by_rule: Map[str, str] = _EMPTY
     namers: Map[str, Map[str, int]] = _EMPTY
     members_of: Map[str, Map[str, None]] = _EMPTY
     held: Map[str, Map[str, int]] = _EMPTY
@@ -341,7 +340,7 @@ def member_addresses(port: Port) -> list[str]:
     """What a port is known by as a member of a security group: its addresses, and those of its pairs that are not everybody's."""
     pairs = (pair.partition(" ")[0] for pair in port.pairs)
     return sorted(
-        {*port.addresses, *(p.removesuffix("/32").removesuffix("/128") for p in pairs if not p.endswith("/0"))}
+        {*port.addresses, *(p.removesuffix("/128" if ":" in p else "/32") for p in pairs if not p.endswith("/0"))}
     )
 
 
@@ -486,7 +485,6 @@ class _Draft:
 
     def _securityrule(self, fact: SecurityRule, present: bool) -> None:
         self._inner("rules", fact.group, fact.id, fact, present)
-        self._index("by_rule", fact.id, fact.group, present)
         if fact.remote:
             self.maps["namers"] = _bump(self.maps["namers"], fact.remote, fact.group, 1 if present else -1)
 

@@ -192,7 +192,8 @@ def _security(state: State, port: Port, dropped: Drops | None) -> list[str]:
     if dropped is not None:
         lines.append(
             f"Dropped where it is now: {dropped.not_its_own} that it sent and that was not its own, {dropped.not_for_it} that came and was "
-            f"not for its MAC; without a rule {dropped.out} out, {dropped.into} in."
+            f"not for its MAC; without a rule {dropped.out} out, {dropped.into} in; "
+            f"{dropped.too_many} that were to begin a connection, and were too many."
         )
     lines += [
         f"Its connections on {name_of(state, b.compute)}: ovs-appctl dpctl/dump-conntrack zone={b.zone or home_zone(port.lport)}"

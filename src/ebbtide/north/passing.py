@@ -10,6 +10,7 @@ from starlette.requests import Request
 from ebbtide.decide import security
 from ebbtide.decide.security import Judged, Packet
 from ebbtide.errors import BadInput
+from ebbtide.model.addresses import parse_ip
 from ebbtide.model.facts import Port
 from ebbtide.model.state import State
 
@@ -39,27 +40,34 @@ def asked(request: Request) -> Packet | None:
     if len(there) > 1:
         raise BadInput("a packet of a port comes from an address, or goes to one: say one of them", "from")
     try:
-        far = ip_address(query[there[0]])
+        far = parse_ip(query[there[0]])
     except ValueError as error:
         raise BadInput(str(error), there[0]) from None
     number = security.protocol(query.get("protocol", "any"))
     if number < 0:
         raise BadInput("a packet is of one protocol: tcp, udp, icmp, ... or a number", "protocol", "missing-element")
     port, kind, code = (_number(query.get(name, ""), name, most) for name, most in _NUMBERS.items())
-    first, last = (kind, max(code, 0)) if number in (1, 58) else (port, port)
+    icmp = number in (1, 58)
+    if number in (6, 17, 132) and port < 0:
+        raise BadInput(
+            f"a packet of {security.protocol_name(number)} has a destination port", "port", "missing-element"
+        )
+    if icmp and kind < 0:
+        raise BadInput("a packet of ICMP has a type (8, or 128 with IPv6, is a ping)", "icmp-type", "missing-element")
+    first, last = (kind, max(code, 0)) if icmp else (port, port)
     return Packet(there[0] == "from", str(far), number, first, last)
 
 
 def _number(text: str, name: str, most: int) -> int:
     if not text:
         return -1
-    if not text.isdecimal() or int(text) > most:
+    if not text.isdecimal() or len(text) > 5 or int(text) > most:
         raise BadInput(f"{name} {text[:40]!r} is not a number from 0 to {most}", name)
     return int(text)
 
 
 def judge(state: State, port: Port, packet: Packet) -> Told:
-    """What the port's own security says, and that of the port at the far end, if there is one in its network.
+    """What the port's own security says, and that of the port at the far end, if one has that address in its network or one routed to it.
 
     Whether there is a way from one to the other is not looked at.
     """
@@ -71,6 +79,8 @@ def judge(state: State, port: Port, packet: Packet) -> Told:
         lines.append(f"At {own.id}, {way}: {judged.words}")
         ends.append(judged)
     passes = all(end.passes for end in ends)
+    if len(ends) == 1:
+        lines.append(f"No port near it was given {packet.far}: what the far end lets through is not known here.")
     lines.append("It passes, and so does what answers it." if passes else "It is dropped.")
     return Told(passes, [end.rule.id for end in ends if end.rule is not None], lines)
 
@@ -78,7 +88,9 @@ def judge(state: State, port: Port, packet: Packet) -> Told:
 def _ends(state: State, port: Port, packet: Packet) -> list[tuple[Port, Packet]]:
     """Sender first."""
     ends = [(port, packet)]
-    other = state.ports.get(state.given_to(port.network, packet.far) or "")
+    near = (net for vrf in sorted(state.vrfs_with(port.network)) for net in sorted(state.horizon(vrf)))
+    names = (state.given_to(net, packet.far) for net in dict.fromkeys((port.network, *near)))
+    other = next((state.ports[name] for name in names if name is not None), None)
     family = ip_address(packet.far).version
     own = next((a for a in port.addresses if ip_address(a).version == family), "")
     if other is not None and own:

@@ -60,7 +60,7 @@ class NewRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="k
 
 def routes(service: Service) -> list[Route]:
     """The routes of this room."""
-    return [*_groups(service), *_rules(service)]
+    return [*_rules(service), *_groups(service)]
 
 
 def _groups(service: Service) -> list[Route]:
@@ -88,8 +88,8 @@ def _groups(service: Service) -> list[Route]:
     return [
         Route("/api/v1/security-groups", listing, methods=["GET"]),
         Route("/api/v1/security-groups", make, methods=["POST"]),
-        Route("/api/v1/security-groups/{id}", one, methods=["GET"]),
-        Route("/api/v1/security-groups/{id}", delete, methods=["DELETE"]),
+        Route("/api/v1/security-groups/{id:path}", one, methods=["GET"]),
+        Route("/api/v1/security-groups/{id:path}", delete, methods=["DELETE"]),
     ]
 
 
@@ -108,6 +108,6 @@ def _rules(service: Service) -> list[Route]:
         return await answer(request, service, {"deleted": request.path_params["rule"]}, wait=wish.wait)
 
     return [
-        Route("/api/v1/security-groups/{id}/rules", make, methods=["POST"]),
-        Route("/api/v1/security-groups/{id}/rules/{rule}", delete, methods=["DELETE"]),
+        Route("/api/v1/security-groups/{id:path}/rules", make, methods=["POST"]),
+        Route("/api/v1/security-groups/{id:path}/rules/{rule}", delete, methods=["DELETE"]),
     ]

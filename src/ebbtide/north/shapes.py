@@ -48,7 +48,7 @@ def network(state: State, fact: Network) -> dict[str, Any]:
         "mtu": fact.mtu,
         "subnets": list(fact.subnets),
         "dhcp": fact.dhcp,
-        "dns": list(fact.dns),
+        "dns": fact.dns.split(),
         "host-routes": list(fact.routes),
         "ports": len(state.ports_of.get(fact.id, ())),
         "computes": sorted(name_of(state, n) for n in state.footprint(fact.id)),

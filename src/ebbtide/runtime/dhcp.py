@@ -79,8 +79,8 @@ def answer(state: State, port: Port, data: bytes) -> bytes | None:
     place = next((g for g in legs if g.network == net.id and (ipv4(g.address) or 0) & mask == address & mask), None)
     own = (ipv4(place.address) or 0) if place is not None else NOBODY
     source = place.mac if place is not None else ledger.mac(state.store_id, ledger.MacOf.COMPUTE, 0)
-    servers = [text for text in net.dns if ":" not in text]
-    routes = static_routes([r for r in net.routes if ":" not in r], own if place is not None else 0)
+    servers = net.dns.split()
+    routes = static_routes(net.routes, own if place is not None else 0)
     told = _verdict(asked, client, address, own)
     if not told:
         return None

@@ -61,7 +61,7 @@ TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Router": (Router, ("id",)),
     "Vpn": (Vpn, ("id",)),
     "SecurityGroup": (SecurityGroup, ("id",)),
-    "SecurityRule": (SecurityRule, ("id",)),
+    "SecurityRule": (SecurityRule, ("group", "id")),
     "RouterPort": (RouterPort, ("router", "network", "address")),
     "Floating": (Floating, ("external", "address")),
     "Neighbour": (Neighbour, ("external", "address")),

@@ -40,6 +40,7 @@ from ebbtide.decide.election import Plan
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, NotFound, NotReady, Refused, StillWorking
+from ebbtide.model.addresses import parse_ip
 from ebbtide.model.facts import (
     Compute,
     Edit,
@@ -257,6 +258,10 @@ class Service:
                     state, known, secured, groups, pairs
                 ):
                     return [], known
+                if plain == Port(port_id, network, value, known.lport, found):
+                    raise Refused(
+                        f"port {port_id} exists already with other security: `ebbtide port set {port_id}` changes it"
+                    )
                 raise Refused(f"port {port_id} exists already with other settings: delete it first")
             outside = _outside(found, net.subnets)
             if outside:
@@ -912,9 +917,9 @@ def _subnet(text: str) -> str:
 
 def _address(text: str) -> str:
     try:
-        return str(ipaddress.ip_address(text))
+        return str(parse_ip(text))
     except ValueError as error:
-        raise BadInput(f"{text!r} is not an IP address: {error}", "addresses") from None
+        raise BadInput(f"{text[:60]!r} is not an IP address: {error}", "addresses") from None
 
 
 def _outside(addresses: Sequence[str], subnets: Sequence[str]) -> str:
@@ -928,31 +933,32 @@ def _outside(addresses: Sequence[str], subnets: Sequence[str]) -> str:
     return ""
 
 
-def _told(dns: Sequence[str]) -> tuple[str, ...]:
-    """Name servers' addresses, as the store gives them back."""
+def _told(dns: Sequence[str]) -> str:
+    """Name servers' addresses in their order, as they are stored. DHCP for IPv4 tells those of IPv4."""
     if len(dns) > MAX_TOLD:
         raise BadInput(f"{len(dns)} name servers: a network may tell {MAX_TOLD}", "dns")
-    found = set()
+    found = []
     for text in dns:
         try:
-            found.add(str(ipaddress.ip_address(text)))
+            found.append(str(ipaddress.IPv4Address(text)))
         except ValueError as error:
-            raise BadInput(f"name server {text[:60]!r}: {error}", "dns") from None
-    return tuple(sorted(found))
+            raise BadInput(
+                f"name server {text[:60]!r} is no IPv4 address, and others are not told yet: {error}", "dns"
+            ) from None
+    return " ".join(dict.fromkeys(found))
 
 
 def _ways(routes: Sequence[str]) -> tuple[str, ...]:
-    """Host routes, "prefix via address" of one family, as the store gives them back."""
+    """Host routes, "prefix via address" of IPv4, as the store gives them back."""
     if len(routes) > MAX_TOLD:
         raise BadInput(f"{len(routes)} host routes: a network may tell {MAX_TOLD}", "host-routes")
     found = set()
     for text in routes:
         way, _, via = text.partition(" via ")
         try:
-            net, hop = ipaddress.ip_network(way.strip(), strict=False), ipaddress.ip_address(via.strip())
+            net, hop = ipaddress.IPv4Network(way.strip(), strict=False), ipaddress.IPv4Address(via.strip())
         except ValueError as error:
-            raise BadInput(f"host route {text[:60]!r} is not PREFIX via ADDRESS: {error}", "host-routes") from None
-        if net.version != hop.version:
-            raise BadInput(f"host route {text[:60]!r} is of two families", "host-routes")
+            words = f"host route {text[:60]!r} is not PREFIX via ADDRESS of IPv4 (others are not told yet): {error}"
+            raise BadInput(words, "host-routes") from None
         found.add(f"{net} via {hop}")
     return tuple(sorted(found))

@@ -213,6 +213,20 @@ class SwitchLink:
         with no_collection():
             return flows.iter_flow_stats(body)
 
+    async def dropped_by(self, meter: int) -> int:
+        """How many packets a meter has dropped; 0 if there is no such meter.
+
+        Raises:
+            SwitchLost: it has gone, or does not answer.
+        """
+        session = self._open()
+        try:
+            body = await self._reply(session.send(multipart.meter_stats_request(meter)))
+        except Rejected:
+            return 0
+        assert isinstance(body, bytes)
+        return sum(packets for found in multipart.read_meter_stats(body) for packets, _ in found.bands)
+
     async def delete_flows(self, table: int, cookie: int, mask: int) -> None:
         """Delete the flows of one table whose cookie agrees under `mask`; up to the barrier."""
         async with self._turn:

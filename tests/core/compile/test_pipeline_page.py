@@ -104,7 +104,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.CLAIM_METER),
         str(ledger.DHCP_METER),
         str(ledger.ANNOUNCED_METER),
-        f"{ledger.port_meter(0)} + its conntrack zone",
+        f"{ledger.port_meter(0, False)} + {ledger.port_meter(1, False) - ledger.port_meter(0, False)} x its conntrack zone; + 1",
         str(ledger.PUNTS_PER_SECOND),
         str(ledger.PROBES_PER_SECOND),
         str(ledger.NEXT_HOPS_PER_SECOND),
@@ -118,6 +118,8 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.ANNOUNCED_PER_SECOND),
         str(ledger.CONNECTIONS_PER_SECOND),
         str(ledger.CONNECTIONS_AT_ONCE),
+        str(ledger.CALLS_PER_SECOND),
+        str(ledger.CALLS_AT_ONCE),
         f"{ledger.FIRST_VNI} to {ledger.LAST_VNI}",
         f"{ledger.RELATION_VNI} to {ledger.subnet_vni(0) - 1}",
         f"{ledger.gateway_vni(0)} + {ledger.gateway_vni(1) - ledger.gateway_vni(0)} x router tag, "

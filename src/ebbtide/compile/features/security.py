@@ -219,8 +219,11 @@ BASE = Fragment(tuple(_base()))
 
 def meter(guard: Guard | None) -> tuple[Meter, ...]:
     """What a secured port's new connections pass."""
-    rate, burst = ledger.CONNECTIONS_PER_SECOND, ledger.CONNECTIONS_AT_ONCE
-    return (Meter(ledger.port_meter(guard.zone), rate, burst),) if guard is not None else ()
+    if guard is None:
+        return ()
+    opens = ledger.port_meter(guard.zone, False), ledger.CONNECTIONS_PER_SECOND, ledger.CONNECTIONS_AT_ONCE
+    called = ledger.port_meter(guard.zone, True), ledger.CALLS_PER_SECOND, ledger.CALLS_AT_ONCE
+    return Meter(*opens), Meter(*called)
 
 
 def port(net: Network, port: Port, guard: Guard) -> list[Flow]:
@@ -253,7 +256,7 @@ def _port(net: Network, port: Port, guard: Guard) -> Iterator[Flow]:
                 match(**own, reg2=1, ct_state=_NEW, eth_type=family),
                 actions=(Ct(zone_field=stage.zone, commit=True), *stage.on),
                 goto=stage.goto,
-                meter=ledger.port_meter(guard.zone),
+                meter=ledger.port_meter(guard.zone, stage is _IN),
                 cookie=cookie,
             )
         asked = tuple(a for tag in guard.groups for a in (SetField(ledger.GROUP_REG, tag), Resubmit(stage.groups)))
