@@ -50,10 +50,16 @@ def asked(request: Request) -> Packet | None:
     icmp = number in (1, 58)
     if number in (6, 17, 132) and port < 0:
         raise BadInput(
-            f"a packet of {security.protocol_name(number)} has a destination port", "port", "missing-element"
+            f"a packet of {security.protocol_name(number)} has a destination port: say which, as in port=80",
+            "port",
+            "missing-element",
         )
     if icmp and kind < 0:
-        raise BadInput("a packet of ICMP has a type (8, or 128 with IPv6, is a ping)", "icmp-type", "missing-element")
+        raise BadInput(
+            "a packet of ICMP has a type: say which, as in icmp-type=8 (a ping; 128 with IPv6)",
+            "icmp-type",
+            "missing-element",
+        )
     first, last = (kind, max(code, 0)) if icmp else (port, port)
     return Packet(there[0] == "from", str(far), number, first, last)
 

@@ -86,7 +86,7 @@ def security_group(state: State, fact: SecurityGroup) -> dict[str, Any]:
 
 
 def security_rule(rule: SecurityRule) -> dict[str, Any]:
-    """A rule, as it was asked for, and in words. "icmp-type" and "icmp-code": -1 is any."""
+    """A rule, as it was asked for, and in words. "icmp-type" and "icmp-code": null is any."""
     icmp = rule.protocol in (1, 58)
     ports = "" if icmp or rule.first < 0 else f"{rule.first}" + (f"-{rule.last}" if rule.last != rule.first else "")
     return {
@@ -95,8 +95,8 @@ def security_rule(rule: SecurityRule) -> dict[str, Any]:
         "family": f"ipv{rule.family}",
         "protocol": security.protocol_name(rule.protocol),
         "ports": ports,
-        "icmp-type": rule.first if icmp else -1,
-        "icmp-code": rule.last if icmp else -1,
+        "icmp-type": rule.first if icmp and rule.first >= 0 else None,
+        "icmp-code": rule.last if icmp and rule.last >= 0 else None,
         "prefix": rule.prefix,
         "remote-group": rule.remote,
         "words": security.said(rule),
