@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from random import Random
 
+from immutables import Map
+
 from ebbtide.model.facts import Binding, BindingPhase, Compute, Cursor, Fact, Network, Port
+from ebbtide.model.observed import Interface, View
+from ebbtide.model.state import State
 
 PORTS_EACH = 50
 BLOCK = 20
@@ -75,3 +79,10 @@ def wide(flows: int, here: int, there: int, networks: int = 10) -> list[Fact]:
         number = here if lport <= networks else there
         facts += [port, Binding(port.id, number, BindingPhase.ACTIVE, 1)]
     return facts
+
+
+def view(state: State, number: int) -> View:
+    """What a compute shows that has all that it should."""
+    ports = {p: Interface(f"tap{p}", state.ports[p].lport, p) for p in state.ports_on[number]}
+    tunnels = {n: Interface(f"tun{n}", 20_000 + n, type="vxlan", up=True) for n in state.peers(number)}
+    return View(True, Map(ports), Map(tunnels))

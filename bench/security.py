@@ -15,14 +15,11 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from immutables import Map
-
 from ebbtide.compile import affected
 from ebbtide.decide import security
 from ebbtide.decide.security import RuleWish
 from ebbtide.lab import Compute, Lab, Vm, packets
 from ebbtide.model.facts import Binding, BindingPhase, Edit, Fact, Network, Port, SecurityGroup
-from ebbtide.model.observed import Interface, View
 from ebbtide.model.state import State, apply
 from ebbtide.reconcile.compiled import Compiled
 
@@ -54,15 +51,9 @@ def large() -> State:
     return state
 
 
-def _view(state: State, number: int) -> View:
-    ports = {p: Interface(f"tap{p}", state.ports[p].lport, p) for p in state.ports_on[number]}
-    tunnels = {n: Interface(f"tun{n}", 20_000 + n, type="vxlan", up=True) for n in state.peers(number)}
-    return View(True, Map(ports), Map(tunnels))
-
-
 def _compiled(options: Options) -> Iterator[Row]:
     state = large()
-    views = {number: _view(state, number) for number in state.computes}
+    views = {number: clouds.view(state, number) for number in state.computes}
     taken, flows = [], 0
     for _ in range(1 if options.quick else 3):
         compiled = Compiled()

@@ -13,14 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 
-from immutables import Map
-
 from ebbtide.compile import affected
 from ebbtide.decide import hidden
 from ebbtide.lab import Lab, Vm
 from ebbtide.lab.commands import wait_until
 from ebbtide.model.facts import Binding, BindingPhase, Designation, Edit, Fact, Network, Port, RouterPort, Vpn
-from ebbtide.model.observed import Interface, View
 from ebbtide.model.state import SUBNET, State, apply, subnet_name
 from ebbtide.reconcile.compiled import Compiled
 
@@ -50,15 +47,9 @@ def large() -> State:
     return apply(State(), [Edit(None, fact) for fact in facts], 1, store_id="bench", term=1)
 
 
-def _view(state: State, number: int) -> View:
-    ports = {p: Interface(f"tap{p}", state.ports[p].lport, p) for p in state.ports_on[number]}
-    tunnels = {n: Interface(f"tun{n}", 20_000 + n, type="vxlan", up=True) for n in state.peers(number)}
-    return View(True, Map(ports), Map(tunnels))
-
-
 def _compiled(options: Options) -> Iterator[Row]:
     state = large()
-    views = {number: _view(state, number) for number in state.computes}
+    views = {number: clouds.view(state, number) for number in state.computes}
     taken, flows, compiled = [], 0, Compiled()
     for _ in range(1 if options.quick else 3):
         compiled = Compiled()
