@@ -102,7 +102,7 @@ def test_name_servers_and_routes_are_told_and_a_client_that_takes_them_has_its_d
     offered = ask(cloud.lab.vm("vm2"), DISCOVER)
     assert offered is not None
     options = offered[1]
-    assert options[6] == bytes([192, 0, 2, 53, 192, 0, 2, 54])
+    assert options[6] == bytes([192, 0, 2, 54, 192, 0, 2, 53]), "in the order given"
     ways = bytes([16, 10, 9, 10, 2, 0, 9]) + bytes([25, 192, 0, 2, 128, 10, 2, 0, 8]) + bytes([0, 10, 2, 0, GATEWAY])
     assert options[121] == ways
     cloud.call(cloud.service.set_network("red", dns=[], routes=[]))
