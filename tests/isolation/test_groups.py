@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from tests.support.outside import settle
 pytestmark = pytest.mark.lab
 #: Seconds after which what has not come will not: retransmissions of a SYN begin after one.
 IN_VAIN = 0.6
+_RCVBUFFORCE = 33  # SO_RCVBUFFORCE of socket(7), which Python does not name
 
 
 @pytest.fixture
@@ -386,3 +388,44 @@ def test_a_port_has_a_meter_for_what_it_opens_and_takes_it_away_with_it(cloud: C
     cloud.call(cloud.service.delete_port("web1"))
     cloud.assert_clean()
     assert f"meter={meter} " not in cloud.lab.compute("a").ofctl("dump-meters", "br-int")
+
+
+def test_what_nobody_answers_is_metered_once(cloud: Cloud) -> None:
+    """A stream of one way stays new to conntrack: all of it would pass the meter."""
+    web1, lb = cloud.lab.vm("web1"), cloud.lab.vm("lb")
+    allow(cloud, "all", False)
+    allow(cloud, "all", True)
+    secure(cloud, "web1", "all")
+    secure(cloud, "lb", "all")
+    count = 3 * ledger.CONNECTIONS_AT_ONCE
+    with lb.open_socket() as ear, web1.open_socket() as mouth:
+        ear.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, 1 << 25)
+        ear.bind((lb.ip, 5004))
+        ear.settimeout(5)
+        for at in range(count):
+            mouth.sendto(at.to_bytes(4, "big"), (lb.ip, 5004))
+            if at % 20 == 0:
+                time.sleep(0.002)
+        got = {ear.recv(4) for _ in range(count)}
+    assert len(got) == count
+    dropped = cloud.call(cloud.service.dropped("web1"))
+    assert dropped is not None
+    assert dropped.too_many == 0
+
+
+def test_security_off_and_on_again_goes_on_with_what_has_moved_meanwhile(cloud: Cloud) -> None:
+    web1, lb = cloud.lab.vm("web1"), cloud.lab.vm("lb")
+    allow(cloud, "web", True, protocol="tcp", ports="80")
+    secure(cloud, "web1", "web")
+    with connection(lb, web1) as (near, far):
+        assert both_ways(near, far)
+        cloud.call(cloud.service.set_port("web1", False, []))
+        settle(cloud)
+        moved = threading.Thread(target=near.sendall, args=(bytes(1 << 24),))
+        moved.start()
+        left = 1 << 24
+        while left:
+            left -= len(far.recv(min(left, 1 << 16)))
+        moved.join()
+        secure(cloud, "web1", "web")
+        assert both_ways(near, far)

@@ -132,7 +132,7 @@ def end_state(state: State) -> set[Any]:
 
 
 def _plain(fact: Any) -> Any:
-    own = dict(_ITS_OWN) if isinstance(fact, Compute) else {"since": 0}
+    own = dict(_ITS_OWN) if isinstance(fact, Compute) else {"since": 0, "zone": 0}
     if type(fact).__name__ in ("Router", "RouterPort"):
         own["mac"] = 0
     return msgspec.structs.replace(fact, **{k: v for k, v in own.items() if k in fact.__struct_fields__})

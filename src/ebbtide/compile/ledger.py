@@ -240,6 +240,7 @@ class Priority:
     OPENED_AFRESH = 5
     ALLOWED = 10
     ALLOWED_NEW = 15
+    ALLOWED_COUNTED = 17
     ALLOWED_TO_MANY = 20
     # table 248: as 220, and for what is an answer
     FORWARD_ANSWER = 16
@@ -314,6 +315,8 @@ FAR_GROUP_REG, GROUP_REG, JUDGED_REG = "reg13", "reg14", "reg15"
 ADMITTED, ADMITTED_ANSWER = 1, 3  # in ADMITTED_REG
 #: In the mark of a connection: it was the other end that opened it, in another conntrack than this one.
 TURNED_MARK = 1
+#: The next bit: it has passed the port's meter. What nobody answers stays new to conntrack, each packet of it.
+COUNTED_BIT, COUNTED_MARK = 1, 2
 SCRATCH_MAC = "xreg0"  # 48 bits of it
 ASKED_REG = "reg9"
 EXPORTED_REG, EXPORT_ADDRESS_REG, EXPORT_PORT_REG = "reg8", "reg0", "reg1"

@@ -271,12 +271,14 @@ def change_port(
     gone = [
         (known.network, found.address) for found in behind if not hidden.speaks_from(made, found.address, found.mac)
     ]
-    return [Edit(known, made), *_zoned(state, name), *hidden.withdraw(state, gone)], made
+    zoned = _zoned(state, name) if made.secured and not known.secured else []
+    return [Edit(known, made), *zoned, *hidden.withdraw(state, gone)], made
 
 
 def _zoned(state: State, name: str) -> list[Edit]:
-    """A binding that an older controller has stored has no conntrack zone of its own yet."""
-    old = [b for b in state.bindings.get(name, ()) if not b.zone]
+    """Zones that nobody is in, for a port that becomes secured: what conntrack has seen of it before is out of its window by now, and an
+    older controller has stored none."""
+    old = state.bindings.get(name, ())
     zones = (bindings.bound(state, name, b.compute, b.phase).zone for b in old)
     return [Edit(b, msgspec.structs.replace(b, zone=zone)) for b, zone in zip(old, zones, strict=True)]
 

@@ -16,7 +16,7 @@ from ebbtide.decide import bindings
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Binding, BindingPhase, Edit, Membership
 from ebbtide.model.observed import View
-from ebbtide.model.state import State
+from ebbtide.model.state import State, apply
 from ebbtide.runtime import vswitch
 
 if TYPE_CHECKING:
@@ -131,7 +131,13 @@ class Places:
 
     async def _judge_these(self, ports: Set[str]) -> None:
         def decide(state: State) -> tuple[list[Edit], None]:
-            return [edit for port in sorted(ports) for edit in bindings.judge(state, port, self._sight(port))], None
+            edits: list[Edit] = []
+            for port in sorted(ports):
+                found = bindings.judge(state, port, self._sight(port))
+                edits += found
+                # Two that come to a compute together get zones of their own.
+                state = apply(state, found, state.revision) if found else state
+            return edits, None
 
         await self._cluster.store.commit(decide)
         for port in ports:

@@ -18,7 +18,21 @@ from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from ebbtide.compile import ledger
-from ebbtide.compile.flow import Action, Ct, CtClear, Flow, M, Match, Meter, Move, Output, Resubmit, SetField, match
+from ebbtide.compile.flow import (
+    Action,
+    Ct,
+    CtClear,
+    Flow,
+    Load,
+    M,
+    Match,
+    Meter,
+    Move,
+    Output,
+    Resubmit,
+    SetField,
+    match,
+)
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, T
 from ebbtide.model.addresses import any_prefix, ipv4, link_local, split_pair
@@ -32,6 +46,8 @@ _LISTENERS = (131, 132, 143)  # MLD reports and done (RFC 2710, RFC 3810)
 _TO_MANY = (1 << 40, 1 << 40)
 _ALL_ROUTERS_HOPS, _ND_HOPS = 1, 255
 _ADMITTED_BIT = (1, 1)
+_TURNED = (ledger.TURNED_MARK, ledger.TURNED_MARK)
+_COUNTED = (ledger.COUNTED_MARK, ledger.COUNTED_MARK)
 _LATER_FRAGMENT = (3, 3)  # NX nw_frag: any, and later
 
 # ct_state, as (value, mask): new 0x01, est 0x02, rel 0x04, rpl 0x08, inv 0x10, trk 0x20.
@@ -80,6 +96,9 @@ _IN = Stage(
 _BASE_COOKIE = ledger.cookie(Kind.BASE, Feature.SECURITY)
 
 
+_COUNT = (Load("ct_mark", ledger.COUNTED_BIT, 1, 1),)
+
+
 def _cookie(port: Port) -> int:
     return ledger.cookie(Kind.PORT, Feature.SECURITY, port.lport)
 
@@ -114,7 +133,7 @@ def _without_conntrack(stage: Stage) -> Iterator[Flow]:
             yield Flow(stage.kind, Priority.SERVERS_ONLY, match(**fields), cookie=_BASE_COOKIE)
         return
     yield on(**nd, icmpv6_type=130, nw_ttl=_ALL_ROUTERS_HOPS)
-    for kind in (_SOLICIT, _ADVERT):
+    for kind in (_SOLICIT, _ADVERT, _ROUTER):
         yield on(**nd, icmpv6_type=kind, nw_ttl=_ND_HOPS)
     for ethertype in (ARP, RARP):
         yield on(eth_type=ethertype)
@@ -134,7 +153,11 @@ def _tracked(stage: Stage, other: Stage, lport: Action) -> Iterator[Flow]:
     """After conntrack. What an invalid packet is about is nobody's to say; an error about a connection goes with it."""
 
     def flow(
-        priority: int, state: tuple[int, int], actions: tuple[Action, ...] = (), goto: T | None = None, **more: int
+        priority: int,
+        state: tuple[int, int],
+        actions: tuple[Action, ...] = (),
+        goto: T | None = None,
+        **more: int | tuple[int, int],
     ) -> Flow:
         return Flow(
             stage.tracked, priority, match(ct_state=state, **more), actions=actions, goto=goto, cookie=_BASE_COOKIE
@@ -148,9 +171,9 @@ def _tracked(stage: Stage, other: Stage, lport: Action) -> Iterator[Flow]:
     if stage is _OUT:
         # The guest goes on with what it had opened elsewhere: from now on it is the opener here too.
         for family in (IPV4, IPV6):
-            yield flow(*(Priority.TURNED, _FROM_OTHER, _afresh(stage)), eth_type=family, ct_mark=ledger.TURNED_MARK)
+            yield flow(*(Priority.TURNED, _FROM_OTHER, _afresh(stage)), eth_type=family, ct_mark=_TURNED)
         return
-    yield flow(Priority.TURNED, _FROM_OPENER, allowed, stage.verdict, ct_mark=ledger.TURNED_MARK)
+    yield flow(Priority.TURNED, _FROM_OPENER, allowed, stage.verdict, ct_mark=_TURNED)
     yield from _admitted(stage)
 
 
@@ -180,6 +203,7 @@ def _admitted(stage: Stage) -> Iterator[Flow]:
 def _verdict(stage: Stage) -> Iterator[Flow]:
     allowed: Fields = {ledger.ALLOWED_REG: 1}
     yield _on(stage, stage.verdict, Priority.ALLOWED, match(**allowed))
+    yield _on(stage, stage.verdict, Priority.ALLOWED_COUNTED, match(**allowed, ct_state=_NEW, ct_mark=_COUNTED))
     yield _on(stage, stage.verdict, Priority.ALLOWED_TO_MANY, match(**allowed, eth_dst=_TO_MANY))
     for family in (IPV4, IPV6):
         # The other end opens one of its own on the same ports: judged as that. A TCP connection begins with SYN and nothing else.
@@ -254,7 +278,7 @@ def _port(net: Network, port: Port, guard: Guard) -> Iterator[Flow]:
                 stage.verdict,
                 Priority.ALLOWED_NEW,
                 match(**own, reg2=1, ct_state=_NEW, eth_type=family),
-                actions=(Ct(zone_field=stage.zone, commit=True), *stage.on),
+                actions=(Ct(zone_field=stage.zone, commit=True, exec=_COUNT), *stage.on),
                 goto=stage.goto,
                 meter=ledger.port_meter(guard.zone, stage is _IN),
                 cookie=cookie,
