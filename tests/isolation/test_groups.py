@@ -51,10 +51,6 @@ def secure(cloud: Cloud, port: str, *groups: str, **more: Any) -> None:
     settle(cloud)
 
 
-def addr(vm: Vm) -> str:
-    return vm.ip
-
-
 @contextlib.contextmanager
 def connection(client: Vm, server: Vm, port: int = 80) -> Iterator[tuple[socket.socket, socket.socket]]:
     """An open one: the client's end and the server's."""

@@ -149,7 +149,10 @@ class _Change:
         """These computes may have come to have a port of the group, or have none any more."""
         self.add(computes, Key("rules", group))
         for far in {far for state in self.both for far in state.named_by(group)}:
-            self.add(computes, *(member_key(far, a) for state in self.both for a in state.held.get(far, _NONE)))
+            self._members(far, computes)
+
+    def _members(self, group: str, computes: Iterable[int]) -> None:
+        self.add(computes, *(member_key(group, a) for state in self.both for a in state.held.get(group, _NONE)))
 
     def securitygroup(self, fact: SecurityGroup, old: Fact | None, new: Fact | None) -> None:
         self.add(self._either("guards", fact.id), Key("rules", fact.id))
@@ -158,8 +161,7 @@ class _Change:
         computes = self._either("guards", fact.group)
         self.add(computes, Key("rules", fact.group))
         for far in {f.remote for f in (old, new) if isinstance(f, SecurityRule) and f.remote}:
-            asking = computes | self._either("asks_for", far)
-            self.add(asking, *(member_key(far, a) for state in self.both for a in state.held.get(far, _NONE)))
+            self._members(far, computes | self._either("asks_for", far))
 
     def binding(self, fact: Binding, old: Fact | None, new: Fact | None) -> None:
         port = self.after.ports.get(fact.port) or self.before.ports[fact.port]

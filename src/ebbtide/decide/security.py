@@ -16,7 +16,7 @@ from ebbtide.decide.ids import Allocator
 from ebbtide.errors import BadInput, NotFound, Refused
 from ebbtide.model.addresses import any_prefix, parse_net
 from ebbtide.model.facts import Edit, Port, SecurityGroup, SecurityRule, format_mac
-from ebbtide.model.state import State, member_addresses
+from ebbtide.model.state import State
 
 #: Rules of one group, groups of one port, pairs of one port: each is a flow or more on every compute that has such a port.
 MAX_RULES, MAX_GROUPS, MAX_PAIRS = 1000, 32, 32
@@ -84,8 +84,7 @@ def delete_group(state: State, name: str) -> list[Edit]:
 
 def _some(kind: str, names: Sequence[str]) -> str:
     """At most five of them by name."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{kind}{'s' if len(names) > 1 else ''} {', '.join(names[:5])}{more}"
+    return f"{kind}{'s' if len(names) > 1 else ''} {routing.some(names)}"
 
 
 def protocol(text: str) -> int:
@@ -343,12 +342,6 @@ def is_member(state: State, name: str, address: str) -> bool:
     value = int(ip_address(address))
     prefixes = (any_prefix(text) for text in held if "/" in text and (":" in text) == (":" in address))
     return any(value & mask == start for start, mask, _ in prefixes)
-
-
-def members(state: State, name: str) -> list[str]:
-    """The addresses by which a group's members are known."""
-    ports = (state.ports[port] for port in state.members_of.get(name, ()))
-    return sorted({address for port in ports for address in member_addresses(port)})
 
 
 def said(rule: SecurityRule) -> str:

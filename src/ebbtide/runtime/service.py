@@ -254,15 +254,13 @@ class Service:
             known = state.ports.get(port_id)
             if known is not None:
                 plain = msgspec.structs.replace(known, secured=False, groups=(), pairs=())
-                if plain == Port(port_id, network, value, known.lport, found) and known == security.secure(
-                    state, known, secured, groups, pairs
-                ):
-                    return [], known
-                if plain == Port(port_id, network, value, known.lport, found):
+                if plain != Port(port_id, network, value, known.lport, found):
+                    raise Refused(f"port {port_id} exists already with other settings: delete it first")
+                if known != security.secure(state, known, secured, groups, pairs):
                     raise Refused(
                         f"port {port_id} exists already with other security: `ebbtide port set {port_id}` changes it"
                     )
-                raise Refused(f"port {port_id} exists already with other settings: delete it first")
+                return [], known
             outside = _outside(found, net.subnets)
             if outside:
                 raise Refused(
