@@ -53,7 +53,7 @@ def again(data: bytes, version: int) -> bytes:
 
 
 # Fields whose 32-bit header os-ken has no name for; in a match or a set_field it carries them along.
-UNNAMED = ("ct_nw_", "ct_tp_", "ct_ipv6_", "packet_type")
+UNNAMED = ("ct_nw_", "ct_tp_", "ct_ipv6_", "packet_type", "nd_reserved", "nd_options_type")
 
 
 def understood(action: Action) -> bool:

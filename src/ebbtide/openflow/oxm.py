@@ -23,7 +23,7 @@ from typing import NamedTuple
 from ebbtide.compile.flow import M, Match
 from ebbtide.errors import LocalProtocolError, RemoteProtocolError
 
-_NXM0, _NXM1, _OXM, _PKT_REG, _EXPERIMENTER = 0x0000, 0x0001, 0x8000, 0x8001, 0xFFFF
+_NXM0, _NXM1, _OXM, _PKT_REG, _EXPERIMENTER, _ERICSSON = 0x0000, 0x0001, 0x8000, 0x8001, 0xFFFF, 0x1000
 _ONF = 0x4F4E4600
 
 _U32 = Struct("!I")
@@ -102,6 +102,8 @@ _ROWS: list[_Row] = [
     ("icmpv6_type", 8, 1, False, (_OXM, 29), (_NXM1, 21)),
     ("icmpv6_code", 8, 1, False, (_OXM, 30), (_NXM1, 22)),
     ("nd_target", 128, 16, True, (_OXM, 31), (_NXM1, 23)),
+    ("nd_reserved", 32, 4, False, (_ERICSSON, 1), None),
+    ("nd_options_type", 8, 1, False, (_ERICSSON, 2), None),
     ("nd_sll", 48, 6, True, (_OXM, 32), (_NXM1, 24)),
     ("nd_tll", 48, 6, True, (_OXM, 33), (_NXM1, 25)),
     ("arp_op", 16, 2, False, (_OXM, 21), (_NXM0, 15)),
@@ -369,6 +371,7 @@ PREREQUISITES: dict[str, tuple[tuple[str, int], ...]] = (
     | dict.fromkeys(("icmpv4_type", "icmpv4_code"), (("ip_proto", 1),))
     | dict.fromkeys(("icmpv6_type", "icmpv6_code"), (("ip_proto", 58),))
     | {"nd_target": (("icmpv6_type", 135), ("icmpv6_type", 136))}
+    | dict.fromkeys(("nd_reserved", "nd_options_type"), (("icmpv6_type", 135), ("icmpv6_type", 136)))
     | {"nd_sll": (("icmpv6_type", 135),), "nd_tll": (("icmpv6_type", 136),)}
     | dict.fromkeys(("ct_tp_src", "ct_tp_dst"), tuple(("ct_nw_proto", n) for n in (1, 6, 17, 58, 132)))
 )

@@ -77,6 +77,7 @@ _AFTER = (
     *("ipv6_src", "ipv6_dst", "ipv6_flabel", "ipv4_src", "ipv4_dst", "arp_spa", "arp_tpa", "ip_proto", "arp_op"),
     *("arp_sha", "arp_tha", "ip_dscp", "ip_ecn", "nw_ttl", "mpls_label", "mpls_tc", "mpls_ttl", "mpls_bos", "ip_frag"),
     *("icmpv4_type", "icmpv4_code", "icmpv6_type", "icmpv6_code", "nd_target", "nd_sll", "nd_tll"),
+    *("nd_reserved", "nd_options_type"),
     *("tcp_src", "tcp_dst", "udp_src", "udp_dst", "sctp_src", "sctp_dst", "tcp_flags"),
 )
 _PROTOCOLS = {
@@ -118,6 +119,7 @@ _HEADER_NAMES = {
     **{name: f"NXM_OF_{name.upper()}" for name in ("tcp_src", "tcp_dst", "udp_src", "udp_dst")},
     **{name: f"NXM_OF_{name.upper()}" for name in ("arp_op", "arp_spa", "arp_tpa")},
     **{f"xreg{n}": f"OXM_OF_PKT_REG{n}" for n in range(8)},
+    **{name: f"ERICOXM_OF_ICMPV6_{name.upper()}" for name in ("nd_reserved", "nd_options_type")},
 }
 
 
@@ -193,7 +195,7 @@ _DECIMAL_FIELDS = (
     *("conj_id", "eth_type", "vlan_vid", "vlan_pcp", "mpls_label", "mpls_tc", "mpls_bos", "mpls_ttl", "ip_dscp"),
     *("ip_ecn", "nw_ttl", "ip_proto", "tcp_src", "tcp_dst", "udp_src", "udp_dst", "sctp_src", "sctp_dst"),
     *("icmpv4_type", "icmpv4_code", "icmpv6_type", "icmpv6_code", "arp_op", "tun_gbp_id", "ct_zone", "ct_nw_proto"),
-    *("ct_tp_src", "ct_tp_dst"),
+    *("ct_tp_src", "ct_tp_dst", "nd_reserved", "nd_options_type"),
 )
 _FORMATTERS: Mapping[str, _Formatter] = (
     dict.fromkeys(_DECIMAL_FIELDS, _decimal_value)
