@@ -18,7 +18,7 @@ from .documents import ROOT, table_rows
 PAGE = ROOT / "docs" / "netvirt.md"
 TEXT = PAGE.read_text()
 #: The numbers that SECURITY_OUT and SECURITY_IN stand for.
-RESERVED = {27, 45, 49, 50}
+RESERVED = {27, 49, 50}
 
 
 def tables(heading: str) -> list[list[list[str]]]:

@@ -27,7 +27,7 @@ class Host:
     """A host on the provider network: what a VM can do, it can too."""
 
     ping, reaches, exec = Vm.ping, Vm.reaches, Vm.exec
-    open_socket, connect, listen = Vm.open_socket, Vm.connect, Vm.listen
+    open_socket, connect, listen, speak_ipv6 = Vm.open_socket, Vm.connect, Vm.listen, Vm.speak_ipv6
 
     def __init__(self, cloud: Cloud, name: str, cidr: str = f"{NEXT_HOP}/24", vlan: int = 0) -> None:
         self.name, self.ip = name, cidr.partition("/")[0]

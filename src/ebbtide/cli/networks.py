@@ -45,6 +45,13 @@ def network() -> None:
     """
 
 
+_ipv6_mode = click.option(
+    "--ipv6-mode",
+    type=click.Choice(["slaac", "dhcpv6-stateless", "dhcpv6-stateful"]),
+    help="How its VMs come by IPv6 addresses [by DHCPv6 if there is DHCP].",
+)
+
+
 @network.command("add")
 @click.argument("name")
 @click.option("--subnet", "subnets", multiple=True, metavar="CIDR", help="A subnet; may be given several times.")
@@ -55,6 +62,7 @@ def network() -> None:
 @click.option(
     "--host-route", "routes", multiple=True, metavar="'CIDR via IP'", help="A route that DHCP tells; likewise."
 )
+@_ipv6_mode
 @wait_option
 @client_verb
 def network_add(
@@ -66,6 +74,7 @@ def network_add(
     dhcp: bool,
     dns: tuple[str, ...],
     routes: tuple[str, ...],
+    ipv6_mode: str | None,
     wait: bool,
 ) -> None:
     """Make a network. The same again changes nothing.
@@ -75,8 +84,9 @@ def network_add(
       ebbtide network add blue --subnet 10.1.0.0/24
       ebbtide network add red --subnet 10.2.0.0/24 --vni 7002 --mtu 8950
       ebbtide network add web --subnet 10.3.0.0/24 --dhcp --dns 192.0.2.53
+      ebbtide network add dual --subnet 10.4.0.0/24 --subnet 2001:db8:4::/64 --dhcp
     """
-    told = {"dns": dns, "host-routes": routes}
+    told = {"dns": dns, "host-routes": routes, "ipv6-mode": ipv6_mode}
     body = {"id": name, "subnets": list(subnets), **given(vni=vni, mtu=mtu, dhcp=dhcp or None, **told)}
     verdicts.made(session, session.client.call("POST", "/networks", body, query=waiting(wait)), "network")
 
@@ -90,6 +100,8 @@ def network_add(
     "--host-route", "routes", multiple=True, metavar="'CIDR via IP'", help="A route that DHCP tells; likewise."
 )
 @click.option("--no-host-routes", is_flag=True, help="In the place of --host-route: none.")
+@click.option("--subnet", "subnets", multiple=True, metavar="CIDR", help="All its subnets: may be given several times.")
+@_ipv6_mode
 @wait_option
 @client_verb
 def network_set(
@@ -100,6 +112,8 @@ def network_set(
     no_dns: bool,
     routes: tuple[str, ...],
     no_host_routes: bool,
+    subnets: tuple[str, ...],
+    ipv6_mode: str | None,
     wait: bool,
 ) -> None:
     """Change a network.
@@ -108,8 +122,9 @@ def network_set(
     Examples:
       ebbtide network set blue --dhcp
       ebbtide network set blue --dns 192.0.2.53 --host-route '10.9.0.0/16 via 10.1.0.9'
+      ebbtide network set blue --subnet 10.1.0.0/24 --subnet 2001:db8:1::/64 --ipv6-mode slaac
     """
-    change = given(dhcp=dhcp, dns=dns, **{"host-routes": routes})
+    change = given(dhcp=dhcp, dns=dns, subnets=subnets, **{"host-routes": routes, "ipv6-mode": ipv6_mode})
     for key, nothing in (("dns", no_dns), ("host-routes", no_host_routes)):
         if nothing and key in change:
             raise BadInput(f"--no-{key} and the other were both given: say one of them")
@@ -246,19 +261,21 @@ def port_add(
 
 @port.command("set")
 @click.argument("port_id", metavar="ID", shell_complete=known_ports)
+@click.option("--ip", "addresses", multiple=True, metavar="IP", help="All its addresses: may be given several times.")
 @_security_options
 @wait_option
 @client_verb
-def port_set(session: Session, port_id: str, wait: bool, **security: Any) -> None:
-    """Change a port's security; what is not given stays.
+def port_set(session: Session, port_id: str, addresses: tuple[str, ...], wait: bool, **security: Any) -> None:
+    """Change a port's addresses or its security; what is not given stays.
 
     \b
     Examples:
       ebbtide port set vm1 --group web --group ssh
       ebbtide port set vm1 --pair 10.1.0.100/32 --pair 10.1.0.101/32@00:00:5e:00:01:0a
       ebbtide port set vm1 --unsecured --no-groups
+      ebbtide port set vm1 --ip 10.1.0.1 --ip 2001:db8:1::10
     """
-    change = _security(**security)
+    change = {**given(addresses=addresses), **_security(**security)}
     if not change:
         raise BadInput("nothing to change was given: `ebbtide port set --help`")
     found = session.client.call("PATCH", f"/ports/{segment(port_id)}", change, query=waiting(wait))

@@ -47,6 +47,8 @@ def external() -> None:
 @click.option("--physical", required=True, help="The physical network, as provider_mappings name it.")
 @click.option("--subnet", required=True, metavar="CIDR", help="Its IPv4 subnet.")
 @click.option("--gateway", metavar="IP", help="The next hop; without one, only the subnet is reached.")
+@click.option("--subnet6", metavar="CIDR", help="Its IPv6 subnet; one that has none can be given one later.")
+@click.option("--gateway6", metavar="IP", help="The next hop for IPv6.")
 @click.option("--vlan", type=int, help="VLAN, 1 to 4094 (untagged when not given).")
 @click.option("--mtu", type=int, help="MTU in bytes (1500 when not given).")
 @wait_option
@@ -57,6 +59,8 @@ def external_add(
     physical: str,
     subnet: str,
     gateway: str | None,
+    subnet6: str | None,
+    gateway6: str | None,
     vlan: int | None,
     mtu: int | None,
     wait: bool,
@@ -67,8 +71,11 @@ def external_add(
     Examples:
       ebbtide external add pub --physical physnet1 --subnet 203.0.113.0/24 --gateway 203.0.113.1
       ebbtide external add dmz --physical physnet1 --vlan 42 --subnet 198.51.100.0/24
+      ebbtide external add pub --physical physnet1 --subnet 203.0.113.0/24 --gateway 203.0.113.1 \\
+        --subnet6 2001:db8::/64 --gateway6 2001:db8::1
     """
-    body = {"id": name, **given(physical=physical, subnet=subnet, gateway=gateway, vlan=vlan, mtu=mtu)}
+    wishes = {"physical": physical, "subnet": subnet, "gateway": gateway, "subnet6": subnet6, "gateway6": gateway6}
+    body = {"id": name, **given(**wishes, vlan=vlan, mtu=mtu)}
     verdicts.made(session, session.client.call("POST", "/externals", body, query=waiting(wait)), "external")
 
 

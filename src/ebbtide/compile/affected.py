@@ -113,7 +113,7 @@ class _Change:
 
     def network(self, fact: Network, old: Fact | None, new: Fact | None) -> None:
         footprint = self.footprint(fact.id)
-        self.add(footprint, Key("network", fact.id), Key("dhcp", fact.id))
+        self.add(footprint, Key("network", fact.id), Key("dhcp", fact.id), Key("adverts", fact.id))
         self.each(footprint, "local", fact.id)
         ports = self.after.ports_of.get(fact.id, _NONE)
         for port in ports:
@@ -231,6 +231,7 @@ class _Change:
         self.reached.add(fact.router)
         self._subnets(fact.network)
         self._roles(fact.network)
+        self.add(self.footprint(fact.network), Key("adverts", fact.network))
         for state in self.both:
             self.routes(fact.network, state.ports_of.get(fact.network, _NONE))
             owner = state.vrf(fact.router)
@@ -289,7 +290,7 @@ class _Change:
 
     def _joined(self, network: str, compute: int) -> None:
         computes = self.footprint(network)
-        self.add(computes, Key("network", network), Key("dhcp", network))
+        self.add(computes, Key("network", network), Key("dhcp", network), Key("adverts", network))
         if is_large(self.before, network) != is_large(self.after, network):
             self.each(computes, "local", network)
         self._tunnels(compute, computes)

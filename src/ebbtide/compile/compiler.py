@@ -8,14 +8,16 @@ Longer than 400 lines: it is a list of rooms, a few lines each, and of who gets 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from immutables import Map
 
-from ebbtide.compile import ledger
-from ebbtide.compile.features import arp, base, dhcp, l2, l3, nat, outside, security, stances, subnet_route, tunnel
+from ebbtide.compile import families, ledger
+from ebbtide.compile.families import IPV4, IPV6, Family
+from ebbtide.compile.features import arp, base, dhcp, l2, l3, nat, nd, outside, security, stances, subnet_route, tunnel
 from ebbtide.compile.features.security import Guard
 from ebbtide.compile.fragment import Fragment, Key
+from ebbtide.model.addresses import split_route
 from ebbtide.model.facts import Binding, BindingPhase, External, Floating, Learnt, Membership, Port, Router
 from ebbtide.model.observed import View
 from ebbtide.model.state import SUBNET, State, home_zone, split_subnet, subnet_name
@@ -75,7 +77,8 @@ def _port(state: State, key: Key, view: View) -> Fragment | None:
     learnt = _learnt(state, port)
     others = sorted({found.mac for found in learnt} - {port.mac})
     claims = subnet_route.claims(net, port, learnt)
-    return Fragment(l2.known_mac(net, port, active, others).flows + arp.responder(net, port).flows + claims.flows)
+    answers = (*arp.responder(net, port).flows, *nd.responder(net, port), *nd.claims(net, port, learnt))
+    return Fragment(l2.known_mac(net, port, active, others).flows + answers + claims.flows)
 
 
 def _learnt(state: State, port: Port) -> list[Learnt]:
@@ -144,12 +147,19 @@ def _router(state: State, key: Key, view: View) -> Fragment | None:
     found = state.vrf(str(key.object))
     if found is None:
         return None
-    external = bool(found.external) if isinstance(found, Router) else False
+    ways_out = _ways_out(found) if isinstance(found, Router) else ()
     own, seen = (
         [(leg, state.networks[leg.network]) for leg in legs]
         for legs in (state.places(found.id), state.seen.get(found.id, ()))
     )
-    return l3.router(found.tag, own, seen, external=external)
+    return l3.router(found.tag, own, seen, ways_out=ways_out)
+
+
+def _ways_out(router: Router) -> Collection[Family]:
+    """The families in which a router leads outside: in IPv6 where the network outside can send back to it."""
+    if not router.external:
+        return ()
+    return (IPV4, IPV6) if any(families.of(text) is IPV6 for text in router.addresses) else (IPV4,)
 
 
 def routes_key(vrf: str, port: str) -> Key:
@@ -196,6 +206,11 @@ def _dhcp(state: State, key: Key, view: View) -> Fragment | None:
     return dhcp.served(net) if net is not None and net.dhcp else None
 
 
+def _adverts(state: State, key: Key, view: View) -> Fragment | None:
+    net = state.networks.get(str(key.object))
+    return nd.routed(net) if net is not None and any(":" in subnet for subnet in state.subnets(net.id)) else None
+
+
 def _exit(state: State, key: Key, view: View) -> Fragment | None:
     found = state.routers.get(str(key.object))
     if found is None or not found.external or key.compute not in state.reach(found.id):
@@ -207,7 +222,7 @@ def _exit(state: State, key: Key, view: View) -> Fragment | None:
         elif number in view.tunnels and view.tunnels[number].ofport:
             tunnel = view.tunnels[number]
             ways.append(nat.Way(tunnel.ofport, tunnel.up, tunnel.seen or tunnel.up))
-    return nat.exit_by(found, ways)
+    return nat.exit_by(found, ways, _ways_out(found))
 
 
 def _gate(state: State, key: Key, view: View) -> Fragment | None:
@@ -217,7 +232,9 @@ def _gate(state: State, key: Key, view: View) -> Fragment | None:
     if found is None or external is None or stance is None:
         return None
     tunnels = {n: i.ofport for n, i in view.tunnels.items()}
-    return nat.gate(found, external, stance, _own_mac(state, key.compute), tunnels, _guard(stance, view))
+    own = [leg.subnet for leg in state.places(found.id) if ":" in leg.subnet]
+    prefixes = [*own, *(way for way, _ in map(split_route, found.routes) if ":" in way)]
+    return nat.gate(found, external, stance, _own_mac(state, key.compute), tunnels, _guard(stance, view), prefixes)
 
 
 def _guard(stance: nat.Stance | None, view: View) -> int:
@@ -232,7 +249,11 @@ def _own_mac(state: State, compute: int) -> int:
 
 def _outside(state: State, key: Key, view: View) -> Fragment | None:
     external = state.externals.get(str(key.object))
-    return outside.network(external, state.neighbours.get((external.id, external.gateway))) if external else None
+    if external is None:
+        return None
+    gateways = (external.gateway, external.gateway6)
+    known = (state.neighbours.get((external.id, address)) for address in gateways if address)
+    return outside.network(external, [neighbour for neighbour in known if neighbour is not None])
 
 
 def _wire(state: State, key: Key, view: View) -> Fragment | None:
@@ -311,6 +332,7 @@ _ROOMS = {
     "subnets": _subnets,
     "hidden": _hidden,
     "dhcp": _dhcp,
+    "adverts": _adverts,
     "exit": _exit,
     "gate": _gate,
     "outside": _outside,
@@ -322,7 +344,20 @@ _ROOMS = {
 
 
 _SHARED_BY_SOME = frozenset(
-    {"network", "dhcp", "port", "router", "routes", "subnets", "outside", "addresses", "address", "rules", "member"}
+    {
+        "network",
+        "dhcp",
+        "adverts",
+        "port",
+        "router",
+        "routes",
+        "subnets",
+        "outside",
+        "addresses",
+        "address",
+        "rules",
+        "member",
+    }
 )
 
 
@@ -361,6 +396,7 @@ def own_keys(state: State, compute: int, view: View) -> Iterator[Key]:
     for network in state.networks_on.get(compute, _NONE):
         yield Key("network", network)
         yield Key("dhcp", network)
+        yield Key("adverts", network)
         yield Key("local", network, compute)
     for port in state.ports_on.get(compute, Map()):
         yield Key("plug", port, compute)
@@ -402,7 +438,7 @@ def audience(state: State, key: Key) -> Iterable[int]:
     """The computes that a shared fragment is for."""
     if key.compute:
         return (key.compute,) if key.compute in state.computes else ()
-    if key.room in ("network", "dhcp"):
+    if key.room in ("network", "dhcp", "adverts"):
         return state.footprint(str(key.object))
     if key.room == "port":
         port = state.ports.get(str(key.object))

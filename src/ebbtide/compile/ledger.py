@@ -28,7 +28,7 @@ class T(IntEnum):
     TUNNEL_TERMINATION = 36
     ARP_CHECK = 43
     NAPT_IN = 44
-    IPV6_ND = 45  # reserved
+    IPV6_ND = 45
     NAPT_OUT = 46
     NAPT_FIB = 47
     L2_BASE = 48
@@ -41,6 +41,7 @@ class T(IntEnum):
     DHCP = 60
     ARP_RESPONDER = 81
     ARP_STANDBY = 82
+    ND_ANSWER = 83
     NAT_EXPORT = 90
     NAT_NEW = 92
     NAT_REPLY = 93
@@ -75,8 +76,9 @@ TABLE_JOBS: dict[T, str] = {
     T.SNAT: "to the outside: next hop's MAC",
     T.PROVIDER: "to the outside: VLAN tag, provider port",
     T.TUNNEL_TERMINATION: "VNI to network, for what comes out of a tunnel",
-    T.ARP_CHECK: "ARP requests to the responder, all else to L2",
+    T.ARP_CHECK: "ARP requests and neighbour discovery to what answers them, all else to L2",
     T.NAPT_IN: "NAT, inbound, after conntrack",
+    T.IPV6_ND: "neighbour discovery: answers for known addresses, and what only a router may answer",
     T.NAPT_OUT: "NAT, outbound, after conntrack",
     T.NAPT_FIB: "NAT, outbound, translated",
     T.L2_BASE: "start of L2 forwarding",
@@ -87,6 +89,7 @@ TABLE_JOBS: dict[T, str] = {
     T.DHCP: "what VMs here ask of a DHCP server: to the controller",
     T.ARP_RESPONDER: "answers for known addresses",
     T.ARP_STANDBY: "answers of a compute that stands by, for when the one it stands by for is dead",
+    T.ND_ANSWER: "an advertisement that was a solicitation: its option, and out",
     T.NAT_EXPORT: "learnt: mappings of the old side of a move; nothing is ever looked up here",
     T.NAT_NEW: "outbound and unknown to conntrack: imported connections, then whom to ask",
     T.NAT_REPLY: "inbound and unknown to conntrack: imported connections, then whom to ask",
@@ -130,12 +133,23 @@ class Priority:
     HIDDEN = 10
     HIDDEN_HERE = 20
     HELD_OFF = 30
+    FROM_OUTSIDE = 40
     NO_HOST = 42
     # table 43
     ARP_REQUEST = 100
     CLAIM = 110
     OWN_CLAIM = 111
+    ND_NEXT_HOP = 115
     ANSWER_TO_US = 120
+    # table 45; ANNOUNCED as in 81
+    ND_STRANGER = 1
+    ND_KNOWN = 10
+    ND_BARE = 15
+    ND_BARE_ROUTER = 16
+    ND_DEFENDED = 17
+    # table 83
+    ND_ANSWER = 10
+    ND_ANSWER_OUTSIDE = 20
     # table 81
     ARP_ANSWER = 100
     ARP_OWN = 101
@@ -160,11 +174,13 @@ class Priority:
     OUTSIDE_STRANGER = 1
     GATEWAY = 20
     DHCP_REQUEST = 40
-    # table 21: a route has ROUTE and the length of its prefix
+    ND = 50
+    # table 21: a route has ROUTE and the length of its prefix, 128 at most
     ROUTE = 10
-    EXPIRED = 51
-    OWN_ADDRESS = 60
-    OWN_PING = 61
+    EXPIRED = 400
+    NOT_ROUTED = 405
+    OWN_ADDRESS = 410
+    OWN_PING = 411
     # table 25
     INBOUND = 10
     INBOUND_EXPORTED = 12
@@ -356,6 +372,7 @@ class Feature(IntEnum):
     SUBNET_ROUTE = 11
     DHCP = 12
     SECURITY = 13
+    ND = 14
 
 
 OWNER_BITS = 20
@@ -462,6 +479,8 @@ ANSWER_METER = 8
 CLAIM_METER = 9
 DHCP_METER = 10
 ANNOUNCED_METER = 11
+ROUTER_ASKED_METER = 12
+OUTSIDE_HIDDEN_METER = 13
 NEXT_HOPS_PER_SECOND = 100
 EXPIRED_PER_SECOND = 100
 RECORDS_PER_SECOND = 20_000
@@ -471,12 +490,17 @@ ANSWERS_PER_SECOND = 1000
 CLAIMS_PER_SECOND = 100
 DHCP_PER_SECOND = 200
 ANNOUNCED_PER_SECOND = 50
+ROUTER_ASKED_PER_SECOND = 200
+#: Packets from outside to unknown IPv6 addresses: a /64 is never scanned to its end, and is always being scanned (RFC 6583).
+OUTSIDE_HIDDEN_PER_SECOND = 10
 PUNTS_PER_SECOND = 200
 #: A compute that joins a thousand others hears two probes of each, at once.
 PROBES_PER_SECOND = 2000
 
 MAX_COMPUTE = 65279
 MAX_LPORT = (1 << LPORT_BITS) - 2
+#: In the metadata: nobody's port. What has come from outside, and has passed the meter of that.
+NO_LPORT = (1 << LPORT_BITS) - 1
 MAX_TAG = (1 << NETWORK_BITS) - 1
 FIRST_VNI, LAST_VNI = 10_000, 14_999_999
 RELATION_VNI = 15_000_000  # up to _SUBNET_VNI - 1
@@ -587,6 +611,7 @@ class Punt(IntEnum):
     CLAIM = 11
     DHCP = 12
     ANNOUNCED = 13
+    ROUTER_ASKED = 14
 
 
 _PUNTS = {int(punt): punt for punt in Punt}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import ip_address, ip_network
 
-from ebbtide.model.addresses import ipv4, prefix, split_pair
+from ebbtide.model.addresses import ends, holds, number, split_pair
 from ebbtide.model.facts import Edit, Learnt, Port, RouterPort
 from ebbtide.model.state import State, apply
 
@@ -21,16 +21,9 @@ MAX_OF_PORT, MAX_OF_NETWORK = 256, 10_000
 
 def place_for(state: State, network: str, address: str) -> RouterPort | None:
     """The place in a network from whose address an address is asked for; None: there is none in whose subnet it is, or it is nobody's."""
-    value = ipv4(address)
-    if value is None:
-        return None
     found = [leg for vrf in sorted(state.routers_of.get(network, ())) for leg in state.places(vrf)]
     for leg in found:
-        if leg.network != network:
-            continue
-        start, mask, length = prefix(leg.subnet)
-        ends = (start, start | ~mask & 0xFFFF_FFFF) if length < 31 else ()
-        if value & mask == start and value not in ends:
+        if leg.network == network and holds(leg.subnet, address) and number(address) not in ends(leg.subnet):
             return leg
     return None
 

@@ -9,7 +9,7 @@ Longer than 400 lines: the checks of each verb are those that make the flows una
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+from ipaddress import IPv6Address, IPv6Network, ip_network
 
 import msgspec
 
@@ -17,13 +17,14 @@ from ebbtide.compile import ledger
 from ebbtide.decide import hidden, parts
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.errors import BadInput, NotFound, Refused
-from ebbtide.model.addresses import ipv4, split_route
+from ebbtide.model.addresses import ends, holds, ipv4, number, overlap, parse_ip, split_route, within
 from ebbtide.model.facts import Edit, External, Floating, Port, Router, RouterPort, Vpn, format_mac, parse_mac
 from ebbtide.model.state import State
 
 MAX_NAME = 255
 #: Extra routes of one router, and its external addresses: each is a flow on every compute of its reach, or on those that serve its NAT.
 MAX_ROUTES, MAX_ADDRESSES = 200, 64
+MIN_MTU_IPV6 = 1280
 
 
 def check_name(kind: str, name: str) -> None:
@@ -46,18 +47,52 @@ def check_mtu(mtu: int) -> None:
         raise BadInput(f"MTU {mtu} is not between 576 and 9216", "mtu")
 
 
-def _v4(text: str, what: str, field: str) -> str:
-    try:
-        return str(IPv4Address(text))
-    except ValueError as error:
-        raise BadInput(f"{what} {text!r} is not an IPv4 address: {error}", field) from None
+def check_mtu_for(mtu: int, subnet: str, what: str) -> None:
+    """IPv6 asks for an MTU of 1280 bytes at least (RFC 8200, section 5).
+
+    Raises:
+        Refused: it is less.
+    """
+    if ":" in subnet and mtu < MIN_MTU_IPV6:
+        raise Refused(f"{what} has an MTU of {mtu}: IPv6 needs {MIN_MTU_IPV6} at least (RFC 8200), set that first")
 
 
-def _v4_net(text: str, what: str, field: str) -> str:
+def _address(text: str, what: str, field: str, version: int = 0) -> str:
+    """An address as it is stored; `version`: 4, 6 or 0 (either).
+
+    Raises:
+        BadInput: it is none that a host can have there.
+    """
+    name = f"IPv{version} address" if version else "IP address"
     try:
-        return str(IPv4Network(text))
+        found = parse_ip(text)
     except ValueError as error:
-        raise BadInput(f"{what} {text!r} is not an IPv4 subnet: {error}", field) from None
+        raise BadInput(f"{what} {text[:60]!r} is not an {name}: {error}", field) from None
+    if version not in (0, found.version):
+        raise BadInput(f"{what} {text[:60]!r} is not an {name}", field)
+    if isinstance(found, IPv6Address) and (found.is_link_local or found.is_multicast or found.ipv4_mapped is not None):
+        raise BadInput(
+            f"{what} {found}: an address of a subnet is wanted, not a link-local, multicast or mapped one", field
+        )
+    return str(found)
+
+
+def _subnet(text: str, what: str, field: str, version: int = 0) -> str:
+    """A prefix as it is stored; `version`: 4, 6 or 0 (either).
+
+    Raises:
+        BadInput: it is none, or has bits set behind its length.
+    """
+    name = f"IPv{version} subnet" if version else "IP subnet"
+    try:
+        found = ip_network(text)
+    except ValueError as error:
+        raise BadInput(f"{what} {text[:60]!r} is not an {name}: {error}", field) from None
+    if version not in (0, found.version) or "%" in text:
+        raise BadInput(f"{what} {text[:60]!r} is not an {name}", field)
+    if isinstance(found, IPv6Network) and (found.is_link_local or found.is_multicast):
+        raise BadInput(f"{what} {found} is link-local or multicast, which is not routed", field)
+    return str(found)
 
 
 def host_mac(text: str, field: str = "mac") -> int:
@@ -75,21 +110,34 @@ def host_mac(text: str, field: str = "mac") -> int:
     return value
 
 
+def first_host(subnet: str) -> str:
+    """The first address of a subnet that a host can have."""
+    return str(next(iter(ip_network(subnet).hosts())))
+
+
 def _host_in(address: str, subnet: str, what: str) -> None:
-    net, found = IPv4Network(subnet), IPv4Address(address)
-    if found not in net:
+    if not holds(subnet, address):
         raise Refused(f"{what} {address} is not in {subnet}")
-    if net.prefixlen < 31 and found in (net.network_address, net.broadcast_address):
-        raise Refused(f"{what} {address} is no host's in {subnet}: it is the subnet's own or its broadcast address")
+    if number(address) in ends(subnet):
+        more = "" if ":" in subnet else " or its broadcast address"
+        raise Refused(f"{what} {address} is no host's in {subnet}: it is the subnet's own{more}")
 
 
 # --- networks outside ---
 
 
 def add_external(
-    state: State, name: str, physical: str, vlan: int, subnet: str, gateway: str, mtu: int
+    state: State,
+    name: str,
+    physical: str,
+    vlan: int,
+    subnet: str,
+    gateway: str,
+    mtu: int,
+    subnet6: str = "",
+    gateway6: str = "",
 ) -> tuple[list[Edit], External]:
-    """Make a network outside.
+    """Make a network outside, or give one that has no IPv6 subnet one.
 
     Raises:
         BadInput: a value is not valid.
@@ -100,20 +148,33 @@ def add_external(
     if not 0 <= vlan <= 4094:
         raise BadInput(f"VLAN {vlan} is not between 1 and 4094 (0: untagged)", "vlan")
     check_mtu(mtu)
-    subnet = _v4_net(subnet, "subnet", "subnet")
+    subnet = _subnet(subnet, "subnet", "subnet", 4)
     if gateway:
-        gateway = _v4(gateway, "gateway", "gateway")
+        gateway = _address(gateway, "gateway", "gateway", 4)
         _host_in(gateway, subnet, "gateway")
+    if gateway6 and not subnet6:
+        raise BadInput(f"gateway {gateway6[:60]!r} without an IPv6 subnet: name that too", "gateway6")
+    if subnet6:
+        subnet6 = _subnet(subnet6, "subnet", "subnet6", 6)
+        check_mtu_for(mtu, subnet6, f"external network {name}")
+    if gateway6:
+        gateway6 = _gateway6(gateway6, subnet6)
     known = state.externals.get(name)
     if known is not None:
-        if (known.physical, known.vlan, known.subnet, known.gateway, known.mtu) == (
-            physical,
-            vlan,
-            subnet,
-            gateway,
-            mtu,
-        ):
+        wish = msgspec.structs.replace(
+            known,
+            physical=physical,
+            vlan=vlan,
+            subnet=subnet,
+            gateway=gateway,
+            mtu=mtu,
+            subnet6=subnet6,
+            gateway6=gateway6,
+        )
+        if known == wish:
             return [], known
+        if not known.subnet6 and known == msgspec.structs.replace(wish, subnet6="", gateway6=""):
+            return [Edit(known, wish)], wish
         raise Refused(
             f"external network {name} exists already with other settings: delete it first, or choose another name"
         )
@@ -122,8 +183,21 @@ def add_external(
             where = f"VLAN {vlan}" if vlan else "the untagged part"
             raise Refused(f"{where} of {physical} is external network {other.id}: choose another VLAN, or use that one")
     ids = Allocator(state)
-    made = External(name, ids.take("network"), physical, vlan, subnet, gateway, mtu)
+    made = External(name, ids.take("network"), physical, vlan, subnet, gateway, mtu, subnet6, gateway6)
     return [Edit(None, made), *ids.edits()], made
+
+
+def _gateway6(text: str, subnet: str) -> str:
+    """A next hop for IPv6: in the subnet, or link-local, as many a router outside is known."""
+    try:
+        found = parse_ip(text)
+    except ValueError as error:
+        raise BadInput(f"gateway {text[:60]!r} is not an IPv6 address: {error}", "gateway6") from None
+    if found.version == 6 and found.is_link_local:
+        return str(found)
+    address = _address(text, "gateway", "gateway6", 6)
+    _host_in(address, subnet, "gateway")
+    return address
 
 
 def external(state: State, name: str) -> External:
@@ -157,7 +231,7 @@ def some(names: Sequence[str]) -> str:
 
 def _taken_outside(state: State, network: External, address: str, but: str = "") -> str:
     """Whose this external address is already, or "". `but`: the router that asks."""
-    if address == network.gateway:
+    if address in (network.gateway, network.gateway6):
         return "the next hop"
     for other in state.routers.values():
         if other.external == network.id and address in other.addresses and other.id != but:
@@ -287,7 +361,7 @@ def _at_rest(state: State, name: str) -> None:
 
 def _checked(state: State, wish: Router) -> Router:
     """The wish as it is stored, if it can be."""
-    addresses = tuple(sorted({_v4(a, "external address", "addresses") for a in wish.addresses}))
+    addresses = tuple(sorted({_address(a, "external address", "addresses") for a in wish.addresses}))
     if len(addresses) > MAX_ADDRESSES:
         raise BadInput(f"{len(addresses)} external addresses: a router may have {MAX_ADDRESSES}", "addresses")
     if addresses and not wish.external:
@@ -295,7 +369,11 @@ def _checked(state: State, wish: Router) -> Router:
     if wish.external:
         network = external(state, wish.external)
         for address in addresses:
-            _host_in(address, network.subnet, "external address")
+            if ":" in address and not network.subnet6:
+                raise Refused(
+                    f"external address {address}: external network {network.id} has no IPv6 subnet, make it again with one (`--subnet6`)"
+                )
+            _host_in(address, network.subnet6 if ":" in address else network.subnet, "external address")
             whose = _taken_outside(state, network, address, but=wish.id)
             if whose:
                 raise Refused(f"external address {address} is that of {whose} in {network.id}: choose another")
@@ -311,23 +389,25 @@ def _routes(state: State, wish: Router) -> tuple[str, ...]:
         way, via = split_route(text)
         if not via:
             raise BadInput(f"route {text!r} is not PREFIX via ADDRESS, as in '10.9.0.0/16 via 10.0.0.9'", "routes")
-        way, via = _v4_net(way.strip(), "route to", "routes"), _v4(via.strip(), "next hop", "routes")
-        if way == "0.0.0.0/0":
+        way, via = _subnet(way.strip(), "route to", "routes"), _address(via.strip(), "next hop", "routes")
+        if way in ("0.0.0.0/0", "::/0"):
             raise BadInput(
-                "the default route is that of the external network; 0.0.0.0/0 cannot be an extra route", "routes"
+                f"the default route is that of the external network; {way} cannot be an extra route", "routes"
             )
+        if (":" in way) != (":" in via):
+            raise BadInput(f"route to {way}: next hop {via} is of the other family", "routes")
         if found.get(way, via) != via:
             raise Refused(f"route to {way} has two next hops, {found[way]} and {via}: one is possible")
         for leg in legs:
             if way == leg.subnet:
                 raise Refused(f"route to {way}: that subnet is connected to router {wish.id} itself")
-            if _within(way, leg.subnet):
+            if within(way, leg.subnet):
                 # A longer prefix, or the same as a port's own /32, would take the addresses of ports there.
                 raise Refused(
                     f"route to {way}: it lies within {leg.subnet}, which is connected to router {wish.id} itself: "
                     "choose a prefix outside it"
                 )
-        if not any(IPv4Address(via) in ip_network(leg.subnet) for leg in legs):
+        if not any(holds(leg.subnet, via) for leg in legs):
             first = "" if wish.id in state.routers else f"make router {wish.id} without routes, "
             raise Refused(
                 f"route to {way}: next hop {via} is in no subnet of router {wish.id}: {first}attach the router to the network of the next "
@@ -339,10 +419,6 @@ def _routes(state: State, wish: Router) -> tuple[str, ...]:
             )
         found[way] = via
     return tuple(sorted(f"{way} via {via}" for way, via in found.items()))
-
-
-def _within(prefix: str, subnet: str) -> bool:
-    return IPv4Network(prefix).subnet_of(IPv4Network(subnet))
 
 
 def delete_router(state: State, name: str) -> list[Edit]:
@@ -358,7 +434,9 @@ def delete_router(state: State, name: str) -> list[Edit]:
 
 
 def attach(state: State, name: str, network: str, address: str = "", mac: str = "") -> tuple[list[Edit], RouterPort]:
-    """Give a router or a VPN a place in a network: its address there ("" : the first of the only subnet), and maybe its MAC.
+    """Give a router or a VPN a place in a network: its address there, and maybe its MAC.
+
+    Address "": the first of the only subnet, which is the only IPv4 one if there is such a one.
 
     Raises:
         BadInput: a value is not valid.
@@ -369,20 +447,22 @@ def attach(state: State, name: str, network: str, address: str = "", mac: str = 
     who = named(state, name)
     if net is None:
         raise NotFound(f"there is no network {network}: `ebbtide network add {network}` makes one")
-    subnets = [text for text in net.subnets if ":" not in text]
     if not address:
+        subnets = [text for text in net.subnets if ":" not in text] or list(net.subnets)
         if len(subnets) != 1:
+            family = "IPv4 " if any(":" not in text for text in net.subnets) else ""
             raise BadInput(
-                f"network {network} has {len(subnets)} IPv4 subnets: say which address {who} has there", "address"
+                f"network {network} has {len(subnets)} {family}subnets: say which address {who} has there", "address"
             )
-        address = str(next(iter(IPv4Network(subnets[0]).hosts())))
-    address = _v4(address, "address", "address")
-    subnet = next((text for text in subnets if IPv4Address(address) in IPv4Network(text)), "")
+        address = first_host(subnets[0])
+    address = _address(address, "address", "address")
+    subnet = next((text for text in net.subnets if holds(text, address)), "")
     if not subnet:
         raise Refused(
             f"address {address} is in no subnet of network {network}, which has {', '.join(net.subnets) or 'none'}"
         )
     _host_in(address, subnet, "address")
+    check_mtu_for(net.mtu, subnet, f"network {network}")
     known = state.legs[name].get((network, address)) if name in state.legs else None
     value = host_mac(mac) if mac else ledger.mac(state.store_id, ledger.MacOf.LEG, found.tag)
     made = RouterPort(name, network, address, subnet, value)
@@ -391,11 +471,11 @@ def attach(state: State, name: str, network: str, address: str = "", mac: str = 
             return [], known
         raise Refused(f"{who} is in network {network} with MAC {format_mac(known.mac)} already")
     for other, leg in _fellows(state, found):
-        if IPv4Network(leg.subnet).overlaps(IPv4Network(subnet)):
+        if overlap(leg.subnet, subnet):
             there = named(state, other) + ("" if other == name else f", of the same VPN {vpn_of(found)},")
             raise Refused(f"subnet {subnet} meets {leg.subnet}, in which {there} is already (network {leg.network})")
     for way, _ in map(split_route, found.routes if isinstance(found, Router) else ()):
-        if _within(way, subnet):
+        if within(way, subnet):
             more = "" if way == subnet else f", which lies within {subnet}"
             raise Refused(f"{who} has an extra route to {way}{more}: take it away first")
     vpns = [other for other in sorted(state.routers_of.get(network, ())) if other in state.vpns and other != name]
@@ -441,12 +521,11 @@ def detach(state: State, name: str, network: str, address: str = "") -> list[Edi
         with_it = f" with address {address}" if address else ""
         raise NotFound(f"{named(state, name)} is not in network {network}{with_it}")
     for leg in legs:
-        inside = IPv4Network(leg.subnet)
-        used = [f.address for f in state.floatings.values() if f.router == name and IPv4Address(f.fixed) in inside]
+        used = [f.address for f in state.floatings.values() if f.router == name and holds(leg.subnet, f.fixed)]
         if used:
             raise Refused(f"floating IP {some(used)} leads to ports in {leg.subnet}: take them away first")
         extra = found.routes if isinstance(found, Router) else ()
-        ways = [route for route in extra if IPv4Address(split_route(route)[1]) in inside]
+        ways = [route for route in extra if holds(leg.subnet, split_route(route)[1])]
         if ways:
             raise Refused(f"extra route {some(ways)} leads through {leg.subnet}: take it away first")
     return [Edit(leg, None) for leg in legs]
@@ -468,7 +547,12 @@ def add_floating(
     if fixed and not port:
         raise BadInput("a fixed address without a port: name the port too", "fixed")
     network = external(state, outside)
-    address = _v4(address, "floating IP", "address")
+    if ":" in address:
+        raise BadInput(
+            f"floating IP {address[:60]}: floating IPs are IPv4 addresses; IPv6 goes out as it is, without NAT",
+            "address",
+        )
+    address = _address(address, "floating IP", "address", 4)
     _host_in(address, network.subnet, "floating IP")
     known = state.floatings.get((outside, address))
     if known is None:
@@ -508,7 +592,7 @@ def _behind(state: State, network: External, port: Port, fixed: str) -> tuple[st
     for address in addresses:
         for name in sorted(r for r in state.routers_of.get(port.network, ()) if r in state.routers):
             legs = (leg for leg in state.legs.get(name, {}).values() if leg.network == port.network)
-            inside = any(ip_address(address) in ip_network(leg.subnet) for leg in legs)
+            inside = any(holds(leg.subnet, address) for leg in legs)
             if inside and state.routers[name].external == network.id:
                 return name, port.id, address
     raise Refused(

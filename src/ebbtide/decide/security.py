@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from ebbtide.decide import bindings, hidden, routing
+from ebbtide.decide import bindings, hidden, networks, routing
 from ebbtide.decide.ids import Allocator
 from ebbtide.errors import BadInput, NotFound, Refused
-from ebbtide.model.addresses import any_prefix, parse_net
+from ebbtide.model.addresses import parse_net, prefix
 from ebbtide.model.facts import Edit, Port, SecurityGroup, SecurityRule, format_mac
 from ebbtide.model.state import State
 
@@ -252,23 +252,28 @@ def change_port(
     secured: bool | None = None,
     groups: Sequence[str] | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
+    addresses: Sequence[str] | None = None,
 ) -> tuple[list[Edit], Port]:
-    """Change a port's security. Addresses learnt behind it that it may not speak from any more are forgotten.
+    """Change a port's security, and its addresses. Addresses learnt behind it that it may not speak from any more, or is given now, are
+    forgotten.
 
     Raises:
         NotFound: there is no such port, or no such group.
-        BadInput, Refused: as `secure`.
+        BadInput, Refused: as `secure`, and as `networks.readdressed`.
     """
     known = state.ports.get(name)
     if known is None:
         raise NotFound(f"there is no port {name[:80]}")
-    made = secure(state, known, secured, groups, pairs)
+    given = known if addresses is None else networks.readdressed(state, known, addresses)
+    made = secure(state, given, secured, groups, pairs)
     if made == known:
         return [], known
     learnt = state.learnt_in(known.network)
     behind = (learnt[address] for address in state.learnt_of.get(name, ()))
     gone = [
-        (known.network, found.address) for found in behind if not hidden.speaks_from(made, found.address, found.mac)
+        (known.network, found.address)
+        for found in behind
+        if found.address in made.addresses or not hidden.speaks_from(made, found.address, found.mac)
     ]
     zoned = _zoned(state, name) if made.secured and not known.secured else []
     return [Edit(known, made), *zoned, *hidden.withdraw(state, gone)], made
@@ -340,7 +345,7 @@ def is_member(state: State, name: str, address: str) -> bool:
     if address in held:
         return True
     value = int(ip_address(address))
-    prefixes = (any_prefix(text) for text in held if "/" in text and (":" in text) == (":" in address))
+    prefixes = (prefix(text) for text in held if "/" in text and (":" in text) == (":" in address))
     return any(value & mask == start for start, mask, _ in prefixes)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
 import msgspec
 
 from ebbtide.decide import routing
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.errors import BadInput, NotFound, Refused
+from ebbtide.model.addresses import overlap
 from ebbtide.model.facts import Edit, Router, RouterPort, Vpn
 from ebbtide.model.state import State
 
@@ -128,14 +129,13 @@ def clear(state: State, name: str) -> list[Edit]:
 def associate_network(
     state: State, name: str, network: str, address: str = "", mac: str = ""
 ) -> tuple[list[Edit], list[RouterPort]]:
-    """Give a VPN a place in each IPv4 subnet of a network, at the first address there; or in one, at that address."""
+    """Give a VPN a place in each subnet of a network, at the first address there; or in one, at that address."""
     vpn(state, name)
     net = state.networks.get(network)
     if net is None:
         raise NotFound(f"there is no network {network}: `ebbtide network add {network}` makes one")
-    subnets = [IPv4Network(text) for text in net.subnets if ":" not in text]
-    if not subnets:
-        raise Refused(f"network {network} has no IPv4 subnet: a VPN has nothing to route there")
+    if not net.subnets:
+        raise Refused(f"network {network} has no subnet: a VPN has nothing to route there")
     routers = [router for router in sorted(state.routers_of.get(network, ())) if router in state.routers]
     if routers:
         raise Refused(
@@ -143,7 +143,7 @@ def associate_network(
             f"--router {routers[0]}`)"
         )
     held = {leg.subnet: leg.address for leg in state.places(name) if leg.network == network}
-    wanted = [address] if address else [held.get(str(s)) or str(next(iter(s.hosts()))) for s in subnets]
+    wanted = [address] if address else [held.get(subnet) or routing.first_host(subnet) for subnet in net.subnets]
     edits, made = [], []
     for text in wanted:
         found, leg = routing.attach(state, name, network, text, mac)
@@ -173,7 +173,7 @@ def associate_router(state: State, name: str, router: str) -> tuple[list[Edit], 
     fellows = [leg for other in (name, *state.vpn_routers.get(name, ())) for leg in state.places(other)]
     for own in state.places(router):
         for leg in fellows:
-            if IPv4Network(own.subnet).overlaps(IPv4Network(leg.subnet)):
+            if overlap(own.subnet, leg.subnet):
                 raise Refused(
                     f"subnet {own.subnet} of router {router} meets {leg.subnet} of {routing.named(state, leg.router)} "
                     f"(network {leg.network}) in VPN {known.id}: two subnets of a VPN may not overlap"

@@ -88,9 +88,14 @@ def make_socket(namespace: str, family: int, kind: int, protocol: int = 0) -> so
     return inside(namespace, lambda: socket.socket(family, kind, protocol))
 
 
+def family_of(host: str) -> int:
+    """The family of sockets that speak with an address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def connect(namespace: str, host: str, port: int, deadline: float = 5.0) -> socket.socket:
     """A TCP connection made from inside the namespace. Blocking, with `deadline` as its connection timeout only."""
-    connection = make_socket(namespace, socket.AF_INET, socket.SOCK_STREAM)
+    connection = make_socket(namespace, family_of(host), socket.SOCK_STREAM)
     try:
         connection.settimeout(deadline)
         connection.connect((host, port))
@@ -103,7 +108,7 @@ def connect(namespace: str, host: str, port: int, deadline: float = 5.0) -> sock
 
 async def connect_async(namespace: str, host: str, port: int, deadline: float = 5.0) -> socket.socket:
     """As `connect`, without blocking the loop; the socket is non-blocking, as asyncio.open_connection(sock=) wants."""
-    connection = make_socket(namespace, socket.AF_INET, socket.SOCK_STREAM)
+    connection = make_socket(namespace, family_of(host), socket.SOCK_STREAM)
     connection.setblocking(False)
     try:
         async with asyncio.timeout(deadline):
@@ -119,7 +124,7 @@ async def connect_async(namespace: str, host: str, port: int, deadline: float = 
 
 def listen(namespace: str, host: str, port: int, backlog: int = 128) -> socket.socket:
     """A listening TCP socket inside the namespace; port 0 lets the kernel choose."""
-    listener = make_socket(namespace, socket.AF_INET, socket.SOCK_STREAM)
+    listener = make_socket(namespace, family_of(host), socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -168,6 +173,17 @@ def quiet(namespace: str) -> None:
             setting = Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6")
             if setting.exists():
                 setting.write_text("1")
+
+    inside(namespace, write)
+
+
+def speak_ipv6(namespace: str, device: str, *, advertised: bool = True) -> None:
+    """IPv6 on one device, and `advertised`: what routers say is believed. It makes itself a link-local address and looks for routers."""
+
+    def write() -> None:
+        settings = {"accept_ra": int(advertised), "router_solicitation_interval": 1, "disable_ipv6": 0}
+        for name, value in settings.items():
+            Path(f"/proc/sys/net/ipv6/conf/{device}/{name}").write_text(str(value))
 
     inside(namespace, write)
 

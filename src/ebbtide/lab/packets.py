@@ -81,6 +81,11 @@ def icmp_echo(identifier: int, sequence: int, payload: bytes = b"", reply: bool 
     return head[:2] + struct.pack("!H", checksum(head + payload)) + head[4:] + payload
 
 
+def icmpv6_echo(identifier: int, sequence: int, payload: bytes = b"") -> bytes:
+    """A request (RFC 4443, 4.1). Its checksum, which covers addresses, is the kernel's to fill in."""
+    return struct.pack("!BBHHH", 128, 0, 0, identifier, sequence) + payload
+
+
 def sctp_init(source: int, destination: int, tag: int = 0x5EED) -> bytes:
     """The INIT that opens an association from one port to another (RFC 9260, section 3.3.2). Its checksum does not cover addresses."""
     chunk = struct.pack("!BBHIIHHI", 1, 0, 20, tag, 65536, 1, 1, 1)

@@ -210,6 +210,11 @@ class Vm:
 
     # ---- what the guest does ------------------------------------------------------------------
 
+    def speak_ipv6(self, *addresses: str, advertised: bool = True) -> None:
+        """The guest speaks IPv6 from now on, from these addresses (with their prefixes) too; `advertised`: it believes routers."""
+        namespace.speak_ipv6(self.namespace, "eth0", advertised=advertised)
+        namespace.ip_batch(self.namespace, [f"addr add {address} dev eth0" for address in addresses])
+
     def exec(self, command: list[str], deadline: float = 30.0) -> str:
         """Run a command in the guest's network."""
         return run(namespace.command_in(self.namespace, command), deadline=deadline)
@@ -235,18 +240,21 @@ class Vm:
         identifier = int.from_bytes(os.urandom(2), "big")
         sent_at: dict[int, float] = {}
         times: dict[int, float] = {}
-        with self.open_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        ipv6 = ":" in ip
+        family, protocol = namespace.family_of(ip), socket.IPPROTO_ICMPV6 if ipv6 else socket.IPPROTO_ICMP
+        echo = packets.icmpv6_echo if ipv6 else packets.icmp_echo
+        with self.open_socket(family, socket.SOCK_RAW, protocol) as raw:
             due = time.monotonic()
             for sequence in range(count):
                 sent_at[sequence] = time.monotonic()
                 try:
-                    raw.sendto(packets.icmp_echo(identifier, sequence, b"e" * size), (ip, 0))
+                    raw.sendto(echo(identifier, sequence, b"e" * size), (ip, 0))
                 except OSError:
                     pass  # no route, or the neighbour did not answer: this one is lost
                 last = sequence == count - 1
                 due = time.monotonic() + deadline if last else due + interval
                 while (left := due - time.monotonic()) > 0 and not (last and len(times) == count):
-                    answered = _echo_reply(raw, identifier, left)
+                    answered = _echo_reply(raw, identifier, left, ipv6=ipv6)
                     if answered is not None and answered in sent_at:
                         times.setdefault(answered, (time.monotonic() - sent_at[answered]) * 1000)
         return PingResult(count, len(times), tuple(round(times[sequence], 3) for sequence in sorted(times)))
@@ -269,15 +277,15 @@ class Vm:
             out.send(packets.rarp(self.mac))
 
 
-def _echo_reply(raw: socket.socket, identifier: int, timeout: float) -> int | None:
+def _echo_reply(raw: socket.socket, identifier: int, timeout: float, *, ipv6: bool) -> int | None:
     """The sequence number of the next echo reply to us, if the next packet is one."""
     raw.settimeout(timeout)
     try:
         packet = raw.recv(65535)
     except OSError:
         return None
-    body = packet[(packet[0] & 0xF) * 4 :]
+    body = packet if ipv6 else packet[(packet[0] & 0xF) * 4 :]
     if len(body) < 8:
         return None
     kind, _, _, who, sequence = struct.unpack("!BBHHH", body[:8])
-    return int(sequence) if kind == 0 and who == identifier else None
+    return int(sequence) if kind == (129 if ipv6 else 0) and who == identifier else None

@@ -14,18 +14,57 @@ def ipv4(text: str) -> int | None:
     return int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)
 
 
-@lru_cache(1024)
-def prefix(text: str) -> tuple[int, int, int]:
-    """An IPv4 prefix as address, mask and length."""
-    net = IPv4Network(text)
-    return int(net.network_address), int(net.netmask), net.prefixlen
+def number(text: str) -> int:
+    """An address of either family as a number."""
+    found = ipv4(text)
+    return _ipv6(text) if found is None else found
 
 
 @lru_cache(4096)
-def any_prefix(text: str) -> tuple[int, int, int]:
+def _ipv6(text: str) -> int:
+    return int(IPv6Address(text))
+
+
+@lru_cache(4096)
+def prefix(text: str) -> tuple[int, int, int]:
     """A prefix or an address, IPv4 or IPv6, as address, mask and length. An IPv6 mask is wider than 32 bits, but for /0."""
     net: IPv4Network | IPv6Network = ip_network(text, strict=False)
     return int(net.network_address), int(net.netmask), net.prefixlen
+
+
+def bits(text: str) -> int:
+    """The width of an address or prefix of this family."""
+    return 128 if ":" in text else 32
+
+
+def holds(subnet: str, address: str) -> bool:
+    """Whether an address is in a subnet."""
+    if (":" in subnet) != (":" in address):
+        return False
+    value, mask, _ = prefix(subnet)
+    return number(address) & mask == value
+
+
+def within(inner: str, outer: str) -> bool:
+    """Whether a prefix is one that it equals or lies within."""
+    value, _, longer = prefix(inner)
+    start, mask, length = prefix(outer)
+    return bits(inner) == bits(outer) and longer >= length and value & mask == start
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two prefixes have an address in common."""
+    return within(one, other) or within(other, one)
+
+
+def ends(subnet: str) -> set[int]:
+    """The addresses of a subnet that are no host's: its own, and in IPv4 its broadcast address.
+
+    A subnet of two has none (RFC 3021, RFC 6164)."""
+    value, mask, length = prefix(subnet)
+    if length >= bits(subnet) - 1:
+        return set()
+    return {value} if ":" in subnet else {value, value | ~mask & 0xFFFF_FFFF}
 
 
 def link_local(mac: int) -> int:

@@ -98,7 +98,7 @@ class Compute(msgspec.Struct, frozen=True):
 class Network(msgspec.Struct, frozen=True):
     """A tenant network: `tag` (16 bits) inside a switch, `vni` (24 bits) on the wire, `mtu` in bytes as a VM sees it. `dhcp`: whether its
     VMs are told their addresses, and with them `dns`, servers' addresses in their order with spaces between, and `routes`,
-    each "prefix via address"."""
+    each "prefix via address". `ipv6_mode`: how they come by IPv6 addresses (`decide/networks.py`; "": by DHCPv6 if there is DHCP)."""
 
     id: str
     tag: int
@@ -108,6 +108,7 @@ class Network(msgspec.Struct, frozen=True):
     dhcp: bool = False
     dns: str = ""
     routes: tuple[str, ...] = ()
+    ipv6_mode: str = ""
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -276,8 +277,8 @@ class Proof(msgspec.Struct, frozen=True):
 
 
 class External(msgspec.Struct, frozen=True):
-    """A network outside of the overlay: `physical` as provider mappings name it, `vlan` 1..4094 or 0 (flat), one subnet and in it the
-    address of the next hop. `tag` is of the same range as a network's."""
+    """A network outside of the overlay: `physical` as provider mappings name it, `vlan` 1..4094 or 0 (flat), one IPv4 subnet and in it the
+    address of the next hop, and the same of IPv6 ("": it has none). `tag` is of the same range as a network's."""
 
     id: str
     tag: int
@@ -286,6 +287,8 @@ class External(msgspec.Struct, frozen=True):
     subnet: str = ""
     gateway: str = ""
     mtu: int = 1500
+    subnet6: str = ""
+    gateway6: str = ""
 
 
 class Router(msgspec.Struct, frozen=True):
@@ -293,8 +296,8 @@ class Router(msgspec.Struct, frozen=True):
     has outside.
 
     `external`: the network outside that its default route leads to ("": none). `addresses`: those of its own there, into which
-    connections are translated if `snat`. `routes`: "prefix via address". `record`: whether a record of its connections is kept.
-    `vpn`: the VPN that it belongs to ("": none).
+    connections are translated if `snat`; IPv6 ones are where the outside sends what is for its networks, and nothing is translated.
+    `routes`: "prefix via address". `record`: whether a record of its connections is kept. `vpn`: the VPN that it belongs to ("": none).
     """
 
     id: str

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ebbtide.model.addresses import prefix, split_route
+from ebbtide.model.addresses import bits, prefix, split_route, within
 from ebbtide.model.facts import RouterPort
 
 #: The maps of State that all this is read from.
@@ -19,7 +19,7 @@ MAPS = ("vpns", "vpn_routers", "exporters", "legs", "routers")
 
 
 class _Taken:
-    """Ranges of addresses that do not overlap."""
+    """Ranges of addresses that do not overlap. IPv6 ones stand above all of IPv4."""
 
     def __init__(self) -> None:
         self._ends: list[int] = []
@@ -27,8 +27,10 @@ class _Taken:
 
     def add(self, subnet: str) -> bool:
         """Take a prefix, unless it overlaps with one that is taken."""
-        start, mask, _ = prefix(subnet)
-        end = start | ~mask & 0xFFFF_FFFF
+        start, _, length = prefix(subnet)
+        width = bits(subnet)
+        start += 1 << width
+        end = start + (1 << width - length) - 1
         at = bisect_left(self._ends, start)
         if at < len(self._starts) and self._starts[at] <= end:
             return False
@@ -71,9 +73,8 @@ def _judged(maps: Mapping[str, Any], vrf: str, vpn: str) -> Iterator[tuple[str, 
     for _, leg in sorted(maps["legs"].get(vrf, {}).items()):
         taken.add(leg.subnet)
     router = maps["routers"].get(vrf)
-    extra = [prefix(split_route(route)[0]) for route in router.routes] if router is not None else []
+    ways = [split_route(route)[0] for route in router.routes] if router is not None else []
     for owner, leg in _candidates(maps, vrf, vpn):
-        value, mask, length = prefix(leg.subnet)
         # A shorter extra route stands beside a place: the longer prefix has the packets.
-        meets = any(way & mask == value and longer >= length for way, _, longer in extra)
+        meets = any(within(way, leg.subnet) for way in ways)
         yield owner, leg, not meets and taken.add(leg.subnet)

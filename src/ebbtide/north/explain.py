@@ -414,7 +414,7 @@ def _next_hop(state: State, router: Router) -> Iterator[str]:
     if not outside.gateway:
         yield f"{outside.id} has no next hop: only its own subnet {outside.subnet} is reached."
         return
-    mac = next_hop_mac(state, outside)
+    mac = next_hop_mac(state, outside.id, outside.gateway)
     yield f"Next hop: {outside.gateway} in {outside.id}, " + (f"MAC {mac}." if mac else "not resolved yet.")
 
 

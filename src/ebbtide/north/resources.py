@@ -24,12 +24,16 @@ class NewNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     dhcp: bool | None = None
     dns: list[str] | None = None
     host_routes: list[str] | None = None
+    ipv6_mode: str | None = None
     wait: bool = False
 
 
 class NetworkChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """What to change of a network: whether its VMs are told their addresses, and what with them; what is not there stays."""
+    """What to change of a network: whether its VMs are told their addresses, and what with them, and its subnets; what is not there
+    stays."""
 
+    subnets: list[str] | None = None
+    ipv6_mode: str | None = None
     dhcp: bool | None = None
     dns: list[str] | None = None
     host_routes: list[str] | None = None
@@ -60,6 +64,7 @@ class NewPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="k
 class PortChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """What to change of a port; what is not there stays."""
 
+    addresses: list[str] | None = None
     secured: bool | None = None
     security_groups: list[str] | None = None
     address_pairs: list[Pair] | None = None
@@ -99,7 +104,11 @@ def _networks(service: Service) -> list[Route]:
         wish = await body.struct(request, NewNetwork)
         old = wish.id in service.state.networks
         made = await service.add_network(
-            *(wish.id, wish.subnets, wish.vni, wish.mtu), dhcp=wish.dhcp, dns=wish.dns, routes=wish.host_routes
+            *(wish.id, wish.subnets, wish.vni, wish.mtu),
+            dhcp=wish.dhcp,
+            dns=wish.dns,
+            routes=wish.host_routes,
+            ipv6_mode=wish.ipv6_mode,
         )
         shown = {"network": shapes.network(service.state, made), "changed": not old}
         return await answer(request, service, shown, status=200 if old else 201, wait=wish.wait)
@@ -107,7 +116,14 @@ def _networks(service: Service) -> list[Route]:
     async def change(request: Request) -> Response:
         wish, name = await body.struct(request, NetworkChange), request.path_params["id"]
         old = service.state.networks.get(name)
-        made = await service.set_network(name, dhcp=wish.dhcp, dns=wish.dns, routes=wish.host_routes)
+        made = await service.set_network(
+            name,
+            dhcp=wish.dhcp,
+            dns=wish.dns,
+            routes=wish.host_routes,
+            subnets=wish.subnets,
+            ipv6_mode=wish.ipv6_mode,
+        )
         shown = {"network": shapes.network(service.state, made), "changed": made != old}
         return await answer(request, service, shown, wait=wish.wait)
 
@@ -156,7 +172,9 @@ def _ports(service: Service) -> list[Route]:
     async def change(request: Request) -> Response:
         wish, name = await body.struct(request, PortChange), request.path_params["id"]
         old = service.state.ports.get(name)
-        made = await service.set_port(name, wish.secured, wish.security_groups, _pairs(wish.address_pairs))
+        made = await service.set_port(
+            *(name, wish.secured, wish.security_groups, _pairs(wish.address_pairs), wish.addresses)
+        )
         shown = {"port": shapes.port(service.state, made), "changed": made != old}
         return await answer(request, service, shown, wait=wish.wait)
 

@@ -32,6 +32,8 @@ class NewExternal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     gateway: str = ""
     vlan: int = 0
     mtu: int = 1500
+    subnet6: str = ""
+    gateway6: str = ""
     wait: bool = False
 
 
@@ -107,7 +109,9 @@ def _externals(service: Service) -> list[Route]:
         wish = await body.struct(request, NewExternal)
         name = body.named(request, wish.id)
         old = name in service.state.externals
-        made = await service.add_external(name, wish.physical, wish.subnet, wish.gateway, wish.vlan, wish.mtu)
+        made = await service.add_external(
+            name, wish.physical, wish.subnet, wish.gateway, wish.vlan, wish.mtu, wish.subnet6, wish.gateway6
+        )
         shown = {"external": shapes.external(service.state, made), "changed": not old}
         return await answer(request, service, shown, status=200 if old else 201, wait=wish.wait)
 

@@ -50,6 +50,7 @@ def network(state: State, fact: Network) -> dict[str, Any]:
         "dhcp": fact.dhcp,
         "dns": fact.dns.split(),
         "host-routes": list(fact.routes),
+        "ipv6-mode": fact.ipv6_mode,
         "ports": len(state.ports_of.get(fact.id, ())),
         "computes": sorted(name_of(state, n) for n in state.footprint(fact.id)),
     }
@@ -121,7 +122,10 @@ def externals(state: State, chosen: Iterable[External]) -> list[dict[str, Any]]:
             "vlan": fact.vlan,
             "subnet": fact.subnet,
             "gateway": fact.gateway,
-            "gateway-mac": next_hop_mac(state, fact),
+            "gateway-mac": next_hop_mac(state, fact.id, fact.gateway),
+            "subnet6": fact.subnet6,
+            "gateway6": fact.gateway6,
+            "gateway6-mac": next_hop_mac(state, fact.id, fact.gateway6),
             "mtu": fact.mtu,
             "tag": fact.tag,
             "computes": sorted(name_of(state, n) for n in state.wired(fact.id)),
@@ -137,9 +141,9 @@ def external(state: State, fact: External) -> dict[str, Any]:
     return externals(state, [fact])[0]
 
 
-def next_hop_mac(state: State, fact: External) -> str:
+def next_hop_mac(state: State, external: str, gateway: str) -> str:
     """The MAC of a network's next hop, as it last answered; "" while it has not."""
-    known = state.neighbours.get((fact.id, fact.gateway)) if fact.gateway else None
+    known = state.neighbours.get((external, gateway)) if gateway else None
     return format_mac(known.mac) if known is not None else ""
 
 
@@ -173,7 +177,7 @@ def _router(state: State, fact: Router, floating_ips: list[str]) -> dict[str, An
         "standby": name_of(state, served.standby) if served and served.standby else "",
         "since": served.since if served else 0,
         "next-hop": outside.gateway if outside else "",
-        "next-hop-mac": next_hop_mac(state, outside) if outside else "",
+        "next-hop-mac": next_hop_mac(state, outside.id, outside.gateway) if outside else "",
         "floating-ips": floating_ips,
         "networks": [place(leg) for _, leg in sorted(state.legs.get(fact.id, {}).items())],
         "leases": [lease(state, x) for _, x in sorted(state.leases.get(fact.id, {}).items())],

@@ -11,9 +11,10 @@ from ebbtide.compile import ledger
 from ebbtide.compile.flow import Action, Output, Resubmit, SetField
 from ebbtide.compile.ledger import T
 from ebbtide.decide import hidden
-from ebbtide.model.addresses import ipv4
 from ebbtide.model.facts import Learnt, RouterPort
-from ebbtide.runtime import frames
+from ebbtide.model.state import State
+from ebbtide.openflow import messages as m
+from ebbtide.runtime import neighbours
 from ebbtide.runtime.switch import SwitchLink, SwitchLost
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def deliver(cluster: Cluster, known: Learnt, frame: bytes) -> None:
     """A packet that has waited goes to where its address is, as the router sends it on."""
     state = cluster.state
     place, found = hidden.place_for(state, known.network, known.address), _port_of(cluster, known)
-    sent = frames.forwarded(frame, place.mac, known.mac) if place is not None else None
+    sent = neighbours.forwarded(frame, place.mac, known.mac) if place is not None else None
     if found is None or sent is None or len(sent) > state.networks[known.network].mtu + 14:
         return
     # As any packet to the port: past its security, if it has one.
@@ -63,6 +64,12 @@ def send(switch: SwitchLink, actions: tuple[Action, ...], frame: bytes) -> bool:
     return True
 
 
+def sender(state: State, packet: m.PacketIn) -> str | None:
+    """The port that a packet has come from: its tag is in the metadata."""
+    metadata = next((field.value for field in packet.match if field.name == "metadata"), 0)
+    return state.by_lport.get(ledger.lport_of(metadata))
+
+
 def _port_of(cluster: Cluster, known: Learnt) -> tuple[SwitchLink, int] | None:
     """Where a learnt address is plugged now."""
     active = cluster.state.active(known.port)
@@ -73,7 +80,6 @@ def _port_of(cluster: Cluster, known: Learnt) -> tuple[SwitchLink, int] | None:
     return (member.switch, interface.ofport) if interface is not None and interface.ofport else None
 
 
-def _question(place: RouterPort, address: str, mac: int = frames.BROADCAST) -> bytes:
-    """An ARP request of a router for an address: to all, or to a MAC that has had it."""
-    own = ipv4(place.address) or 0
-    return frames.arp(frames.Arp(1, place.mac, own, 0, ipv4(address) or 0), place.mac, mac)
+def _question(place: RouterPort, address: str, mac: int = 0) -> bytes:
+    """A router's question for an address: to all, or to a MAC that has had it."""
+    return neighbours.question(address, (place.mac, place.address), mac)

@@ -30,6 +30,7 @@ from ebbtide.ovsdb.framing import PEER_LIMIT
 from ebbtide.ovsdb.replica import Replica, RowChange
 from ebbtide.reconcile.compiled import Compiled
 from ebbtide.runtime import dhcp, exports, probes, signing, vswitch
+from ebbtide.runtime.adverts import Adverts
 from ebbtide.runtime.connections import Connections
 from ebbtide.runtime.designations import Designations
 from ebbtide.runtime.hidden import Hidden
@@ -129,6 +130,7 @@ class Cluster:
         self.designations = Designations(self)
         self.outside = Outside(self)
         self.hidden = Hidden(self)
+        self.adverts = Adverts(self)
         self.exhaustions = Exhaustions()
         self.natmoves = NatMoves(self)
         self.rows = Rows(self)
@@ -194,6 +196,7 @@ class Cluster:
             group.create_task(self.designations.run())
             group.create_task(self.outside.run())
             group.create_task(self.hidden.run())
+            group.create_task(self.adverts.run())
             group.create_task(self.natmoves.run())
             group.create_task(self.standbys.run())
             group.create_task(self.proofs.run())
@@ -221,6 +224,7 @@ class Cluster:
             self.outside.begin()
             self.designations.begin()
             self.hidden.begin()
+            self.adverts.begin()
             self._unexplained.clear()
             for number in [*self.state.computes, *self.state.removed]:
                 self._member(number).renew()
@@ -569,6 +573,7 @@ class Cluster:
         self.designations.changed(edits, before, after)
         self.outside.changed(edits)
         self.hidden.changed(edits)
+        self.adverts.changed(edits)
         self._release_soon()
         self._notify("state", revision=after.revision)
         facts = (new if new is not None else old for old, new in edits)
@@ -693,6 +698,9 @@ class Cluster:
             return
         if punt in (ledger.Punt.HIDDEN, ledger.Punt.ANSWER, ledger.Punt.CLAIM, ledger.Punt.ANNOUNCED):
             self.hidden.heard(punt, member, owner, packet)
+            return
+        if punt is ledger.Punt.ROUTER_ASKED:
+            self.adverts.heard(member, owner, packet)
             return
         if punt is ledger.Punt.DHCP:
             dhcp.heard(self.state, member, packet)

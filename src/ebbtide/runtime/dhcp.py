@@ -114,8 +114,7 @@ def _verdict(asked: dict[int, bytes], client: int, address: int, own: int) -> in
 
 def heard(state: State, member: Member, packet: m.PacketIn) -> None:
     """A client asks on a compute: answer it there, at the port that has asked."""
-    metadata = next((field.value for field in packet.match if field.name == "metadata"), 0)
-    port = state.ports.get(state.by_lport.get(ledger.lport_of(metadata), ""))
+    port = state.ports.get(asking.sender(state, packet) or "")
     interface = member.view.ports.get(port.id) if port is not None else None
     if port is None or interface is None or not interface.ofport or member.switch is None:
         return

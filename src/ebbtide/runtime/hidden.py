@@ -1,8 +1,8 @@
 """Asks networks for addresses that nobody was given, learns where they answer, and sees whether they still do (`decide/hidden.py`).
 
 * A packet to an unknown address has come to its subnet's designated compute (`compile/features/subnet_route.py`): the network is asked for
-  it from there by ARP, as one of its routers, some times and not again before the hold-off is over. The packet is kept, and sent on when
-  the answer is there.
+  it from there by ARP or neighbour discovery, as one of its routers, some times and not again before the hold-off is over. The packet is
+  kept, and sent on when the answer is there.
 * What has answered is stored. Each such address is asked now and then, at its own port, whether it is still there.
 * Somebody else speaks under a learnt address (gratuitous ARP, as a virtual router sends that takes over): whoever has it is asked. Only if
   nothing comes back does the address move, and each time that it does within a short time it takes longer: two hosts that both want it
@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -32,7 +31,7 @@ from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Edit, Learnt, format_mac
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
-from ebbtide.runtime import asking, frames
+from ebbtide.runtime import asking, neighbours
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -165,34 +164,29 @@ class Hidden:
         if punt is Punt.HIDDEN:
             self._wanted(network, member, packet.data)
             return
-        said, port = frames.read_arp(packet.data), self._sender(packet)
-        if said is None or port is None or said.sender_mac != int.from_bytes(packet.data[6:12], "big"):
+        said, port = neighbours.read(packet.data), asking.sender(self._cluster.state, packet)
+        if said is None or port is None:
             return
-        key = network, str(IPv4Address(said.sender))
+        key = network, said.address
         if punt is Punt.ANNOUNCED:
-            if said.sender != said.target:
+            if not said.announced:
                 return
             if key[1] not in self._cluster.state.learnt_in(network):
-                # Gratuitous ARP of an address that is nobody's yet: whoever it is shall answer for it.
+                # Of an address that is nobody's yet: whoever it is shall answer for it.
                 self._held_off.pop(key, None)
                 self._begin(key, member, b"")
                 return
             # Of one that was learnt a moment ago: this compute does not know it yet. It is a claim.
         if punt is Punt.ANSWER:
             self._count(member)
-        self._spoke(key, port, said.sender_mac)
-
-    def _sender(self, packet: m.PacketIn) -> str | None:
-        """The port that a packet has come from: its tag is in the metadata."""
-        metadata = next((field.value for field in packet.match if field.name == "metadata"), 0)
-        lport = metadata >> ledger.LPORT_SHIFT & (1 << ledger.LPORT_BITS) - 1
-        return self._cluster.state.by_lport.get(lport)
+        self._spoke(key, port, said.mac)
 
     def _wanted(self, network: str, member: Member, frame: bytes) -> None:
-        if len(frame) < 34:
+        address = neighbours.destination(frame)
+        if address is None:
             return
         state = self._cluster.state
-        key = network, str(IPv4Address(frame[30:34]))
+        key = network, address
         known = state.learnt_in(network).get(key[1])
         if known is not None and state.active(known.port) is not None:
             # Its route is on its way, or has just been missed.

@@ -1,8 +1,10 @@
-"""What the controller itself does outside: asks for the next hop's MAC, announces addresses that have moved, answers traceroute.
+"""What the controller itself does outside: asks for the next hops' MACs, announces addresses that have moved, answers traceroute.
 
-The next hop is asked by each compute that owns an address there, one after the other, every half minute, and at short intervals while it
+A next hop is asked by each compute that owns an address there, one after the other, every half minute, and at short intervals while it
 is unknown: what answers is stored, and what differs is followed. Asked from an address of nobody (RFC 5227), so that no neighbour learns a
-place from the question. An address is announced five times by the compute that owns it now, in both forms of gratuitous ARP.
+place from the question; in IPv6 from the compute's own on the link. An address is announced five times by the compute that owns it now,
+in both forms of gratuitous ARP or by an advertisement; and with each question for a next hop switches outside are told who listens for
+questions for IPv6 addresses of ours.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ import structlog
 from ebbtide.compile import ledger
 from ebbtide.compile.features import stances
 from ebbtide.errors import EbbtideError
-from ebbtide.model.addresses import ipv4, prefix
+from ebbtide.model.addresses import holds, number
 from ebbtide.model.facts import Edit, External, Neighbour, RouterPort, format_mac
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
-from ebbtide.runtime import frames
+from ebbtide.runtime import frames6, neighbours
 from ebbtide.runtime.switch import SwitchLost
 
 if TYPE_CHECKING:
@@ -145,10 +147,8 @@ class Outside:
                 if due + 60.0 > now and member is not None and member.connected:
                     heapq.heappush(self._announcing, (now + 0.02, key, place))
                 continue
-            address = ipv4(key[1])
-            if address is not None:
-                for frame in frames.announcements(address, place.mac):
-                    self.send(member, key[0], frame)
+            for frame in neighbours.announcements(key[1], place.mac):
+                self.send(member, key[0], frame)
 
     def _owns(self, member: Member) -> bool:
         """Whether the compute has its flows: nothing is announced before."""
@@ -182,9 +182,8 @@ class Outside:
         return min(due, self._doubted.get(name, due))
 
     def _interval(self, state: State, name: str) -> float:
-        external = state.externals[name]
-        known = (name, external.gateway) in state.neighbours
-        return ASK if known or not external.gateway else ASK_SOON
+        gateways = next_hops(state.externals[name])
+        return ASK if all((name, gateway) in state.neighbours for gateway in gateways) else ASK_SOON
 
     def _ask(self) -> None:
         state, now = self._cluster.state, self._cluster.now()
@@ -193,7 +192,8 @@ class Outside:
                 continue
             self._asked[external.id] = now
             self._doubted.pop(external.id, None)
-            if external.gateway:
+            self._listens(state, external)
+            if next_hops(external):
                 # All of those that serve or stand by, and one of the others: so that a dead cable is known before it is needed.
                 askers = self._askers(state, external)
                 heard = any((external.id, number) in self.answered for number in askers)
@@ -216,11 +216,18 @@ class Outside:
     def probe(self, external: str, compute: int) -> bool:
         """Have a compute ask for the next hop, from its own MAC and an address of nobody; whether it could be sent."""
         member, found = self._cluster.members.get(compute), self._cluster.state.externals.get(external)
-        gateway = ipv4(found.gateway) if found is not None and found.gateway else None
-        if member is None or not member.connected or gateway is None:
+        if member is None or not member.connected or found is None:
             return False
         own = ledger.mac(self._cluster.state.store_id, ledger.MacOf.COMPUTE, compute)
-        return self.send(member, external, frames.arp(frames.Arp(1, own, 0, 0, gateway), own))
+        asked = [self.send(member, external, neighbours.question(hop, (own, ""))) for hop in next_hops(found)]
+        return any(asked)
+
+    def _listens(self, state: State, external: External) -> None:
+        """A switch outside that snoops sends questions for IPv6 addresses to those who say now and then that they listen (RFC 4541)."""
+        for (name, address), place in self._places.items():
+            member = self._cluster.members.get(place.compute)
+            if name == external.id and ":" in address and member is not None and self._owns(member):
+                self.send(member, name, frames6.report([number(address)], place.mac))
 
     def ask_as(self, external: str, compute: int, mac: int) -> bool:
         """Have the owner of one of our MACs ask for the next hop under it; whether it could be sent.
@@ -228,10 +235,9 @@ class Outside:
         The answer goes to that MAC (RFC 826), so to where the switches outside have learnt it: see `delivered`.
         """
         member, found = self._cluster.members.get(compute), self._cluster.state.externals.get(external)
-        gateway = ipv4(found.gateway) if found is not None and found.gateway else None
-        if member is None or not member.connected or gateway is None:
+        if member is None or not member.connected or found is None or not found.gateway:
             return False
-        return self.send(member, external, frames.arp(frames.Arp(1, mac, 0, 0, gateway), mac))
+        return self.send(member, external, neighbours.question(found.gateway, (mac, "")))
 
     def heard(self, punt: ledger.Punt, member: Member, owner: int, packet: m.PacketIn) -> None:
         """A punt of an external network or a router."""
@@ -242,20 +248,16 @@ class Outside:
 
     def _heard_next_hop(self, member: Member, tag: int, data: bytes) -> None:
         state = self._cluster.state
-        found, external = frames.read_arp(data), state.externals.get(state.by_tag.get(tag, ""))
-        if found is None or external is None or found.sender != ipv4(external.gateway):
+        found, external = neighbours.read(data), state.externals.get(state.by_tag.get(tag, ""))
+        if found is None or external is None or found.address not in next_hops(external):
             return
-        if (
-            found.sender_mac >> 40 & 1
-            or not found.sender_mac
-            or found.sender_mac in {p.mac for p in self._places.values()}
-        ):
+        if found.mac >> 40 & 1 or not found.mac or found.mac in {p.mac for p in self._places.values()}:
             return
         self.answered[external.id, member.number] = now = self._cluster.now()
-        if found.operation == 2:
-            self.delivered[external.id, found.target_mac] = member.number, now
-        known = state.neighbours.get((external.id, external.gateway))
-        if known is not None and known.mac == found.sender_mac:
+        if found.answer and found.address == external.gateway:
+            self.delivered[external.id, int.from_bytes(data[0:6], "big")] = member.number, now
+        known = state.neighbours.get((external.id, found.address))
+        if known is not None and known.mac == found.mac:
             return
         last = self._followed.get(external.id, float("-inf"))
         if known is not None and now - last < FOLLOW:
@@ -263,15 +265,13 @@ class Outside:
             self._wake.set()
             return
         self._followed[external.id] = now
-        log.info(
-            "next_hop", external=external.id, address=external.gateway, mac=format_mac(found.sender_mac), at=member.name
-        )
-        task = asyncio.ensure_future(self._store(external.id, external.gateway, found.sender_mac))
+        log.info("next_hop", external=external.id, address=found.address, mac=format_mac(found.mac), at=member.name)
+        task = asyncio.ensure_future(self._store(external.id, found.address, found.mac))
         task.add_done_callback(partial(self._has_stored, external.id))
 
     async def _store(self, external: str, address: str, mac: int) -> None:
         def decide(state: State) -> tuple[list[Edit], None]:
-            if external not in state.externals or state.externals[external].gateway != address:
+            if external not in state.externals or address not in next_hops(state.externals[external]):
                 return [], None
             new = Neighbour(external, address, mac)
             old = state.neighbours.get((external, address))
@@ -305,22 +305,22 @@ class Outside:
             for port_id in state.ports_of.get(leg.network, ()):
                 interface = member.view.ports.get(port_id)
                 if state.ports[port_id].mac == source and interface is not None and interface.ofport:
-                    own = ipv4(leg.address)
-                    answer = frames.time_exceeded(packet.data, own) if own is not None else None
+                    answer = neighbours.time_exceeded(packet.data, leg.address)
                     if answer is not None and member.switch is not None:
                         member.switch.packet_out(interface.ofport, answer)
                     return
 
 
 def _in_order(legs: Iterable[RouterPort], data: bytes) -> list[RouterPort]:
-    """A router's places, those first in whose subnet the sender of an IPv4 frame is: a network may have several subnets."""
-    sender = int.from_bytes(data[26:30], "big")
+    """A router's places, those first in whose subnet the sender of a frame is: a network may have several subnets. In IPv6 a sender may
+    have an address of its own only."""
+    sender = neighbours.sender(data) or ""
+    return sorted(legs, key=lambda leg: (not holds(leg.subnet, sender), (":" in leg.subnet) != (":" in sender)))
 
-    def elsewhere(leg: RouterPort) -> bool:
-        value, mask, _ = prefix(leg.subnet)
-        return sender & mask != value
 
-    return sorted(legs, key=elsewhere)
+def next_hops(external: External) -> tuple[str, ...]:
+    """The addresses of a network's next hops, one of each family that has one."""
+    return tuple(address for address in (external.gateway, external.gateway6) if address)
 
 
 def places_of(state: State) -> dict[tuple[str, str], Place]:

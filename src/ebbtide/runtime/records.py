@@ -43,7 +43,7 @@ from ebbtide.model.facts import (
 )
 
 DATABASE = "Ebbtide"
-SCHEMA_VERSION = "1.5.0"
+SCHEMA_VERSION = "1.6.0"
 
 TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Compute": (Compute, ("number",)),

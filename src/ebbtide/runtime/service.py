@@ -27,6 +27,7 @@ from ebbtide.decide import (
     lifecycle,
     marking,
     natmove,
+    networks,
     rebalancing,
     returns,
     routing,
@@ -40,7 +41,6 @@ from ebbtide.decide.election import Plan
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, NotFound, NotReady, Refused, StillWorking
-from ebbtide.model.addresses import parse_ip
 from ebbtide.model.facts import (
     Compute,
     Edit,
@@ -130,6 +130,7 @@ class Service:
         dhcp: bool | None = None,
         dns: Sequence[str] | None = None,
         routes: Sequence[str] | None = None,
+        ipv6_mode: str | None = None,
     ) -> Network:
         """Make a network; the same again is "already so".
 
@@ -138,7 +139,7 @@ class Service:
             Refused: it exists and is different, or the VNI is taken.
         """
         routing.check_name("network", name)
-        cidrs = tuple(sorted({_subnet(text) for text in subnets}))  # as the store gives them back
+        cidrs = networks.cidrs(subnets)
         if vni is not None and not 1 <= vni <= ledger.LAST_VNI:
             raise BadInput(f"VNI {vni} is not between 1 and {ledger.LAST_VNI} (those above are reserved)", "vni")
         routing.check_mtu(mtu)
@@ -155,6 +156,10 @@ class Service:
                         raise Refused(
                             f"network {name} tells its VMs other servers or routes: `ebbtide network set {name}`"
                         )
+                    if ipv6_mode not in (None, known.ipv6_mode):
+                        raise Refused(
+                            f"network {name} exists already with another IPv6 mode: `ebbtide network set {name} --ipv6-mode {ipv6_mode}`"
+                        )
                     if dhcp in (None, known.dhcp):
                         return [], known
                     how, word = ("without", "--dhcp") if dhcp else ("with", "--no-dhcp")
@@ -168,7 +173,8 @@ class Service:
             if vni is not None and vni in state.retired_vnis:
                 raise Refused(self._still_held(state.retired[state.retired_vnis[vni]]))
             number = vni if vni is not None else ids.take("vni")
-            made = Network(name, ids.take("network"), number, mtu, cidrs, bool(dhcp), servers, ways)
+            made = Network(name, ids.take("network"), number, mtu, cidrs, bool(dhcp), servers, ways, ipv6_mode or "")
+            networks.checked(made)
             return [Edit(None, made), *ids.edits()], made
 
         return await self.cluster.store.commit(decide)
@@ -180,23 +186,23 @@ class Service:
         dhcp: bool | None = None,
         dns: Sequence[str] | None = None,
         routes: Sequence[str] | None = None,
+        subnets: Sequence[str] | None = None,
+        ipv6_mode: str | None = None,
     ) -> Network:
-        """Let a network's VMs be told their addresses, or not, and with them name servers and routes ("prefix via address")."""
-        servers, ways = (None if dns is None else _told(dns)), (None if routes is None else _ways(routes))
+        """Change what is given of a network: whether its VMs are told their addresses, name servers and routes ("prefix via address"), its
+        subnets, and how VMs come by IPv6 addresses.
 
-        def decide(state: State) -> tuple[list[Edit], Network]:
-            known = state.networks.get(name)
-            if known is None:
-                raise NotFound(f"there is no network {name}")
-            made = msgspec.structs.replace(
-                known,
-                dhcp=known.dhcp if dhcp is None else dhcp,
-                dns=known.dns if servers is None else servers,
-                routes=known.routes if ways is None else ways,
-            )
-            return ([Edit(known, made)] if made != known else []), made
-
-        return await self.cluster.store.commit(decide)
+        Raises:
+            BadInput, NotFound, Refused: as `networks.change`.
+        """
+        wishes = {
+            "dhcp": dhcp,
+            "dns": None if dns is None else _told(dns),
+            "routes": None if routes is None else _ways(routes),
+            "subnets": None if subnets is None else networks.cidrs(subnets),
+            "ipv6_mode": ipv6_mode,
+        }
+        return await self.cluster.store.commit(lambda state: networks.change(state, name, **wishes))
 
     async def delete_network(self, name: str) -> None:
         """Delete a network that has no ports."""
@@ -245,7 +251,7 @@ class Service:
         """
         routing.check_name("port", port_id)
         value = routing.host_mac(mac)
-        found = tuple(sorted({_address(text) for text in addresses}))  # as the store gives them back
+        found = networks.addresses(addresses)
 
         def decide(state: State) -> tuple[list[Edit], Port]:
             net = state.networks.get(network)
@@ -261,16 +267,7 @@ class Service:
                         f"port {port_id} exists already with other security: `ebbtide port set {port_id}` changes it"
                     )
                 return [], known
-            outside = _outside(found, net.subnets)
-            if outside:
-                raise Refused(
-                    f"address {outside} is in no subnet of network {network}, which has {', '.join(net.subnets)}: "
-                    "give another address, or none"
-                )
-            routers = routing.own_addresses(state, network)
-            for address in found:
-                if address in routers:
-                    raise Refused(f"address {address} is that of {routers[address]} in network {network}")
+            networks.check_addresses(state, net, port_id, found)
             holder = routing.own_macs(state, network).get(value)
             if holder is not None:
                 raise Refused(f"MAC {format_mac(value)} is that of {holder} in network {network}")
@@ -278,9 +275,6 @@ class Service:
                 other = state.ports[other_id]
                 if other.mac == value:
                     raise Refused(f"MAC {format_mac(value)} is that of port {other.id} in network {network}")
-                shared = set(other.addresses) & set(found)
-                if shared:
-                    raise Refused(f"address {min(shared)} is that of port {other.id} in network {network}")
             ids = Allocator(state)
             made = Port(port_id, network, value, ids.take("lport"), found)
             made = security.secure(state, made, secured, groups, pairs)
@@ -294,9 +288,13 @@ class Service:
         secured: bool | None = None,
         groups: Sequence[str] | None = None,
         pairs: Sequence[tuple[str, str]] | None = None,
+        addresses: Sequence[str] | None = None,
     ) -> Port:
-        """Change a port's security; what is None stays."""
-        return await self.cluster.store.commit(lambda state: security.change_port(state, name, secured, groups, pairs))
+        """Change a port's security and its addresses; what is None stays."""
+        found = None if addresses is None else networks.addresses(addresses)
+        return await self.cluster.store.commit(
+            lambda state: security.change_port(state, name, secured, groups, pairs, found)
+        )
 
     async def delete_port(self, port_id: str) -> None:
         """Delete a port, wherever it is plugged."""
@@ -314,11 +312,19 @@ class Service:
     # --- routers, networks outside, floating IPs: see decide/routing.py for what each verb refuses ---
 
     async def add_external(
-        self, name: str, physical: str, subnet: str, gateway: str = "", vlan: int = 0, mtu: int = 1500
+        self,
+        name: str,
+        physical: str,
+        subnet: str,
+        gateway: str = "",
+        vlan: int = 0,
+        mtu: int = 1500,
+        subnet6: str = "",
+        gateway6: str = "",
     ) -> External:
         """Make a network outside; the same again is "already so"."""
         return await self.cluster.store.commit(
-            lambda state: routing.add_external(state, name, physical, vlan, subnet, gateway, mtu)
+            lambda state: routing.add_external(state, name, physical, vlan, subnet, gateway, mtu, subnet6, gateway6)
         )
 
     async def delete_external(self, name: str) -> None:
@@ -904,31 +910,6 @@ def parse_backup(data: bytes) -> list[Fact]:
     except (msgspec.DecodeError, ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
         raise BadInput(f"the backup cannot be read: {error!r}") from None
     return found
-
-
-def _subnet(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text))
-    except ValueError as error:
-        raise BadInput(f"{text!r} is not a subnet: {error}", "subnets") from None
-
-
-def _address(text: str) -> str:
-    try:
-        return str(parse_ip(text))
-    except ValueError as error:
-        raise BadInput(f"{text[:60]!r} is not an IP address: {error}", "addresses") from None
-
-
-def _outside(addresses: Sequence[str], subnets: Sequence[str]) -> str:
-    """The first address that is in none of these subnets, or "". Where there are no subnets, and for link-local IPv6, all is inside."""
-    networks = [ipaddress.ip_network(text) for text in subnets]
-    for text in addresses:
-        address = ipaddress.ip_address(text)
-        on_link = address.version == 6 and address.is_link_local
-        if networks and not on_link and not any(address in network for network in networks):
-            return text
-    return ""
 
 
 def _told(dns: Sequence[str]) -> str:

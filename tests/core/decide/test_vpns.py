@@ -98,7 +98,11 @@ def test_targets_are_changed_and_the_rest_stays() -> None:
 def test_a_network_is_associated_by_a_place_in_each_of_its_subnets() -> None:
     wide = network(9, subnets=("10.8.0.0/24", "10.9.0.0/24", "fd00::/64"))
     edits, legs = vpns.associate_network(cloud(wide), "red", "n9")
-    assert [(g.address, g.subnet) for g in legs] == [("10.8.0.1", "10.8.0.0/24"), ("10.9.0.1", "10.9.0.0/24")]
+    assert [(g.address, g.subnet) for g in legs] == [
+        ("10.8.0.1", "10.8.0.0/24"),
+        ("10.9.0.1", "10.9.0.0/24"),
+        ("fd00::1", "fd00::/64"),
+    ]
     assert {g.mac for g in legs} == {ledger.mac("store", ledger.MacOf.LEG, RED.tag)}
     found = change(cloud(wide), *edits)
     assert vpns.associate_network(found, "red", "n9") == ([], legs)
@@ -111,10 +115,10 @@ def test_a_network_is_associated_by_a_place_in_each_of_its_subnets() -> None:
     [
         ("none", "n1", "", NotFound, "there is no VPN none: `ebbtide vpn add none --rd ASN:NUMBER` makes one"),
         ("red", "none", "", NotFound, "there is no network none"),
-        ("red", "bare", "", Refused, "network bare has no IPv4 subnet: a VPN has nothing to route there"),
+        ("red", "bare", "", Refused, "network bare has no subnet: a VPN has nothing to route there"),
         ("red", "n3", "", Refused, "subnet 10.1.0.0/24 meets 10.1.0.0/24, in which VPN red is already"),
         ("red", "n2", "10.2.0.1", Refused, "network n2 has router r1: associate that with VPN red"),
-        ("red", "n1", "10.1.0.999", BadInput, "is not an IPv4 address"),
+        ("red", "n1", "10.1.0.999", BadInput, "is not an IP address"),
     ],
 )
 def test_a_network_that_cannot_be_associated(

@@ -6,6 +6,7 @@ A miss without a flow is a drop (OpenFlow 1.3, 5.4), so only misses that go on a
 from __future__ import annotations
 
 from ebbtide.compile import ledger
+from ebbtide.compile.features import nd
 from ebbtide.compile.flow import Bucket, Flow, Group, GroupType, Load, Meter, Move, Resubmit, match
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, T
@@ -34,6 +35,7 @@ BASE = Fragment(
         _miss(T.L2_BASE, T.L2_DMAC),
         _miss(T.L2_DMAC, T.L2_UNKNOWN),
         _miss(T.L2_FILTER, T.EGRESS),
+        *nd.BASE,
     ),
     groups=(Group(ledger.ALIVE_GROUP, GroupType.ALL, (Bucket(()),)),),
     meters=(
@@ -48,6 +50,8 @@ BASE = Fragment(
         Meter(ledger.CLAIM_METER, ledger.CLAIMS_PER_SECOND, burst=ledger.CLAIMS_PER_SECOND),
         Meter(ledger.DHCP_METER, ledger.DHCP_PER_SECOND, burst=ledger.DHCP_PER_SECOND),
         Meter(ledger.ANNOUNCED_METER, ledger.ANNOUNCED_PER_SECOND, burst=ledger.ANNOUNCED_PER_SECOND),
+        Meter(ledger.OUTSIDE_HIDDEN_METER, ledger.OUTSIDE_HIDDEN_PER_SECOND, burst=ledger.OUTSIDE_HIDDEN_PER_SECOND),
+        Meter(ledger.ROUTER_ASKED_METER, ledger.ROUTER_ASKED_PER_SECOND, burst=ledger.ROUTER_ASKED_PER_SECOND),
     ),
 )
 

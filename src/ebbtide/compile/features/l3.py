@@ -2,98 +2,118 @@
 
 A packet for the router's MAC enters the router's VRF (table 19), is answered if it is a ping for one of the router's own addresses
 (table 21), or goes to where its destination is, with the MACs, the VNI and the network of that place. What has no route but the default
-one leaves towards the network outside (table 26: `nat`, `floating`). RFC 1812 for TTL; RFC 792 for echo.
+one leaves towards the network outside (table 26: `nat`, `floating`; IPv6 by `nat` as well, untranslated). RFC 1812 for TTL; RFC 792 and
+RFC 4443 for echo; RFC 4291 for what of IPv6 is not routed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from ebbtide.compile import ledger
-from ebbtide.compile.features import arp
+from ebbtide.compile import families, ledger
+from ebbtide.compile.families import IPV4, IPV6, Family
+from ebbtide.compile.features import arp, nd
 from ebbtide.compile.flow import DecTtl, Flow, M, Move, SetField, ToController, match
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
-from ebbtide.model.addresses import ipv4, prefix, split_route
+from ebbtide.model.addresses import holds, link_local, number, prefix, split_route
 from ebbtide.model.facts import Binding, Learnt, Network, Port, RouterPort
 
-_ECHO_REQUEST, _ECHO_REPLY, _TTL = 8, 0, 64
+_TTL = 64
+_LINK_LOCAL = (0xFE80 << 112, 0xFFC0 << 112)
 
 
 Places = Sequence[tuple[RouterPort, Network]]
 
 
-def router(tag: int, legs: Places, seen: Places = (), *, external: bool = False) -> Fragment:
-    """Shared by the reach of a VRF, a router's or a VPN's: its own addresses, TTL, its subnets and the way out. IPv6 is not routed.
+def router(tag: int, legs: Places, seen: Places = (), *, ways_out: Collection[Family] = ()) -> Fragment:
+    """Shared by the reach of a VRF, a router's or a VPN's: its own addresses, TTL, its subnets and the way out.
 
-    `legs`: its own places. `seen`: those of other VRFs that it has routes to. `external`: whether a default route leads outside.
+    `legs`: its own places. `seen`: those of other VRFs that it has routes to. `ways_out`: the families whose default route leads outside.
     """
     cookie = ledger.cookie(Kind.ROUTER, Feature.ROUTER, tag)
     vrf = ledger.metadata_vrf(tag)
     flows = []
-    subnets = {leg.subnet: net for leg, net in seen}
+    subnets = {leg.subnet: net for leg, net in [*seen, *legs]}
     # A network with several subnets has the router's MAC once.
-    known: set[tuple[int, int]] = set()
+    macs = {(net.tag, leg.mac): net for leg, net in legs}
+    for (_, mac), net in macs.items():
+        flows.append(_answer_to_us(net, mac, cookie))
+    for family, entrances in _entrances(legs).items():
+        flows += [_entrance(family, own, mac, tag, cookie) for own, mac in sorted(entrances)]
+        flows += _expired(family, tag, vrf, cookie)
+        if family in ways_out:
+            seen_out = match(metadata=vrf, eth_type=family.ethertype)
+            out = Flow(T.FIB, Priority.ROUTE, seen_out, actions=(DecTtl(),), goto=T.PRE_SNAT, cookie=cookie)
+            flows.append(out)
     for leg, net in legs:
-        own, address = ledger.metadata_network(net.tag), ipv4(leg.address)
-        if address is None:
-            continue
-        subnets[leg.subnet] = net
-        if (net.tag, leg.mac) not in known:
-            known.add((net.tag, leg.mac))
-            flows.append(_answer_to_us(net, leg.mac, cookie))
-            flows.append(
-                Flow(
-                    T.GATEWAY_MAC,
-                    Priority.GATEWAY,
-                    # Untagged: what a VM tags would leave by the provider port on a VLAN of the VM's choice.
-                    match(metadata=own, eth_dst=leg.mac, eth_type=0x0800, vlan_vid=0),
-                    actions=(SetField(ledger.VRF_REG, tag),),
-                    metadata=vrf,
-                    goto=T.FIB,
-                    cookie=cookie,
-                )
-            )
-        flows.append(
-            Flow(
-                T.ARP_RESPONDER,
-                Priority.ARP_ANSWER,
-                match(metadata=own, eth_type=0x0806, arp_op=1, arp_tpa=address),
-                actions=(*arp.answer(address, leg.mac, leg.mac), *arp.TO_SENDER),
-                goto=T.EGRESS,
-                cookie=cookie,
-            )
-        )
-        flows += _own_address(vrf, address, cookie)
-    for leg, _ in seen:
-        # A gateway that is routed to answers in the sender's own switch too: where it stands, nobody is it.
-        flows += _own_address(vrf, ipv4(leg.address) or 0, cookie)
+        if families.of(leg.address) is IPV4:
+            flows.append(_answers_arp(net, leg, cookie))
+    flows += _neighbour(legs, cookie)
+    # A gateway that is routed to answers in the sender's own switch too: where it stands, nobody is it.
+    own = {(families.of(leg.address), number(leg.address)) for leg, _ in [*legs, *seen]}
+    own |= {(IPV6, link_local(mac)) for _, mac in _entrances(legs).get(IPV6, ())}
+    for family, address in sorted(own):
+        flows += _own_address(family, vrf, address, cookie)
     for text, net in sorted(subnets.items()):
         address, mask, length = prefix(text)
         flows.append(
             Flow(
                 T.FIB,
                 Priority.ROUTE + length,
-                match(metadata=vrf, eth_type=0x0800, ipv4_dst=(address, mask)),
+                match(metadata=vrf, **families.of(text).to(address, mask)),
                 metadata=ledger.metadata_network(net.tag),
                 goto=T.SUBNET_ROUTE,
                 cookie=cookie,
             )
         )
-    if legs:
-        flows += _expired(tag, vrf, cookie)
-    if external and legs:
-        flows.append(
-            Flow(
-                T.FIB,
-                Priority.ROUTE,
-                match(metadata=vrf, eth_type=0x0800),
-                actions=(DecTtl(),),
-                goto=T.PRE_SNAT,
-                cookie=cookie,
-            )
-        )
     return Fragment(tuple(flows))
+
+
+def _entrances(legs: Places) -> dict[Family, set[tuple[int, int]]]:
+    """Network and MAC of a VRF's places, by family."""
+    found: dict[Family, set[tuple[int, int]]] = {}
+    for leg, net in legs:
+        found.setdefault(families.of(leg.address), set()).add((net.tag, leg.mac))
+    return found
+
+
+def _entrance(family: Family, network: int, mac: int, tag: int, cookie: int) -> Flow:
+    return Flow(
+        T.GATEWAY_MAC,
+        Priority.GATEWAY,
+        # Untagged: what a VM tags would leave by the provider port on a VLAN of the VM's choice.
+        match(metadata=ledger.metadata_network(network), eth_dst=mac, eth_type=family.ethertype, vlan_vid=0),
+        actions=(SetField(ledger.VRF_REG, tag),),
+        metadata=ledger.metadata_vrf(tag),
+        goto=T.FIB,
+        cookie=cookie,
+    )
+
+
+def _answers_arp(net: Network, leg: RouterPort, cookie: int) -> Flow:
+    address = number(leg.address)
+    return Flow(
+        T.ARP_RESPONDER,
+        Priority.ARP_ANSWER,
+        match(metadata=ledger.metadata_network(net.tag), eth_type=0x0806, arp_op=1, arp_tpa=address),
+        actions=(*arp.answer(address, leg.mac, leg.mac), *arp.TO_SENDER),
+        goto=T.EGRESS,
+        cookie=cookie,
+    )
+
+
+def _neighbour(legs: Places, cookie: int) -> list[Flow]:
+    """Neighbour discovery of a VRF's own addresses, and of the link-local one under which it advertises itself (RFC 4861, 6.1.2)."""
+    targets: dict[tuple[int, int], set[int]] = {}
+    nets = {net.tag: net for _, net in legs}
+    for leg, net in legs:
+        if families.of(leg.address) is IPV6:
+            targets.setdefault((net.tag, leg.mac), {link_local(leg.mac)}).add(number(leg.address))
+    flows = []
+    for (tag, mac), found in sorted(targets.items()):
+        flows += nd.router(nets[tag], mac, found, cookie)
+    return flows
 
 
 def _answer_to_us(net: Network, mac: int, cookie: int) -> Flow:
@@ -104,32 +124,40 @@ def _answer_to_us(net: Network, mac: int, cookie: int) -> Flow:
     return Flow(T.ARP_CHECK, Priority.ANSWER_TO_US, said, actions=(punt,), cookie=cookie)
 
 
-def _own_address(vrf: tuple[int, int], address: int, cookie: int) -> list[Flow]:
-    echo = match(metadata=vrf, eth_type=0x0800, ip_proto=1, icmpv4_type=_ECHO_REQUEST, ipv4_dst=address)
+def _own_address(family: Family, vrf: tuple[int, int], address: int, cookie: int) -> list[Flow]:
+    to: dict[str, int | tuple[int, int]] = {"metadata": vrf, **family.to(address)}
+    echo = match(**to, ip_proto=family.icmp, **{family.icmp_type: family.echo_request})
     answer = (
         Move("eth_src", ledger.SCRATCH_MAC, 48),
         Move("eth_dst", "eth_src", 48),
         Move(ledger.SCRATCH_MAC, "eth_dst", 48),
-        Move("ipv4_src", "ipv4_dst", 32),
-        SetField("ipv4_src", address),
-        SetField("icmpv4_type", _ECHO_REPLY),
+        Move(family.src, family.dst, family.bits),
+        SetField(family.src, address),
+        SetField(family.icmp_type, family.echo_reply),
         SetField("nw_ttl", _TTL),
         *arp.TO_SENDER,
     )
     return [
         Flow(T.FIB, Priority.OWN_PING, echo, actions=answer, goto=T.EGRESS, cookie=cookie),
-        Flow(T.FIB, Priority.OWN_ADDRESS, match(metadata=vrf, eth_type=0x0800, ipv4_dst=address), cookie=cookie),
+        Flow(T.FIB, Priority.OWN_ADDRESS, match(**to), cookie=cookie),
     ]
 
 
-def _expired(tag: int, vrf: tuple[int, int], cookie: int) -> list[Flow]:
-    """A TTL that ends here: the controller tells the sender (metered), and the packet goes no further."""
+def _expired(family: Family, tag: int, vrf: tuple[int, int], cookie: int) -> list[Flow]:
+    """A TTL that ends here: the controller tells the sender (metered), and it goes no further; nor what is for a link alone."""
     data = ledger.userdata(Punt.EXPIRED, tag)
     punt = ToController(max_len=128, userdata=data, meter_id=ledger.EXPIRED_METER)
-    return [
-        Flow(T.FIB, Priority.EXPIRED, match(metadata=vrf, eth_type=0x0800, nw_ttl=1), actions=(punt,), cookie=cookie),
-        Flow(T.FIB, Priority.EXPIRED, match(metadata=vrf, eth_type=0x0800, nw_ttl=0), cookie=cookie),
+    ours: dict[str, int | tuple[int, int]] = {"metadata": vrf, "eth_type": family.ethertype}
+    flows = [
+        Flow(T.FIB, Priority.EXPIRED, match(**ours, nw_ttl=1), actions=(punt,), cookie=cookie),
+        Flow(T.FIB, Priority.EXPIRED, match(**ours, nw_ttl=0), cookie=cookie),
     ]
+    if family is IPV6:
+        flows += [
+            Flow(T.FIB, Priority.NOT_ROUTED, match(**ours, **{end: _LINK_LOCAL}), cookie=cookie)
+            for end in (family.src, family.dst)
+        ]
+    return flows
 
 
 def routes(
@@ -151,10 +179,10 @@ def routes(
     vrf = ledger.metadata_vrf(tag)
     flows: list[Flow] = []
     for text, mac, cookie in held:
-        address = ipv4(text)
-        leg = next((g for g in legs if address is not None and _holds(g.subnet, address)), None)
-        if leg is None or address is None:
+        leg = next((g for g in legs if holds(g.subnet, text)), None)
+        if leg is None:
             continue
+        family = families.of(text)
         to = (
             DecTtl(),
             SetField("eth_src", leg.mac),
@@ -163,17 +191,13 @@ def routes(
             SetField(ledger.TO_COMPUTE_REG, active.compute),
             SetField("tun_id", net.vni),
         )
-        ways = [(address, 0xFFFFFFFF, 32)]
+        ways = [(number(text), family.all_ones, family.bits)]
         ways += [prefix(way) for way, via in map(split_route, extra) if via == text]
         flows += [
             Flow(
                 T.FIB,
                 Priority.ROUTE + length,
-                (
-                    M("eth_type", 0x0800),
-                    M("ipv4_dst", value, None if length == 32 else mask),
-                    M("metadata", *vrf),
-                ),
+                (M("eth_type", family.ethertype), family.target(value, mask), M("metadata", *vrf)),
                 actions=to,
                 goto=T.L2_FILTER,
                 cookie=cookie,
@@ -181,10 +205,3 @@ def routes(
             for value, mask, length in ways
         ]
     return Fragment(tuple(flows))
-
-
-def _holds(subnet: str, address: int) -> bool:
-    if ":" in subnet:
-        return False
-    value, mask, _ = prefix(subnet)
-    return address & mask == value

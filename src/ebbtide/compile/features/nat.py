@@ -16,7 +16,7 @@ An answer (ANSWERED) is never asked again, and passes the imported rows by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from hashlib import blake2s
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from typing import NamedTuple
 import msgspec
 
 from ebbtide.compile import ledger
+from ebbtide.compile.families import IPV4, Family
 from ebbtide.compile.features import outside
 from ebbtide.compile.flow import (
     Action,
@@ -47,7 +48,7 @@ from ebbtide.compile.flow import (
 )
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
-from ebbtide.model.addresses import ipv4
+from ebbtide.model.addresses import ipv4, number, prefix
 from ebbtide.model.facts import External, Lease, Router
 
 ICMP, TCP, UDP, SCTP = 1, 6, 17, 132
@@ -91,10 +92,16 @@ def ct_state(on: int, off: int = 0) -> tuple[int, int]:
 
 
 def gate(
-    router: Router, external: External, stance: Stance, own_mac: int, tunnels: Mapping[int, int], guard: int = 0
+    router: Router,
+    external: External,
+    stance: Stance,
+    own_mac: int,
+    tunnels: Mapping[int, int],
+    guard: int = 0,
+    prefixes: Sequence[str] = (),
 ) -> Fragment:
     """One compute's: the NAT tables. `own_mac`: its own outside; `tunnels`: the OpenFlow ports of its tunnels to other computes; `guard`:
-    the one of them by which BFD watches whom it stands in for (0: none, and then it does not stand in).
+    the one of them by which BFD watches whom it stands in for (0: none, and then it does not stand in); `prefixes`: the router's IPv6 ones.
 
     But for what exports, every stance has flows of the same keys: what a stance takes away is replaced, not deleted, so that it has ended
     when what follows is said to be applied.
@@ -104,6 +111,7 @@ def gate(
     if stance.exports:
         flows += made.export()
     flows += made.outside()
+    flows += made.untranslated(prefixes)
     return Fragment(tuple(flows), made.groups())
 
 
@@ -416,6 +424,51 @@ class _Gate:
             flows.append(outside.sent_here(self.external, address, self.router.mac, served=served, cookie=self.cookie))
         return flows
 
+    def untranslated(self, prefixes: Sequence[str]) -> list[Flow]:
+        """IPv6, in and out, of the router's own prefixes alone: no connection is known, so whoever has a part in the NAT may send it on.
+
+        From others nothing leaves (RFC 2827), and for others nothing comes in: it would go out again where it came from.
+        """
+        addresses = [number(text) for text in self.router.addresses if ":" in text]
+        if not addresses:
+            return []
+        own, inside = ledger.metadata_network(self.external.tag), self.vrf[0] | ledger.SPLIT_HORIZON
+        arrived, entry = (
+            (inside, self.vrf[1] | ledger.SPLIT_HORIZON),
+            match(metadata=own, eth_type=0x86DD, eth_dst=self.router.mac),
+        )
+        flows = [
+            self._flow(
+                T.TUNNEL_TERMINATION,
+                Priority.RELATION,
+                match(tun_id=ledger.gateway_vni(self.router.tag), eth_type=0x86DD),
+                SetField("metadata", *arrived),
+                SetField(ledger.VRF_REG, self.router.tag),
+                Resubmit(T.PRE_SNAT),
+            ),
+            self._flow(T.GATEWAY_MAC, Priority.GATEWAY, entry, goto=T.PRE_DNAT),
+        ]
+        mac = self.router.mac if self.stance.voice is Voice.OWNER else self.own_mac
+        leave = (ToGroup(ledger.voice_group(self.router.tag)),) if self.guard else self._leave_as(mac)
+        for value, mask, _ in sorted({prefix(text) for text in prefixes}):
+            leaving = match(metadata=arrived, eth_type=0x86DD, ipv6_src=(value, mask))
+            coming = match(metadata=own, eth_type=0x86DD, eth_dst=self.router.mac, ipv6_dst=(value, mask))
+            flows.append(self._flow(T.PRE_SNAT, Priority.AT_GATEWAY, leaving, *leave))
+            flows.append(
+                self._flow(T.PRE_DNAT, Priority.INBOUND, coming, *outside.into_vrf(self.router), Resubmit(T.FIB))
+            )
+        for address in addresses:
+            flows += self._answers_neighbours(address)
+        return flows
+
+    def _answers_neighbours(self, address: int) -> list[Flow]:
+        """Who answers for an IPv6 address outside, as `outside` says of ARP."""
+        mac = self.router.mac
+        if self.guard:
+            return list(outside.neighbour_if(self.external, address, mac, self.router.tag, self.cookie))
+        source = {Voice.OWNER: mac, Voice.DEPUTY: self.own_mac}.get(self.stance.voice)
+        return [outside.neighbour(self.external, address, mac, source, self.cookie)]
+
     def export(self) -> list[Flow]:
         """What passes while a move exports: its original tuple and its mapping, as a flow of table 90 (never looked up)."""
         flows = []
@@ -463,16 +516,21 @@ class Way(NamedTuple):
     seen: bool
 
 
-def exit_by(router: Router, ways: Sequence[Way]) -> Fragment:
-    """One compute's: where what leaves the router goes: the first of these ways that is alive.
+def exit_by(router: Router, ways: Sequence[Way], out: Collection[Family] = (IPV4,)) -> Fragment:
+    """One compute's: where what leaves the router (`out`: of these families) goes: the first of these ways that is alive.
 
     A port that is watched before BFD has come up there is dead until then; and before the first one has been seen at all, nobody stands
     in for it: the others' tunnels may only have been quicker.
     """
     cookie = ledger.cookie(Kind.ROUTER, Feature.NAT, router.tag)
-    matched = match(metadata=ledger.metadata_vrf(router.tag), eth_type=0x0800)
+
+    def leaving(actions: tuple[Action, ...]) -> tuple[Flow, ...]:
+        vrf = ledger.metadata_vrf(router.tag)
+        seen = (match(metadata=vrf, eth_type=family.ethertype) for family in out)
+        return tuple(Flow(T.PRE_SNAT, Priority.TO_GATEWAY, m, actions=actions, cookie=cookie) for m in seen)
+
     if ways and not ways[0].port:
-        return Fragment((Flow(T.PRE_SNAT, Priority.TO_GATEWAY, matched, actions=_INTO_NAT, cookie=cookie),))
+        return Fragment(leaving(_INTO_NAT))
     group = ledger.gateway_group(router.tag)
     vni = SetField("tun_id", ledger.gateway_vni(router.tag))
     trusted = ways if ways and ways[0].seen else ways[:1]
@@ -485,7 +543,7 @@ def exit_by(router: Router, ways: Sequence[Way]) -> Fragment:
         last = (watched or [way.port for way in trusted if way.port])[:1]
         buckets += [Bucket((vni, Output(port)), watch_group=ledger.ALIVE_GROUP) for port in last]
     return Fragment(
-        (Flow(T.PRE_SNAT, Priority.TO_GATEWAY, matched, actions=(ToGroup(group),), cookie=cookie),),
+        leaving((ToGroup(group),)),
         (Group(group, GroupType.FAST_FAILOVER, tuple(buckets)),),
     )
 

@@ -10,10 +10,12 @@ rewritten by it. RFC 826 for ARP; RFC 1812.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
-from ebbtide.compile import ledger
-from ebbtide.compile.features import arp, base
+from ebbtide.compile import families, ledger
+from ebbtide.compile.features import arp, base, nd
 from ebbtide.compile.flow import (
     Action,
     CtClear,
@@ -29,7 +31,7 @@ from ebbtide.compile.flow import (
 )
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
-from ebbtide.model.addresses import ipv4
+from ebbtide.model.addresses import ipv4, number
 from ebbtide.model.facts import External, Floating, Neighbour, Router
 
 _TAGGED = 0x1000  # in vlan_vid: a tag is there (OpenFlow 1.3, OFPVID_PRESENT)
@@ -65,7 +67,7 @@ def wire(external: External, own_mac: int, provider: int) -> Fragment:
     return Fragment(flows)
 
 
-def network(external: External, next_hop: Neighbour | None) -> Fragment:
+def network(external: External, next_hops: Iterable[Neighbour]) -> Fragment:
     """Shared by the computes that have this network: ARP, and where everything goes that is for nobody of ours."""
     cookie = ledger.cookie(Kind.NETWORK, Feature.EXTERNAL, external.tag)
     own = ledger.metadata_network(external.tag)
@@ -95,18 +97,34 @@ def network(external: External, next_hop: Neighbour | None) -> Fragment:
                 cookie=cookie,
             )
         )
-    if next_hop is not None:
+    if external.subnet6:
+        flows += _neighbours(external, own, cookie)
+    for next_hop in next_hops:
         flows.append(
             Flow(
                 T.SNAT,
                 Priority.NEXT_HOP,
-                match(metadata=own, eth_type=0x0800),
+                match(metadata=own, eth_type=families.of(next_hop.address).ethertype),
                 actions=(SetField("eth_dst", next_hop.mac),),
                 goto=T.PROVIDER,
                 cookie=cookie,
             )
         )
     return Fragment(tuple(flows))
+
+
+def _neighbours(external: External, own: tuple[int, int], cookie: int) -> list[Flow]:
+    """Neighbour discovery outside: what the next hop says of itself is told; what else is not for an address of ours is nobody's here."""
+    flows = [
+        Flow(T.IPV6_ND, Priority.ND_STRANGER, match(metadata=own), cookie=cookie),
+        nd.to_provider(own, cookie),
+    ]
+    if external.gateway6:
+        data = ledger.userdata(Punt.NEXT_HOP, external.tag)
+        heard = (ToController(userdata=data, meter_id=ledger.NEXT_HOP_METER),)
+        for said in nd.said_by(number(external.gateway6), own):
+            flows.append(Flow(T.ARP_CHECK, Priority.ND_NEXT_HOP, said, actions=heard, goto=T.IPV6_ND, cookie=cookie))
+    return flows
 
 
 def addresses_of(external: External, router: Router) -> Fragment:
@@ -153,6 +171,20 @@ def answer(external: External, address: int, mac: int, source: int | None, cooki
         actions=(*arp.answer(address, mac, source), Resubmit(T.PROVIDER)) if source is not None else (),
         cookie=cookie,
     )
+
+
+def neighbour_if(external: External, address: int, mac: int, tag: int, cookie: int) -> tuple[Flow, Flow]:
+    """As `answer_if`, of an IPv6 address."""
+    made = neighbour(external, address, mac, mac, cookie)
+    asked = msgspec.structs.replace(made, actions=(ToGroup(ledger.answer_group(tag)),))
+    return asked, msgspec.structs.replace(made, table=T.ARP_STANDBY)
+
+
+def neighbour(external: External, address: int, mac: int, source: int | None, cookie: int) -> Flow:
+    """As `answer`, of an IPv6 address."""
+    told = (*nd.answer(address, mac, source, router=True), Resubmit(T.ND_ANSWER)) if source is not None else ()
+    seen = nd.asked(address, ledger.metadata_network(external.tag))
+    return Flow(T.IPV6_ND, Priority.ND_KNOWN, seen, actions=told, cookie=cookie)
 
 
 def sent_here(external: External, address: int, mac: int, *, served: bool, cookie: int) -> Flow:

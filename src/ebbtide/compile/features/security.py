@@ -35,7 +35,7 @@ from ebbtide.compile.flow import (
 )
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, T
-from ebbtide.model.addresses import any_prefix, ipv4, link_local, split_pair
+from ebbtide.model.addresses import ipv4, link_local, prefix, split_pair
 from ebbtide.model.facts import Network, Port, SecurityGroup, SecurityRule
 
 ARP, RARP, IPV4, IPV6 = 0x0806, 0x8035, 0x0800, 0x86DD
@@ -305,13 +305,13 @@ def _sends(net: Network, port: Port, cookie: int, own: Fields) -> Iterator[Flow]
         yield passes(eth_type=ARP, eth_src=mac, arp_sha=mac, arp_spa=0)
         yield passes(eth_type=IPV4, eth_src=mac, ipv4_src=0, ip_proto=UDP, udp_src=68, udp_dst=67, ipv4_dst=0xFFFF_FFFF)
         nd: Fields = {"eth_type": IPV6, "eth_src": mac, "ip_proto": ICMPV6, "ip_frag": 0}
-        # Duplicate address detection, and joining a group before there is an address: from nobody, to many.
-        for kind in (_SOLICIT, *_LISTENERS):
+        # Duplicate address detection, looking for routers and joining a group before there is an address: from nobody, to many.
+        for kind in (_SOLICIT, _ROUTER_SOLICIT, *_LISTENERS):
             yield passes(**nd, ipv6_src=0, icmpv6_type=kind, eth_dst=_TO_MANY)
         advert = match(**own, **nd, icmpv6_type=_ADVERT)
         yield Flow(T.SECURITY_OUT, Priority.NOT_OWN_ND, advert, cookie=cookie)
     for mac, text in _own(port):
-        address, mask, _ = any_prefix(text)
+        address, mask, _ = prefix(text)
         if ":" in text:
             yield from _sends_ipv6(mac, (address, mask), own, cookie)
             continue
@@ -345,8 +345,8 @@ def _own(port: Port) -> Iterator[tuple[int, str]]:
         yield port.mac, text
     for mac in sorted(macs(port)):
         yield mac, str(IPv6Address(link_local(mac)))
-    for prefix, mac in map(split_pair, port.pairs):
-        yield mac, prefix
+    for pair, mac in map(split_pair, port.pairs):
+        yield mac, pair
 
 
 _AS_ANSWER = {
@@ -452,7 +452,7 @@ def _matches(rule: SecurityRule) -> Iterator[Fields]:
     known = f"{tuple_}{'src' if rule.inbound else 'dst'}"
     far: tuple[int, int] | None = None
     if rule.prefix:
-        address, mask, length = any_prefix(rule.prefix)
+        address, mask, length = prefix(rule.prefix)
         far = (address, mask) if length else None
     ports = _PORTS.get(rule.protocol)
     plain: Fields = {"ct_state": _VALID, "eth_type": family}
@@ -488,7 +488,7 @@ def port_masks(first: int, last: int) -> Iterator[tuple[int, int]]:
 
 def member(tag: int, address: str, directions: Sequence[bool]) -> Fragment:
     """An address of a group's members, where rules of those directions (True: inbound) name the group."""
-    value, mask, _ = any_prefix(address)
+    value, mask, _ = prefix(address)
     ipv6 = ipv4(address.partition("/")[0]) is None
     cookie = ledger.cookie(Kind.GROUP, Feature.SECURITY, tag)
     flows = []

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ebbtide.compile import ledger
+from ebbtide.compile import families, ledger
+from ebbtide.compile.families import Family
+from ebbtide.compile.features import nd
 from ebbtide.compile.flow import Action, Flow, Learn, LearnMatch, M, Resubmit, SetField, ToController, match
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
-from ebbtide.model.addresses import ipv4, prefix
+from ebbtide.model.addresses import ends, ipv4, prefix
 from ebbtide.model.facts import Learnt, Network, Port
 
 #: Addresses of a network that are held off at one compute. Beyond that a packet is only metered: what a scan asks for leaves nobody else's
@@ -30,7 +32,7 @@ def _cookie(net: Network) -> int:
 
 def _within(metadata: tuple[int, int], subnet: str) -> tuple[M, ...]:
     value, mask, _ = prefix(subnet)
-    return match(metadata=metadata, eth_type=0x0800, ipv4_dst=(value, mask))
+    return match(metadata=metadata, **families.of(subnet).to(value, mask))
 
 
 def towards(net: Network, designated: Mapping[str, int]) -> Fragment:
@@ -40,12 +42,17 @@ def towards(net: Network, designated: Mapping[str, int]) -> Fragment:
     The subnet's own address and its broadcast address are nobody's; without a designated compute nothing is sent, and the row counts it.
     Of what VMs here ask about addresses that nobody is known to have, a few are looked at: one that asks for its own has just come up.
     """
-    flows = [_announced(net)] if designated else []
+    flows = []
+    if any(":" not in subnet for subnet in designated):
+        flows.append(_announced(net))
+    if any(":" in subnet for subnet in designated):
+        flows += nd.announced(net, _cookie(net))
     for subnet, compute in sorted(designated.items()):
-        value, mask, length = prefix(subnet)
-        for address in {value, value | ~mask & 0xFFFF_FFFF} if length < 31 else ():
-            ends = match(metadata=ledger.metadata_network(net.tag), eth_type=0x0800, ipv4_dst=address)
-            flows.append(Flow(T.SUBNET_ROUTE, Priority.NO_HOST, ends, cookie=_cookie(net)))
+        for address in sorted(ends(subnet)):
+            nobody = match(metadata=ledger.metadata_network(net.tag), **families.of(subnet).to(address))
+            flows.append(Flow(T.SUBNET_ROUTE, Priority.NO_HOST, nobody, cookie=_cookie(net)))
+        if ":" in subnet:
+            flows.append(_from_outside(net, subnet))
         to: tuple[Action, ...] = (
             SetField("tun_id", ledger.subnet_vni(net.tag)),
             SetField(ledger.TO_LPORT_REG, 0),
@@ -64,6 +71,21 @@ def towards(net: Network, designated: Mapping[str, int]) -> Fragment:
     return Fragment(tuple(flows))
 
 
+def _from_outside(net: Network, subnet: str) -> Flow:
+    """What comes from outside for addresses that nobody is known to have: a few a second are asked for, the rest is dropped."""
+    value, mask = ledger.metadata_network(net.tag)
+    nobody = value, mask | ledger.LPORT_MASK | ledger.SPLIT_HORIZON
+    mark = SetField("metadata", *ledger.metadata_lport(ledger.NO_LPORT))
+    return Flow(
+        T.SUBNET_ROUTE,
+        Priority.FROM_OUTSIDE,
+        _within(nobody, subnet),
+        actions=(mark, Resubmit(T.SUBNET_ROUTE)),
+        meter=ledger.OUTSIDE_HIDDEN_METER,
+        cookie=_cookie(net),
+    )
+
+
 def _announced(net: Network) -> Flow:
     value, mask = ledger.metadata_network(net.tag)
     asked = match(metadata=(value, mask | ledger.SPLIT_HORIZON), eth_type=0x0806, arp_op=1)
@@ -80,21 +102,12 @@ def here(net: Network, designated: Iterable[str], standing_by: Iterable[str], ho
     cookie = _cookie(net)
     own = ledger.metadata_network(net.tag)
     arrived = own[0] | ledger.SPLIT_HORIZON, own[1] | ledger.SPLIT_HORIZON
-    learn = Learn(
-        table=T.SUBNET_ROUTE,
-        priority=Priority.HELD_OFF,
-        cookie=ledger.held_off_cookie(net.tag),
-        hard_timeout=hold_off,
-        limit=LIMIT,
-        specs=(
-            LearnMatch("eth_type", 16, value=0x0800),
-            LearnMatch("metadata", ledger.NETWORK_BITS, ledger.NETWORK_SHIFT, "metadata", ledger.NETWORK_SHIFT),
-            LearnMatch("ipv4_dst", 32, src="ipv4_dst"),
-        ),
-    )
     # Whole: it is sent on when the answer is there.
     punt = ToController(userdata=ledger.userdata(Punt.HIDDEN, net.tag), meter_id=ledger.HIDDEN_METER)
-    ask: tuple[Action, ...] = (*((learn,) if hold_off else ()), punt)
+
+    def ask(family: Family) -> tuple[Action, ...]:
+        return (_held_off(net, family, hold_off), punt) if hold_off else (punt,)
+
     mine = sorted(set(designated))
     others = sorted(set(standing_by) - set(mine))
     if not mine and not others:
@@ -111,10 +124,31 @@ def here(net: Network, designated: Iterable[str], standing_by: Iterable[str], ho
     # Whoever stands by asks for what others send it, and for nothing of its own: one question an address is enough.
     for metadata, subnets in ((own, mine), (arrived, others)):
         flows += [
-            Flow(T.SUBNET_ROUTE, Priority.HIDDEN_HERE, _within(metadata, subnet), actions=ask, cookie=cookie)
+            Flow(
+                T.SUBNET_ROUTE,
+                Priority.HIDDEN_HERE,
+                _within(metadata, subnet),
+                actions=ask(families.of(subnet)),
+                cookie=cookie,
+            )
             for subnet in subnets
         ]
     return Fragment(tuple(flows))
+
+
+def _held_off(net: Network, family: Family, seconds: int) -> Learn:
+    return Learn(
+        table=T.SUBNET_ROUTE,
+        priority=Priority.HELD_OFF,
+        cookie=ledger.held_off_cookie(net.tag),
+        hard_timeout=seconds,
+        limit=LIMIT,
+        specs=(
+            LearnMatch("eth_type", 16, value=family.ethertype),
+            LearnMatch("metadata", ledger.NETWORK_BITS, ledger.NETWORK_SHIFT, "metadata", ledger.NETWORK_SHIFT),
+            LearnMatch(family.dst, family.bits, src=family.dst),
+        ),
+    )
 
 
 def claims(net: Network, port: Port, learnt: Iterable[Learnt]) -> Fragment:

@@ -1,0 +1,149 @@
+"""What of a network and of a port's addresses may be made and changed, as edits of one transaction.
+
+Nothing that is in use is taken away: a subnet that a router has a place in or a port an address of stays, and so does an address that a
+floating IP leads to.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ebbtide.decide import routing
+from ebbtide.errors import BadInput, NotFound, Refused
+from ebbtide.model.addresses import holds, parse_ip, prefix
+from ebbtide.model.facts import Edit, Network, Port
+from ebbtide.model.state import State
+
+#: How VMs come by their IPv6 addresses: they make them of their MAC (RFC 4862), the same and ask DHCPv6 for the rest, or ask for all.
+SLAAC, STATELESS, STATEFUL = "slaac", "dhcpv6-stateless", "dhcpv6-stateful"
+IPV6_MODES = (SLAAC, STATELESS, STATEFUL)
+#: RFC 4862 makes an address of a prefix of 64 bits and an interface identifier.
+_SLAAC_LENGTH = 64
+
+
+def cidrs(texts: Sequence[str]) -> tuple[str, ...]:
+    """Subnets as the store gives them back.
+
+    Raises:
+        BadInput: one is none.
+    """
+    found = set()
+    for text in texts:
+        try:
+            found.add(str(ipaddress.ip_network(text)))
+        except ValueError as error:
+            raise BadInput(f"{text!r} is not a subnet: {error}", "subnets") from None
+    return tuple(sorted(found))
+
+
+def checked(net: Network) -> Network:
+    """The network, if its settings go together.
+
+    Raises:
+        BadInput: there is no such way to come by IPv6 addresses, or it does not go with the network's subnets or with DHCP.
+    """
+    if net.ipv6_mode and net.ipv6_mode not in IPV6_MODES:
+        raise BadInput(f"IPv6 mode {net.ipv6_mode[:40]!r} is none of {', '.join(IPV6_MODES)}", "ipv6-mode")
+    if net.ipv6_mode in (STATELESS, STATEFUL) and not net.dhcp:
+        raise BadInput(
+            f"IPv6 mode {net.ipv6_mode} has VMs ask DHCP, which network {net.id} is without: `--dhcp`", "ipv6-mode"
+        )
+    if net.ipv6_mode in (SLAAC, STATELESS):
+        other = next((s for s in net.subnets if ":" in s and prefix(s)[2] != _SLAAC_LENGTH), "")
+        if other:
+            words = f"IPv6 mode {net.ipv6_mode} has VMs make their addresses of a /64: subnet {other} is none"
+            raise BadInput(words, "ipv6-mode")
+    return net
+
+
+def change(state: State, name: str, **wishes: Any) -> tuple[list[Edit], Network]:
+    """Change what is given of a network (`dhcp`, `dns`, `routes`, `subnets`, `ipv6_mode`), and leave what is None.
+
+    Raises:
+        BadInput: the settings do not go together.
+        NotFound: there is no such network.
+        Refused: a subnet that would go is in use.
+    """
+    known = state.networks.get(name)
+    if known is None:
+        raise NotFound(f"there is no network {name}")
+    made = checked(msgspec.structs.replace(known, **{k: v for k, v in wishes.items() if v is not None}))
+    for gone in sorted(set(known.subnets) - set(made.subnets)):
+        _unused(state, known, made, gone)
+    return ([Edit(known, made)] if made != known else []), made
+
+
+def _unused(state: State, known: Network, made: Network, subnet: str) -> None:
+    legs = (leg for vrf in sorted(state.routers_of.get(known.id, ())) for leg in state.places(vrf))
+    placed = next((leg for leg in legs if (leg.network, leg.subnet) == (known.id, subnet)), None)
+    if placed is not None:
+        raise Refused(f"subnet {subnet}: {routing.named(state, placed.router)} has a place in it, detach that first")
+    for port_id in sorted(state.ports_of.get(known.id, ())):
+        outside = _outside(state.ports[port_id].addresses, made.subnets)
+        if outside and holds(subnet, outside):
+            raise Refused(
+                f"subnet {subnet}: port {port_id} has address {outside} in it, take that away first (`ebbtide port set`)"
+            )
+
+
+def addresses(texts: Sequence[str]) -> tuple[str, ...]:
+    """A port's addresses as the store gives them back.
+
+    Raises:
+        BadInput: one is none.
+    """
+    found = set()
+    for text in texts:
+        try:
+            found.add(str(parse_ip(text)))
+        except ValueError as error:
+            raise BadInput(f"{text[:60]!r} is not an IP address: {error}", "addresses") from None
+    return tuple(sorted(found))
+
+
+def check_addresses(state: State, net: Network, port_id: str, found: Sequence[str]) -> None:
+    """Whether a port may have these addresses in a network.
+
+    Raises:
+        Refused: one is in none of the network's subnets, or somebody else's.
+    """
+    outside = _outside(found, net.subnets)
+    if outside:
+        raise Refused(
+            f"address {outside} is in no subnet of network {net.id}, which has {', '.join(net.subnets)}: "
+            "give another address, or none"
+        )
+    routers = routing.own_addresses(state, net.id)
+    for address in found:
+        if address in routers:
+            raise Refused(f"address {address} is that of {routers[address]} in network {net.id}")
+        holder = state.given_to(net.id, address)
+        if holder not in (None, port_id):
+            raise Refused(f"address {address} is that of port {holder} in network {net.id}")
+
+
+def _outside(found: Sequence[str], subnets: Sequence[str]) -> str:
+    """The first address that is in none of these subnets, or "". Where there are no subnets, and for link-local IPv6, all is inside."""
+    for text in found:
+        on_link = holds("fe80::/10", text)
+        if subnets and not on_link and not any(holds(subnet, text) for subnet in subnets):
+            return text
+    return ""
+
+
+def readdressed(state: State, port: Port, found: Sequence[str]) -> Port:
+    """The port with other addresses; connections of those that it keeps go on.
+
+    Raises:
+        Refused: it may not have one, or a floating IP leads to one that it would lose.
+    """
+    check_addresses(state, state.networks[port.network], port.id, found)
+    used = [state.floatings[key] for key in sorted(state.floatings_of.get(port.id, ()))]
+    lost = next((f for f in used if f.fixed not in found), None)
+    if lost is not None:
+        raise Refused(f"floating IP {lost.address} leads to {lost.fixed} of port {port.id}: take it away first")
+    return msgspec.structs.replace(port, addresses=tuple(sorted(found)))
