@@ -72,8 +72,13 @@ def port(lport: int, tag: int, **more: Any) -> Port:
 
 
 def external(tag: int, **more: Any) -> External:
-    """External network "x<tag>" of physical network "physnet", flat, 203.0.<tag>.0/24 with its next hop at .1."""
-    made = External(f"x{tag}", tag, "physnet", 0, f"203.0.{tag & 255}.0/24", f"203.0.{tag & 255}.1")
+    """External network "x<tag>" of physical network "physnet", flat, 203.0.<tag>.0/24 with its next hop at .1, and the same of IPv6."""
+    six = f"2001:db8:{tag & 255:x}::"
+    made = External(
+        *(f"x{tag}", tag, "physnet", 0, f"203.0.{tag & 255}.0/24", f"203.0.{tag & 255}.1"),
+        subnet6=f"{six}/64",
+        gateway6=f"{six}1",
+    )
     return msgspec.structs.replace(made, **more)
 
 
@@ -328,15 +333,18 @@ def _external(s: Story) -> list[Edit]:
 
 def _router(s: Story) -> list[Edit]:
     n, found = s.fresh(), s.pick(s.state.externals.values())
-    outside = {"external": found.id, "addresses": (f"203.0.113.{n % 250}",)} if found else {}
+    addresses = (f"203.0.113.{n % 250}", f"2001:db8::{n:x}")[: s.random.choice([1, 2])]
+    outside = {"external": found.id, "addresses": addresses} if found else {}
     return [Edit(None, router(n, **outside))]
 
 
 def _reroute(s: Story) -> list[Edit]:
     found = s.pick(s.state.routers.values())
-    via = s.pick(a for p in s.state.ports.values() for a in p.addresses if ":" not in a)
+    via = s.pick(a for p in s.state.ports.values() for a in p.addresses)
     addresses = tuple(f"203.0.113.{s.fresh() % 250}" for _ in range(s.random.randint(0, 3)))
-    fields = {"addresses": addresses, "snat": False, "routes": (f"10.9.0.0/16 via {via}",) if via else ()}
+    addresses += tuple(f"2001:db8::{s.fresh():x}" for _ in range(s.random.randint(0, 1)))
+    way = "fd09::/48" if via and ":" in via else "10.9.0.0/16"
+    fields = {"addresses": addresses, "snat": False, "routes": (f"{way} via {via}",) if via else ()}
     name = s.random.choice(list(fields))
     return s.changed(found, **{name: fields[name]})
 
@@ -386,10 +394,15 @@ def _leg(s: Story) -> list[Edit]:
     if held is not None:
         return [Edit(held, None)]
     used = {x.subnet for x in s.state.legs.get(found.id, Map()).values()}
-    free = [n for n in (1, 2) if f"10.{n}.0.0/16" not in used]
+    free = [
+        x
+        for x in (("10.1.0.0/16", "10.1.255."), ("10.2.0.0/16", "10.2.255."), ("fd00::/64", "fd00::ff:"))
+        if x[0] not in used
+    ]
     if not free:
         return []
-    place = {"address": f"10.{free[0]}.255.{found.tag % 250 + 1}", "subnet": f"10.{free[0]}.0.0/16"}
+    subnet, start = s.random.choice(free)
+    place = {"address": f"{start}{found.tag % 250 + 1}", "subnet": subnet}
     return [Edit(None, leg(found.tag, 0, router=found.id, network=net.id, **place))]
 
 
@@ -447,8 +460,8 @@ def _learn(s: Story) -> list[Edit]:
     found = s.pick(s.state.ports.values())
     if found is None:
         return []
-    others = [a for a in s.state.claimed.get(found.network, Map()) if ":" not in a and a not in found.addresses]
-    address = f"10.{s.random.choice([1, 2])}.200.{s.random.randint(1, 5)}"
+    others = [a for a in s.state.claimed.get(found.network, Map()) if a not in found.addresses]
+    address = s.random.choice(["10.1.200.", "10.2.200.", "fd00::200:"]) + str(s.random.randint(1, 5))
     if others and s.random.random() < 0.3:
         address = s.pick(others) or address  # a port's that is not plugged, maybe
     held = s.state.learnt.get(found.network, Map()).get(address)
@@ -463,8 +476,9 @@ def _neighbour(s: Story) -> list[Edit]:
     found = s.pick(s.state.externals.values())
     if found is None:
         return []
-    held = s.state.neighbours.get((found.id, found.gateway))
-    return [Edit(held, Neighbour(found.id, found.gateway, s.fresh()))]
+    gateway = s.random.choice([found.gateway, found.gateway6])
+    held = s.state.neighbours.get((found.id, gateway))
+    return [Edit(held, Neighbour(found.id, gateway, s.fresh()))]
 
 
 def _bind(s: Story) -> list[Edit]:

@@ -3,13 +3,19 @@ routes in IPv6, out to the world without NAT."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv6Address
 
 import pytest
 
-from ebbtide.lab import Vm
+from ebbtide.lab import Vm, wait_until
+from ebbtide.model.addresses import link_local, number
+from ebbtide.runtime import frames6
+from tests.isolation.test_groups import allow, secure
 from tests.support.cloud import Cloud
-from tests.support.outside import GATEWAY, LAG, Host, outside, route, settle, wait_served
+from tests.support.outside import GATEWAY, LAG, Host, gateway_of, outside, route, settle, wait_served
 
 pytestmark = pytest.mark.lab
 
@@ -34,8 +40,8 @@ def outer(cloud: Cloud) -> Host:
     """a, b and c have a cable outside, where the next hop sends what is for our networks to r1's IPv6 address there. vm1 on a and vm2 on b
     are in blue, vm3 on b in red; r1 is in both, in both families."""
     host = outside(cloud, "a", "b", "c")
-    for name, number in (("blue", 1), ("red", 2)):
-        subnets = [f"10.{number}.0.0/24", f"2001:db8:{number}::/64"]
+    for name, tag in (("blue", 1), ("red", 2)):
+        subnets = [f"10.{tag}.0.0/24", f"2001:db8:{tag}::/64"]
         cloud.call(cloud.service.add_network(name, subnets))
     cloud.call(
         cloud.service.add_external(
@@ -61,13 +67,13 @@ def has_router(vm: Vm) -> bool:
     return "default" in vm.exec(["ip", "-6", "route", "show", "default"])
 
 
-def wait_router(cloud: Cloud, *vms: Vm) -> None:
-    cloud.wait(lambda: all(has_router(vm) for vm in vms), 10, "a router advertised")
+def wait_router(*vms: Vm) -> None:
+    wait_until(lambda: all(has_router(vm) for vm in vms), "a router advertised")
 
 
 def test_a_guest_finds_its_router_its_neighbours_and_the_world(cloud: Cloud, outer: Host) -> None:
     vm1, vm2, vm3 = (cloud.lab.vm(f"vm{n}") for n in (1, 2, 3))
-    wait_router(cloud, vm1, vm2, vm3)
+    wait_router(vm1, vm2, vm3)
     assert vm1.reaches(blue(2)), "a neighbour"
     assert vm1.reaches(blue(GATEWAY)), "the router's own address, answered in the switch"
     assert vm1.reaches(red(3)), "by way of the router"
@@ -82,3 +88,193 @@ def test_a_guest_finds_its_router_its_neighbours_and_the_world(cloud: Cloud, out
         near.sendall(b"x")
         assert far.recv(1) == b"x"
         far.close()
+
+
+def test_neighbours_are_answered_in_the_senders_own_switch_and_nobody_else_hears(cloud: Cloud, outer: Host) -> None:
+    vm1, vm2 = cloud.lab.vm("vm1"), cloud.lab.vm("vm2")
+    wait_router(vm1, vm2)
+    cloud.controller.stop()
+    vm1.exec(["ip", "-6", "neigh", "flush", "dev", "eth0"])
+    with vm2.packets() as seen:
+        assert vm1.reaches(blue(2))
+        assert vm1.reaches(blue(GATEWAY))
+        heard = [f for f in seen.waiting(is_solicitation) if f[6:12] == mac_of(vm1)]
+    assert not heard, "nobody was asked, and no controller was there"
+    assert neighbour(vm1, blue(2)) == vm2.mac
+
+
+def is_solicitation(frame: bytes) -> bool:
+    return frame[12:14] == b"\x86\xdd" and frame[20] == 58 and frame[54] == 135
+
+
+def mac_of(vm: Vm) -> bytes:
+    return bytes.fromhex(vm.mac.replace(":", ""))
+
+
+def neighbour(vm: Vm, address: str) -> str:
+    words = vm.exec(["ip", "-6", "neigh", "show", address]).split()
+    return words[words.index("lladdr") + 1] if "lladdr" in words else ""
+
+
+def test_nobody_takes_an_address_that_is_taken(cloud: Cloud, outer: Host) -> None:
+    vm2 = cloud.lab.vm("vm2")
+    for taken in (blue(1), blue(GATEWAY)):
+        vm2.exec(["ip", "addr", "add", f"{taken}/64", "dev", "eth0"])
+        wait_until(lambda: "dadfailed" in vm2.exec(["ip", "-6", "addr", "show", "dev", "eth0"]), f"{taken} refused")
+        vm2.exec(["ip", "addr", "del", f"{taken}/64", "dev", "eth0"])
+    vm2.exec(["ip", "addr", "add", f"{blue(77)}/64", "dev", "eth0"])
+    assert cloud.lab.vm("vm1").reaches(blue(77)), "a free one is had at once"
+    assert "dadfailed" not in vm2.exec(["ip", "-6", "addr", "show", "dev", "eth0"])
+
+
+def test_a_guest_makes_its_address_of_what_the_router_says(cloud: Cloud, outer: Host) -> None:
+    cloud.call(cloud.service.set_network("red", ipv6_mode="slaac"))
+    vm4 = cloud.add_vm("vm4", "c", "red", 4)
+    own = str(IPv6Address(number(red("")) | link_local(number_of(vm4)) & (1 << 64) - 1))
+    cloud.call(cloud.service.set_port("vm4", addresses=[vm4.ip, own]))
+    settle(cloud)
+    vm4.speak_ipv6()
+    wait_until(lambda: own in vm4.exec(["ip", "-6", "addr", "show", "dev", "eth0"]), "an address made")
+    settings = vm4.exec(["ip", "-6", "route", "show", "default"])
+    assert "mtu" not in settings or "1450" in settings
+    assert vm4.exec(["cat", "/proc/sys/net/ipv6/conf/eth0/mtu"]).strip() == "1450"
+    assert cloud.lab.vm("vm1").reaches(own)
+
+
+def number_of(vm: Vm) -> int:
+    return int.from_bytes(mac_of(vm), "big")
+
+
+def test_a_router_that_leaves_a_network_says_so(cloud: Cloud, outer: Host) -> None:
+    vm3 = cloud.lab.vm("vm3")
+    wait_router(vm3)
+    cloud.call(cloud.service.detach("r1", "red", red(GATEWAY)))
+    wait_until(lambda: not has_router(vm3), "no router any more")
+    cloud.call(cloud.service.attach("r1", "red", red(GATEWAY)))
+    wait_router(vm3)
+    settle(cloud)
+    assert cloud.lab.vm("vm1").reaches(red(3))
+    cloud.assert_clean()
+
+
+def test_the_gateway_is_scaled_in_and_no_packet_is_lost(cloud: Cloud, outer: Host) -> None:
+    vm1, vm2 = cloud.lab.vm("vm1"), cloud.lab.vm("vm2")
+    wait_out(cloud, vm1, vm2)
+    old = gateway_of(cloud, "r1")
+    with ThreadPoolExecutor(2) as pool:
+        streams = [pool.submit(end.ping, NEXT_HOP6, 600, 3.0, 0.02) for end in (vm1, vm2)]
+        inward = pool.submit(outer.ping, blue(1), 600, 3.0, 0.02)
+        cloud.call(cloud.service.start([old]))
+        cloud.wait(lambda: gateway_of(cloud, "r1") != old, 30, "served elsewhere")
+        cloud.wait(lambda: not cloud.controller.app.cluster.state.moves, 60, "the move over")
+        assert [stream.result().lost for stream in (*streams, inward)] == [0, 0, 0]
+    cloud.assert_clean()
+
+
+def wait_out(cloud: Cloud, *vms: Vm) -> None:
+    """Until these reach the world."""
+    wait_router(*vms)
+    cloud.wait(lambda: ("out", NEXT_HOP6) in cloud.controller.app.cluster.state.neighbours, what="the next hop known")
+    settle(cloud)
+    for vm in vms:
+        assert vm.reaches(NEXT_HOP6)
+
+
+def test_the_gateway_dies_and_the_one_that_stands_by_takes_over(cloud: Cloud, outer: Host) -> None:
+    vm1, vm2 = cloud.lab.vm("vm1"), cloud.lab.vm("vm2")
+    wait_out(cloud, vm1, vm2)
+    old = gateway_of(cloud, "r1")
+    alive = vm2 if old == "a" else vm1
+    cloud.lab.compute(old).kill_switch()
+    assert alive.reaches(NEXT_HOP6)
+    assert outer.reaches(blue(2) if alive is vm2 else blue(1))
+
+
+def test_from_where_nothing_can_come_back_nothing_leaves(cloud: Cloud, outer: Host) -> None:
+    vm1 = cloud.lab.vm("vm1")
+    wait_out(cloud, vm1)
+    gateway = number_of_router(cloud)
+    with outer.packets() as seen, vm1.packets() as out:
+        for source in ("2001:db8:99::1", str(IPv6Address(link_local(number_of(vm1)))), "fd00::1", blue(1)):
+            out.send(udp6(number_of(vm1), gateway, source, NEXT_HOP6))
+        seen.receive(lambda f: f[22:38] == number(blue(1)).to_bytes(16, "big") and f[20] == 17)
+        others = [f for f in seen.waiting() if f[12:14] == b"\x86\xdd" and f[20] == 17]
+    assert not others, "its own is the last that was sent, and the only one that came"
+
+
+def number_of_router(cloud: Cloud) -> int:
+    return next(leg.mac for leg in cloud.controller.app.cluster.state.places("r1") if leg.network == "blue")
+
+
+def udp6(source_mac: int, mac: int, source: str, target: str, hops: int = 64) -> bytes:
+    ends = (source_mac, number(source)), (mac, number(target))
+    return frames6.sealed(17, b"\x30\x39\x00\x09\x00\x09\x00\x00x", *ends, hops=hops, at=6)
+
+
+def test_whose_hops_are_over_is_told_by_the_router(cloud: Cloud, outer: Host) -> None:
+    vm1 = cloud.lab.vm("vm1")
+    wait_router(vm1)
+    with vm1.packets() as wire:
+        wire.send(udp6(number_of(vm1), number_of_router(cloud), blue(1), red(3), hops=1))
+        told = wire.receive(lambda f: f[12:14] == b"\x86\xdd" and f[20] == 58 and f[54] == 3)
+    assert told[22:38] == number(blue(GATEWAY)).to_bytes(16, "big")
+    assert told[62 + 24 : 62 + 40] == number(red(3)).to_bytes(16, "big"), "and which packet it was"
+
+
+def test_a_hidden_address_is_found_follows_its_host_and_goes_with_it(cloud: Cloud, outer: Host) -> None:
+    vm1, vm3, hidden = cloud.lab.vm("vm1"), cloud.lab.vm("vm3"), red(100)
+    vm4 = cloud.add_vm("vm4", "c", "red", 4)
+    vm4.speak_ipv6(f"{red(4)}/64")
+    state = cloud.controller.app.cluster
+    wait_router(vm1, vm3)
+    cloud.wait(lambda: any(d.service == "subnet" and "db8:2" in d.object for d in state.state.designations.values()))
+    settle(cloud)
+    give = ["ip", "addr", "add", f"{hidden}/64", "dev", "eth0", "nodad"]
+    vm3.exec(give)
+    assert vm1.reaches(hidden)
+    assert state.state.learnt_in("red")[hidden].port == "vm3"
+    vm3.exec(["ip", "addr", "del", f"{hidden}/64", "dev", "eth0"])
+    vm4.exec(give)
+    with vm4.packets() as out:
+        out.send(frames6.advertisement(number(hidden), number_of(vm4)))
+    cloud.wait(lambda: state.state.learnt_in("red")[hidden].port == "vm4", 10, "it has moved")
+    settle(cloud)
+    assert vm1.reaches(hidden)
+    vm3.exec(["ip", "addr", "add", f"{red(101)}/64", "dev", "eth0"])
+    cloud.wait(
+        lambda: red(101) in state.state.learnt_in("red"), 10, "who looks whether an address is free is about to have it"
+    )
+    cloud.call(cloud.service.delete_port("vm4"))
+    assert hidden not in state.state.learnt_in("red")
+    cloud.assert_clean()
+
+
+def test_a_scan_from_outside_asks_for_little_and_leaves_who_asks_inside_unharmed(cloud: Cloud, outer: Host) -> None:
+    vm1, vm3 = cloud.lab.vm("vm1"), cloud.lab.vm("vm3")
+    wait_out(cloud, vm1, vm3)
+    vm3.exec(["ip", "addr", "add", f"{red(200)}/64", "dev", "eth0", "nodad"])
+    with vm3.packets() as seen, outer.open_socket(socket.AF_INET6, socket.SOCK_DGRAM) as scan:
+        for index in range(1000, 4000):
+            scan.sendto(b"x", (red(index), 9))
+        assert vm1.reaches(red(200)), "an address that is hidden is found all the same"
+        asked = {f[62:78] for f in seen.waiting(is_solicitation)}
+    assert len(asked) < 60, "ten a second, and no more"
+    assert outer.reaches(red(3))
+
+
+def test_secured_ports_are_judged_in_both_families(cloud: Cloud, outer: Host) -> None:
+    vm1, vm3 = cloud.lab.vm("vm1"), cloud.lab.vm("vm3")
+    allow(cloud, "out6", False, family="ipv6")
+    allow(cloud, "ping6", True, family="ipv6", protocol="icmpv6", icmp_type=128)
+    secure(cloud, "vm1", "out6")
+    secure(cloud, "vm3", "ping6")
+    wait_out(cloud, vm1)
+    assert vm1.reaches(red(3))
+    assert vm1.reaches(red(GATEWAY))
+    assert not cloud.lab.vm("vm2").ping(blue(1), deadline=0.5).received
+    assert not outer.ping(blue(1), deadline=0.5).received
+    assert outer.reaches(red(3))
+    assert not vm3.ping(NEXT_HOP6, deadline=0.5).received, "it may be called, and may not call"
+    vm1.exec(["ip", "addr", "add", f"{blue(55)}/64", "dev", "eth0", "nodad"])
+    vm1.exec(["ip", "-6", "route", "add", f"{red(3)}/128", "via", blue(GATEWAY), "src", blue(55)])
+    assert not vm1.ping(red(3), deadline=0.5).received, "from an address that is not its own"
