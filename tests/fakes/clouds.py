@@ -78,6 +78,7 @@ def external(tag: int, **more: Any) -> External:
         *(f"x{tag}", tag, "physnet", 0, f"203.0.{tag & 255}.0/24", f"203.0.{tag & 255}.1"),
         subnet6=f"{six}/64",
         gateway6=f"{six}1",
+        prefixes=("fd00::/12",),
     )
     return msgspec.structs.replace(made, **more)
 

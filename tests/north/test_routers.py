@@ -245,7 +245,7 @@ def test_refusals_of_externals(site: Site, cloud: Cloud) -> None:
         ({"id": ""}, 400, "id", "id is missing"),
         ({"external": None}, 400, "external", "Expected `str`"),
         ({"addresses": ["203.0.113.20"]}, 400, "external", "and no external network"),
-        ({"external": "EXTERNAL", "addresses": ["x"]}, 400, "addresses", "is not an IPv4 address"),
+        ({"external": "EXTERNAL", "addresses": ["x"]}, 400, "addresses", "is not an IP address"),
         ({"external": "EXTERNAL", "addresses": [f"203.0.113.{n}" for n in range(100, 165)]}, 400, "addresses", "may have 64"),
         ({"external": "EXTERNAL", "addresses": ["198.51.100.1"]}, 409, "", "is not in 203.0.113.0/24"),
         ({"external": "EXTERNAL", "addresses": ["203.0.113.0"]}, 409, "", "no host's"),
@@ -272,8 +272,8 @@ def test_what_no_router_can_be(
     ("routes", "status", "says"),
     [
         (["10.9.0.0/16"], 400, "is not PREFIX via ADDRESS"),
-        (["10.9.0.1/16 via 10.1.0.9"], 400, "is not an IPv4 subnet"),
-        (["10.9.0.0/16 via nowhere"], 400, "is not an IPv4 address"),
+        (["10.9.0.1/16 via 10.1.0.9"], 400, "is not an IP subnet"),
+        (["10.9.0.0/16 via nowhere"], 400, "is not an IP address"),
         (["0.0.0.0/0 via 10.1.0.9"], 400, "cannot be an extra route"),
         ([f"10.9.{n}.0/24 via 10.1.0.9" for n in range(201)], 400, "may have 200"),
         (["10.9.0.0/16 via 10.1.0.9", "10.9.0.0/16 via 10.1.0.8"], 409, "has two next hops"),
@@ -328,7 +328,7 @@ def test_while_its_nat_moves_a_router_stays_as_it_is(site: Site, cloud: Cloud) -
     [
         ({}, 400, "missing required field `network`"),
         ({"network": "nothing"}, 404, "there is no network nothing"),
-        ({"network": "NETWORK", "address": "x"}, 400, "is not an IPv4 address"),
+        ({"network": "NETWORK", "address": "x"}, 400, "is not an IP address"),
         ({"network": "NETWORK", "address": "10.8.0.1"}, 409, "is in no subnet of network"),
         ({"network": "NETWORK", "address": "10.1.0.255"}, 409, "no host's"),
         ({"network": "NETWORK", "address": "10.1.0.2"}, 409, "in which router"),

@@ -4,14 +4,18 @@ routes in IPv6, out to the world without NAT."""
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv6Address
 
 import pytest
 
+from ebbtide.decide.adverts import Advert, Prefix
+from ebbtide.errors import NotReady
 from ebbtide.lab import Vm, wait_until
 from ebbtide.model.addresses import link_local, number
+from ebbtide.north import explain
 from ebbtide.runtime import frames6
 from tests.isolation.test_groups import allow, secure
 from tests.support.cloud import Cloud
@@ -42,12 +46,9 @@ def outer(cloud: Cloud) -> Host:
     host = outside(cloud, "a", "b", "c")
     for name, tag in (("blue", 1), ("red", 2)):
         subnets = [f"10.{tag}.0.0/24", f"2001:db8:{tag}::/64"]
-        cloud.call(cloud.service.add_network(name, subnets))
-    cloud.call(
-        cloud.service.add_external(
-            "out", "physnet1", "203.0.113.0/24", "203.0.113.1", 0, 1500, "2001:db8:ffff::/64", NEXT_HOP6
-        )
-    )
+        cloud.call(cloud.service.add_network(name, subnets, ipv6_mode="static"))
+    six = {"subnet6": "2001:db8:ffff::/64", "gateway6": NEXT_HOP6, "prefixes": ["2001:db8::/44"]}
+    cloud.call(cloud.service.set_external("out", **six))
     route(cloud, "r1", "blue", "red", outside="out", addresses=["203.0.113.10", ROUTER6])
     for index, (compute, network) in enumerate((("a", "blue"), ("b", "blue"), ("b", "red")), 1):
         prefix = blue if network == "blue" else red
@@ -131,14 +132,41 @@ def test_a_guest_makes_its_address_of_what_the_router_says(cloud: Cloud, outer: 
     cloud.call(cloud.service.set_network("red", ipv6_mode="slaac"))
     vm4 = cloud.add_vm("vm4", "c", "red", 4)
     own = str(IPv6Address(number(red("")) | link_local(number_of(vm4)) & (1 << 64) - 1))
-    cloud.call(cloud.service.set_port("vm4", addresses=[vm4.ip, own]))
+    assert own in cloud.controller.app.cluster.state.ports["vm4"].addresses, (
+        "it is the port's, without anybody saying so"
+    )
     settle(cloud)
     vm4.speak_ipv6()
     wait_until(lambda: own in vm4.exec(["ip", "-6", "addr", "show", "dev", "eth0"]), "an address made")
-    settings = vm4.exec(["ip", "-6", "route", "show", "default"])
-    assert "mtu" not in settings or "1450" in settings
     assert vm4.exec(["cat", "/proc/sys/net/ipv6/conf/eth0/mtu"]).strip() == "1450"
     assert cloud.lab.vm("vm1").reaches(own)
+
+
+def test_what_a_vm_says_of_routers_is_nobodys(cloud: Cloud, outer: Host) -> None:
+    vm2 = cloud.lab.vm("vm2")
+    lie = Advert(number_of(vm2), 9000, 1450, prefixes=(Prefix(number("2001:db8:bad::"), 64, True),))
+    with cloud.lab.vm("vm1").packets() as seen, vm2.packets() as out:
+        out.send(frames6.router_advert(lie))
+        out.send(frames6.advertisement(number(blue(2)), number_of(vm2)))
+        seen.receive(lambda f: f[12:14] == b"\x86\xdd" and f[20] == 58 and f[54] == 136 and f[6:12] == mac_of(vm2))
+        assert not [f for f in seen.waiting() if mac_of(vm2) in f and f[54] == 134]
+    assert "bad" not in cloud.lab.vm("vm1").exec(["ip", "-6", "route"])
+    cloud.call(cloud.service.set_network("blue", ipv6_mode="none"))
+    settle(cloud)
+    with cloud.lab.vm("vm1").packets() as seen, vm2.packets() as out:
+        out.send(frames6.router_advert(lie))
+        seen.receive(lambda f: f[12:14] == b"\x86\xdd" and f[20] == 58 and f[54] == 134 and f[6:12] == mac_of(vm2))
+
+
+def test_what_has_no_way_is_told_so_at_once(cloud: Cloud, outer: Host) -> None:
+    vm1 = cloud.lab.vm("vm1")
+    wait_out(cloud, vm1)
+    cloud.call(cloud.service.set_router("r1", addresses=["203.0.113.10"]))
+    settle(cloud)
+    begun = time.monotonic()
+    with pytest.raises(NotReady, match=r"No route to host|unreachable"):
+        vm1.connect(NEXT_HOP6, 80, 20)
+    assert time.monotonic() - begun < 5
 
 
 def number_of(vm: Vm) -> int:
@@ -278,3 +306,16 @@ def test_secured_ports_are_judged_in_both_families(cloud: Cloud, outer: Host) ->
     vm1.exec(["ip", "addr", "add", f"{blue(55)}/64", "dev", "eth0", "nodad"])
     vm1.exec(["ip", "-6", "route", "add", f"{red(3)}/128", "via", blue(GATEWAY), "src", blue(55)])
     assert not vm1.ping(red(3), deadline=0.5).received, "from an address that is not its own"
+
+
+def test_it_is_told_who_advertises_what_and_what_the_outside_has_to_know(cloud: Cloud, outer: Host) -> None:
+    state = cloud.controller.app.cluster.state
+    blues = explain.network_story(state, state.networks["blue"], {}, ())
+    assert any("Router r1 advertises 2001:db8:1::/64 as the default router" in line for line in blues), blues
+    told = explain.router_story(state, state.routers["r1"], ())
+    way = "IPv6 goes out without NAT, from 2001:db8:1::/64, 2001:db8:2::/64 alone: out must have a route for that to 2001:db8:ffff::10."
+    assert way in told, told
+    cloud.call(cloud.service.set_router("r1", addresses=["203.0.113.10"]))
+    state = cloud.controller.app.cluster.state
+    told = explain.router_story(state, state.routers["r1"], ())
+    assert any("IPv6 does not get out of 2001:db8:1::/64, 2001:db8:2::/64" in line for line in told), told

@@ -47,8 +47,8 @@ def network() -> None:
 
 _ipv6_mode = click.option(
     "--ipv6-mode",
-    type=click.Choice(["slaac", "dhcpv6-stateless", "dhcpv6-stateful"]),
-    help="How its VMs come by IPv6 addresses [by DHCPv6 if there is DHCP].",
+    type=click.Choice(["static", "slaac", "dhcpv6-stateless", "dhcpv6-stateful", "none"]),
+    help="How its VMs come by IPv6 addresses; but with none, its routers are advertised to them.",
 )
 
 

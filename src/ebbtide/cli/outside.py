@@ -20,6 +20,7 @@ from ebbtide.cli.session import (
     waiting,
 )
 from ebbtide.cli.tree import NounGroup
+from ebbtide.errors import BadInput
 
 
 def _delete(session: Session, path: str, names: tuple[str, ...], wait: bool) -> None:
@@ -42,13 +43,27 @@ def external() -> None:
     """
 
 
+def _ipv6(function: Any) -> Any:
+    for option in (
+        click.option(
+            *("--prefix", "prefixes"),
+            multiple=True,
+            metavar="CIDR",
+            help="An IPv6 prefix that it sends to routers here, and that may leave by it; may be given several times.",
+        ),
+        click.option("--gateway6", metavar="IP", help="The next hop for IPv6: in its subnet, or link-local."),
+        click.option("--subnet6", metavar="CIDR", help="Its IPv6 subnet."),
+    ):
+        function = option(function)
+    return function
+
+
 @external.command("add")
 @click.argument("name")
 @click.option("--physical", required=True, help="The physical network, as provider_mappings name it.")
 @click.option("--subnet", required=True, metavar="CIDR", help="Its IPv4 subnet.")
 @click.option("--gateway", metavar="IP", help="The next hop; without one, only the subnet is reached.")
-@click.option("--subnet6", metavar="CIDR", help="Its IPv6 subnet; one that has none can be given one later.")
-@click.option("--gateway6", metavar="IP", help="The next hop for IPv6.")
+@_ipv6
 @click.option("--vlan", type=int, help="VLAN, 1 to 4094 (untagged when not given).")
 @click.option("--mtu", type=int, help="MTU in bytes (1500 when not given).")
 @wait_option
@@ -61,6 +76,7 @@ def external_add(
     gateway: str | None,
     subnet6: str | None,
     gateway6: str | None,
+    prefixes: tuple[str, ...],
     vlan: int | None,
     mtu: int | None,
     wait: bool,
@@ -72,11 +88,44 @@ def external_add(
       ebbtide external add pub --physical physnet1 --subnet 203.0.113.0/24 --gateway 203.0.113.1
       ebbtide external add dmz --physical physnet1 --vlan 42 --subnet 198.51.100.0/24
       ebbtide external add pub --physical physnet1 --subnet 203.0.113.0/24 --gateway 203.0.113.1 \\
-        --subnet6 2001:db8::/64 --gateway6 2001:db8::1
+        --subnet6 2001:db8::/64 --gateway6 2001:db8::1 --prefix 2001:db8:100::/40
     """
     wishes = {"physical": physical, "subnet": subnet, "gateway": gateway, "subnet6": subnet6, "gateway6": gateway6}
-    body = {"id": name, **given(**wishes, vlan=vlan, mtu=mtu)}
+    body = {"id": name, **given(**wishes, prefixes=prefixes, vlan=vlan, mtu=mtu)}
     verdicts.made(session, session.client.call("POST", "/externals", body, query=waiting(wait)), "external")
+
+
+@external.command("set")
+@click.argument("name", shell_complete=known_externals)
+@_ipv6
+@click.option("--no-ipv6", is_flag=True, help="In the place of the others: no IPv6.")
+@wait_option
+@client_verb
+def external_set(
+    session: Session,
+    name: str,
+    subnet6: str | None,
+    gateway6: str | None,
+    prefixes: tuple[str, ...],
+    no_ipv6: bool,
+    wait: bool,
+) -> None:
+    """Change a network's IPv6; what is not given stays.
+
+    \b
+    Examples:
+      ebbtide external set pub --subnet6 2001:db8::/64 --gateway6 2001:db8::1 --prefix 2001:db8:100::/40
+      ebbtide external set pub --no-ipv6
+    """
+    change = given(subnet6=subnet6, gateway6=gateway6, prefixes=prefixes)
+    if no_ipv6 and change:
+        raise BadInput("--no-ipv6 and the others were both given: say one of them")
+    if no_ipv6:
+        change = {"subnet6": ""}
+    if not change:
+        raise BadInput("nothing to change was given: `ebbtide external set --help`")
+    found = session.client.call("PATCH", f"/externals/{segment(name)}", change, query=waiting(wait))
+    verdicts.made(session, found, "external")
 
 
 @external.command("list")

@@ -12,12 +12,11 @@ from collections.abc import Collection, Iterable, Iterator
 
 from immutables import Map
 
-from ebbtide.compile import families, ledger
+from ebbtide.compile import ledger
 from ebbtide.compile.families import IPV4, IPV6, Family
 from ebbtide.compile.features import arp, base, dhcp, l2, l3, nat, nd, outside, security, stances, subnet_route, tunnel
 from ebbtide.compile.features.security import Guard
 from ebbtide.compile.fragment import Fragment, Key
-from ebbtide.model.addresses import split_route
 from ebbtide.model.facts import Binding, BindingPhase, External, Floating, Learnt, Membership, Port, Router
 from ebbtide.model.observed import View
 from ebbtide.model.state import SUBNET, State, home_zone, split_subnet, subnet_name
@@ -147,7 +146,7 @@ def _router(state: State, key: Key, view: View) -> Fragment | None:
     found = state.vrf(str(key.object))
     if found is None:
         return None
-    ways_out = _ways_out(found) if isinstance(found, Router) else ()
+    ways_out = _ways_out(state, found) if isinstance(found, Router) else ()
     own, seen = (
         [(leg, state.networks[leg.network]) for leg in legs]
         for legs in (state.places(found.id), state.seen.get(found.id, ()))
@@ -155,11 +154,11 @@ def _router(state: State, key: Key, view: View) -> Fragment | None:
     return l3.router(found.tag, own, seen, ways_out=ways_out)
 
 
-def _ways_out(router: Router) -> Collection[Family]:
-    """The families in which a router leads outside: in IPv6 where the network outside can send back to it."""
+def _ways_out(state: State, router: Router) -> Collection[Family]:
+    """The families in which a router leads outside: in IPv6 where the network outside knows the way back."""
     if not router.external:
         return ()
-    return (IPV4, IPV6) if any(families.of(text) is IPV6 for text in router.addresses) else (IPV4,)
+    return (IPV4, IPV6) if state.untranslated(router.id) else (IPV4,)
 
 
 def routes_key(vrf: str, port: str) -> Key:
@@ -208,7 +207,8 @@ def _dhcp(state: State, key: Key, view: View) -> Fragment | None:
 
 def _adverts(state: State, key: Key, view: View) -> Fragment | None:
     net = state.networks.get(str(key.object))
-    return nd.routed(net) if net is not None and any(":" in subnet for subnet in state.subnets(net.id)) else None
+    advertised = net is not None and net.ipv6_mode and any(":" in subnet for subnet in state.subnets(net.id))
+    return nd.routed(net) if net is not None and advertised else None
 
 
 def _exit(state: State, key: Key, view: View) -> Fragment | None:
@@ -222,7 +222,7 @@ def _exit(state: State, key: Key, view: View) -> Fragment | None:
         elif number in view.tunnels and view.tunnels[number].ofport:
             tunnel = view.tunnels[number]
             ways.append(nat.Way(tunnel.ofport, tunnel.up, tunnel.seen or tunnel.up))
-    return nat.exit_by(found, ways, _ways_out(found))
+    return nat.exit_by(found, ways, _ways_out(state, found))
 
 
 def _gate(state: State, key: Key, view: View) -> Fragment | None:
@@ -232,9 +232,8 @@ def _gate(state: State, key: Key, view: View) -> Fragment | None:
     if found is None or external is None or stance is None:
         return None
     tunnels = {n: i.ofport for n, i in view.tunnels.items()}
-    own = [leg.subnet for leg in state.places(found.id) if ":" in leg.subnet]
-    prefixes = [*own, *(way for way, _ in map(split_route, found.routes) if ":" in way)]
-    return nat.gate(found, external, stance, _own_mac(state, key.compute), tunnels, _guard(stance, view), prefixes)
+    own_mac, prefixes = _own_mac(state, key.compute), state.untranslated(found.id)
+    return nat.gate(found, external, stance, own_mac, tunnels, _guard(stance, view), prefixes)
 
 
 def _guard(stance: nat.Stance | None, view: View) -> int:

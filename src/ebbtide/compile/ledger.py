@@ -186,6 +186,7 @@ class Priority:
     INBOUND_EXPORTED = 12
     # table 26
     TO_GATEWAY = 5
+    NOT_OURS = 6
     AT_GATEWAY = 7
     FLOATING = 10
     # table 28
@@ -490,7 +491,7 @@ ANSWERS_PER_SECOND = 1000
 CLAIMS_PER_SECOND = 100
 DHCP_PER_SECOND = 200
 ANNOUNCED_PER_SECOND = 50
-ROUTER_ASKED_PER_SECOND = 200
+ROUTER_ASKED_PER_SECOND = 50
 #: Packets from outside to unknown IPv6 addresses: a /64 is never scanned to its end, and is always being scanned (RFC 6583).
 OUTSIDE_HIDDEN_PER_SECOND = 10
 PUNTS_PER_SECOND = 200

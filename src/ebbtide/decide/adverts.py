@@ -1,7 +1,7 @@
 """What routers advertise in a network (RFC 4861, 6.2): prefixes, MTU, name servers, and how VMs come by their addresses.
 
-One router is the default one of a network, as it is by DHCP: the first by name. Lifetimes are as long as can be said (RFC 8319), so that a
-VM keeps its route and its addresses while nobody advertises anything: a controller that is away for eighteen hours is not noticed.
+One router is the default one of a network: one that leads outside in IPv6, and of those the oldest. It is so for as long as can be said
+(RFC 8319), so that a VM keeps its route while nobody advertises anything: a controller that is away for eighteen hours is not noticed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from ebbtide.model.addresses import number, prefix
 from ebbtide.model.facts import Network, RouterPort
 from ebbtide.model.state import State
 
-#: Seconds: for ever, as a prefix's lifetime; the longest that a router may be the default one; and how long an address of a prefix that has
-#: gone is still taken (RFC 4862, 5.5.3 e: a host believes no less of who has not proved who it is).
-FOR_EVER, LONGEST, RUN_OUT = 0xFFFF_FFFF, 65_535, 7200
+#: Seconds: how long an address that a VM makes of a prefix is good, and is preferred (RFC 4861, 6.2.1); the longest that a router may be
+#: the default one; and how long an address of a prefix that has gone is still taken (RFC 4862, 5.5.3 e: a host believes no less of who has
+#: not proved who it is).
+VALID, PREFERRED, LONGEST, RUN_OUT = 2_592_000, 604_800, 65_535, 7200
 
 
 class Prefix(NamedTuple):
@@ -25,8 +26,8 @@ class Prefix(NamedTuple):
     address: int
     length: int
     autonomous: bool
-    valid: int = FOR_EVER
-    preferred: int = FOR_EVER
+    valid: int = VALID
+    preferred: int = PREFERRED
 
 
 class Advert(NamedTuple):
@@ -42,26 +43,31 @@ class Advert(NamedTuple):
     dns: tuple[int, ...] = ()
 
 
-def mode(net: Network) -> str:
-    """How VMs of a network come by their IPv6 addresses ("": they are told by nobody)."""
-    return net.ipv6_mode or (STATEFUL if net.dhcp else "")
-
-
 def of(state: State, network: str) -> list[Advert]:
-    """What each of a network's routers and VPNs says there, the default router first."""
+    """What each of a network's routers and VPNs says there, the default router first: nothing while VMs are to be told nothing."""
     net = state.networks.get(network)
-    if net is None:
+    if net is None or not net.ipv6_mode:
         return []
-    found: list[Advert] = []
-    for vrf in sorted(state.routers_of.get(network, ())):
+    return [_advert(net, legs, 0 if n else LONGEST) for n, (_, legs) in enumerate(speakers(state, network))]
+
+
+def speakers(state: State, network: str) -> list[tuple[str, list[RouterPort]]]:
+    """Those of a network's routers and VPNs that have IPv6 places there, and these; the default router first."""
+
+    def order(vrf: str) -> tuple[bool, int]:
+        known = state.vrf(vrf)
+        return not state.untranslated(vrf), known.tag if known is not None else 0
+
+    found = []
+    for vrf in sorted(state.routers_of.get(network, ()), key=order):
         legs = [leg for leg in state.places(vrf) if leg.network == network and ":" in leg.subnet]
         if legs:
-            found.append(_advert(net, legs, LONGEST if not found else 0))
+            found.append((vrf, legs))
     return found
 
 
 def _advert(net: Network, legs: list[RouterPort], lifetime: int) -> Advert:
-    how = mode(net)
+    how = net.ipv6_mode
     autonomous = how in (SLAAC, STATELESS)
     prefixes = tuple(Prefix(*_start(leg.subnet), autonomous) for leg in legs)
     dns = tuple(number(text) for text in net.dns.split() if ":" in text)

@@ -14,13 +14,16 @@ import msgspec
 
 from ebbtide.decide import routing
 from ebbtide.errors import BadInput, NotFound, Refused
-from ebbtide.model.addresses import holds, parse_ip, prefix
+from ebbtide.model.addresses import holds, link_local, parse_ip, prefix
 from ebbtide.model.facts import Edit, Network, Port
 from ebbtide.model.state import State
 
-#: How VMs come by their IPv6 addresses: they make them of their MAC (RFC 4862), the same and ask DHCPv6 for the rest, or ask for all.
-SLAAC, STATELESS, STATEFUL = "slaac", "dhcpv6-stateless", "dhcpv6-stateful"
-IPV6_MODES = (SLAAC, STATELESS, STATEFUL)
+#: How VMs come by their IPv6 addresses: by hand, they make them of their MAC (RFC 4862), the same and ask DHCPv6 for the rest, or ask it
+#: for all. In each of these routers are advertised.
+STATIC, SLAAC, STATELESS, STATEFUL = "static", "slaac", "dhcpv6-stateless", "dhcpv6-stateful"
+IPV6_MODES = (STATIC, SLAAC, STATELESS, STATEFUL)
+#: As it is said; stored is "".
+NONE = "none"
 #: RFC 4862 makes an address of a prefix of 64 bits and an interface identifier.
 _SLAAC_LENGTH = 64
 
@@ -46,8 +49,10 @@ def checked(net: Network) -> Network:
     Raises:
         BadInput: there is no such way to come by IPv6 addresses, or it does not go with the network's subnets or with DHCP.
     """
+    if net.ipv6_mode == NONE:
+        net = msgspec.structs.replace(net, ipv6_mode="")
     if net.ipv6_mode and net.ipv6_mode not in IPV6_MODES:
-        raise BadInput(f"IPv6 mode {net.ipv6_mode[:40]!r} is none of {', '.join(IPV6_MODES)}", "ipv6-mode")
+        raise BadInput(f"IPv6 mode {net.ipv6_mode[:40]!r} is not one of {', '.join((*IPV6_MODES, NONE))}", "ipv6-mode")
     if net.ipv6_mode in (STATELESS, STATEFUL) and not net.dhcp:
         raise BadInput(
             f"IPv6 mode {net.ipv6_mode} has VMs ask DHCP, which network {net.id} is without: `--dhcp`", "ipv6-mode"
@@ -58,6 +63,16 @@ def checked(net: Network) -> Network:
             words = f"IPv6 mode {net.ipv6_mode} has VMs make their addresses of a /64: subnet {other} is none"
             raise BadInput(words, "ipv6-mode")
     return net
+
+
+def completed(net: Network, mac: int, found: Sequence[str]) -> tuple[str, ...]:
+    """A port's addresses and those that its VM makes of its MAC, where it has been given no other of that subnet (RFC 4291, appendix A)."""
+    own = link_local(mac) & (1 << 64) - 1
+    made = []
+    for subnet in net.subnets if net.ipv6_mode in (SLAAC, STATELESS) else ():
+        if ":" in subnet and not any(holds(subnet, address) for address in found):
+            made.append(str(ipaddress.IPv6Address(prefix(subnet)[0] | own)))
+    return tuple(sorted({*found, *made}))
 
 
 def change(state: State, name: str, **wishes: Any) -> tuple[list[Edit], Network]:
@@ -74,7 +89,15 @@ def change(state: State, name: str, **wishes: Any) -> tuple[list[Edit], Network]
     made = checked(msgspec.structs.replace(known, **{k: v for k, v in wishes.items() if v is not None}))
     for gone in sorted(set(known.subnets) - set(made.subnets)):
         _unused(state, known, made, gone)
-    return ([Edit(known, made)] if made != known else []), made
+    if made == known:
+        return [], known
+    edits: list[Edit] = [Edit(known, made)]
+    for port in (state.ports[port_id] for port_id in sorted(state.ports_of.get(name, ()))):
+        found = completed(made, port.mac, port.addresses)
+        if found != port.addresses:
+            check_addresses(state, made, port.id, found)
+            edits.append(Edit(port, msgspec.structs.replace(port, addresses=found)))
+    return edits, made
 
 
 def _unused(state: State, known: Network, made: Network, subnet: str) -> None:
@@ -141,9 +164,11 @@ def readdressed(state: State, port: Port, found: Sequence[str]) -> Port:
     Raises:
         Refused: it may not have one, or a floating IP leads to one that it would lose.
     """
-    check_addresses(state, state.networks[port.network], port.id, found)
+    net = state.networks[port.network]
+    found = completed(net, port.mac, found)
+    check_addresses(state, net, port.id, found)
     used = [state.floatings[key] for key in sorted(state.floatings_of.get(port.id, ()))]
     lost = next((f for f in used if f.fixed not in found), None)
     if lost is not None:
         raise Refused(f"floating IP {lost.address} leads to {lost.fixed} of port {port.id}: take it away first")
-    return msgspec.structs.replace(port, addresses=tuple(sorted(found)))
+    return msgspec.structs.replace(port, addresses=found)

@@ -17,14 +17,16 @@ from ebbtide.compile import ledger
 from ebbtide.decide import hidden, parts
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.errors import BadInput, NotFound, Refused
-from ebbtide.model.addresses import ends, holds, ipv4, number, overlap, parse_ip, split_route, within
+from ebbtide.model.addresses import ends, holds, ipv4, link_local, number, overlap, parse_ip, split_route, within
 from ebbtide.model.facts import Edit, External, Floating, Port, Router, RouterPort, Vpn, format_mac, parse_mac
-from ebbtide.model.state import State
+from ebbtide.model.state import State, apply
 
 MAX_NAME = 255
 #: Extra routes of one router, and its external addresses: each is a flow on every compute of its reach, or on those that serve its NAT.
 MAX_ROUTES, MAX_ADDRESSES = 200, 64
 MIN_MTU_IPV6 = 1280
+#: IPv6 prefixes that a network outside sends here.
+MAX_PREFIXES = 200
 
 
 def check_name(kind: str, name: str) -> None:
@@ -136,8 +138,9 @@ def add_external(
     mtu: int,
     subnet6: str = "",
     gateway6: str = "",
+    prefixes: Sequence[str] = (),
 ) -> tuple[list[Edit], External]:
-    """Make a network outside, or give one that has no IPv6 subnet one.
+    """Make a network outside. `subnet6`, `gateway6`: the same of IPv6; `prefixes`: what of IPv6 it sends to routers here.
 
     Raises:
         BadInput: a value is not valid.
@@ -152,39 +155,91 @@ def add_external(
     if gateway:
         gateway = _address(gateway, "gateway", "gateway", 4)
         _host_in(gateway, subnet, "gateway")
-    if gateway6 and not subnet6:
-        raise BadInput(f"gateway {gateway6[:60]!r} without an IPv6 subnet: name that too", "gateway6")
-    if subnet6:
-        subnet6 = _subnet(subnet6, "subnet", "subnet6", 6)
-        check_mtu_for(mtu, subnet6, f"external network {name}")
-    if gateway6:
-        gateway6 = _gateway6(gateway6, subnet6)
+    wish = External(name, 0, physical, vlan, subnet, gateway, mtu, subnet6, gateway6, tuple(prefixes))
+    wish = _with_ipv6(wish)
     known = state.externals.get(name)
     if known is not None:
-        wish = msgspec.structs.replace(
-            known,
-            physical=physical,
-            vlan=vlan,
-            subnet=subnet,
-            gateway=gateway,
-            mtu=mtu,
-            subnet6=subnet6,
-            gateway6=gateway6,
-        )
-        if known == wish:
+        if known == msgspec.structs.replace(wish, tag=known.tag):
             return [], known
-        if not known.subnet6 and known == msgspec.structs.replace(wish, subnet6="", gateway6=""):
-            return [Edit(known, wish)], wish
         raise Refused(
-            f"external network {name} exists already with other settings: delete it first, or choose another name"
+            f"external network {name} exists already with other settings: change those of IPv6 with `ebbtide external set {name}`, delete "
+            "it first, or choose another name"
         )
     for other in state.externals.values():
         if (other.physical, other.vlan) == (physical, vlan):
             where = f"VLAN {vlan}" if vlan else "the untagged part"
             raise Refused(f"{where} of {physical} is external network {other.id}: choose another VLAN, or use that one")
     ids = Allocator(state)
-    made = External(name, ids.take("network"), physical, vlan, subnet, gateway, mtu, subnet6, gateway6)
+    made = msgspec.structs.replace(wish, tag=ids.take("network"))
     return [Edit(None, made), *ids.edits()], made
+
+
+def _with_ipv6(wish: External) -> External:
+    """The wish as it is stored, if its IPv6 can be."""
+    subnet, gateway = wish.subnet6, wish.gateway6
+    if (gateway or wish.prefixes) and not subnet:
+        raise BadInput("a gateway or prefixes of IPv6 without an IPv6 subnet: name that too", "subnet6")
+    if len(wish.prefixes) > MAX_PREFIXES:
+        raise BadInput(f"{len(wish.prefixes)} prefixes: an external network may have {MAX_PREFIXES}", "prefixes")
+    if subnet:
+        subnet = _subnet(subnet, "subnet", "subnet6", 6)
+        check_mtu_for(wish.mtu, subnet, f"external network {wish.id}")
+    if gateway:
+        gateway = _gateway6(gateway, subnet)
+    prefixes = tuple(sorted({_subnet(text, "prefix", "prefixes", 6) for text in wish.prefixes}))
+    return msgspec.structs.replace(wish, subnet6=subnet, gateway6=gateway, prefixes=prefixes)
+
+
+def set_external(
+    state: State,
+    name: str,
+    subnet6: str | None = None,
+    gateway6: str | None = None,
+    prefixes: Sequence[str] | None = None,
+) -> tuple[list[Edit], External]:
+    """Change what is given of a network's IPv6, and leave the rest.
+
+    Raises:
+        BadInput: a value is not valid.
+        NotFound: there is no such network.
+        Refused: a router has an address in the subnet that would go, or two routers would have one prefix there.
+    """
+    known = external(state, name)
+    wishes = {"subnet6": subnet6, "gateway6": gateway6, "prefixes": None if prefixes is None else tuple(prefixes)}
+    fields = {key: value for key, value in wishes.items() if value is not None}
+    if subnet6 == "":
+        fields = {"gateway6": "", "prefixes": (), **fields}
+    made = _with_ipv6(msgspec.structs.replace(known, **fields))
+    if made == known:
+        return [], known
+    users = [r for r in state.routers.values() if r.external == name]
+    for user in users:
+        for address in user.addresses:
+            if ":" in address and not (made.subnet6 and holds(made.subnet6, address)):
+                raise Refused(f"router {user.id} has address {address} in {known.subnet6}: take that away first")
+    after = apply(state, [Edit(known, made)], state.revision)
+    for user in users:
+        _alone_outside(after, user.id)
+    gone = [Edit(n, None) for n in state.neighbours.values() if n.external == name and n.address == known.gateway6]
+    return [Edit(known, made), *(gone if made.gateway6 != known.gateway6 else [])], made
+
+
+def _alone_outside(after: State, name: str) -> None:
+    """The outside sends a prefix to one router.
+
+    Raises:
+        Refused: another router of the same external network has what meets one of this one's.
+    """
+    own = after.untranslated(name)
+    others = [r for r in after.routers.values() if own and r.id != name and r.external == after.routers[name].external]
+    for other in others:
+        for theirs in after.untranslated(other.id):
+            meets = next((mine for mine in own if overlap(mine, theirs)), None)
+            if meets is not None:
+                raise Refused(
+                    f"IPv6 prefix {meets} of router {name} meets {theirs} of router {other.id}, and both lead to {other.external}: it can "
+                    "send it to one of them"
+                )
 
 
 def _gateway6(text: str, subnet: str) -> str:
@@ -342,6 +397,7 @@ def set_router(
     if nat != (made.external, made.addresses, made.snat, made.record):
         _at_rest(state, name)
     edits = [Edit(known, made)]
+    _alone_outside(apply(state, edits, state.revision), name)
     if made.external != known.external:
         used = [f.address for f in state.floatings.values() if f.router == name]
         if used:
@@ -484,8 +540,13 @@ def attach(state: State, name: str, network: str, address: str = "", mac: str = 
             f"network {network} belongs to VPN {vpns[0]}, which is its gateway: `ebbtide vpn dissociate {vpns[0]} --network {network}` "
             "first"
         )
+    on_link = str(IPv6Address(link_local(value)))
     for port_id in state.ports_of.get(network, ()):
         port = state.ports[port_id]
+        if on_link in port.addresses:
+            raise Refused(
+                f"{on_link}, which {who} has on the link in IPv6, is that of port {port_id} in network {network}: give {who} another MAC"
+            )
         if address in port.addresses:
             raise Refused(
                 f"address {address} is that of port {port_id} in network {network}: give {who} another (`--address`)"
@@ -498,6 +559,8 @@ def attach(state: State, name: str, network: str, address: str = "", mac: str = 
                 raise Refused(
                     f"{address} or MAC {format_mac(value)} is that of {named(state, other)} in network {network}"
                 )
+    if ":" in address and name in state.routers:
+        _alone_outside(apply(state, [Edit(None, made)], state.revision), name)
     return [Edit(None, made), *hidden.release(state, network, (address,), value)], made
 
 
@@ -616,7 +679,9 @@ def without_port(state: State, port: str) -> list[Edit]:
 
 def own_addresses(state: State, network: str) -> dict[str, str]:
     """Addresses of routers and VPNs in a network, and whose they are, in words."""
-    return {leg.address: named(state, leg.router) for leg in _legs_in(state, network)}
+    legs = _legs_in(state, network)
+    on_link = {str(IPv6Address(link_local(leg.mac))): named(state, leg.router) for leg in legs}
+    return {**on_link, **{leg.address: named(state, leg.router) for leg in legs}}
 
 
 def own_macs(state: State, network: str) -> dict[int, str]:

@@ -98,7 +98,8 @@ class Compute(msgspec.Struct, frozen=True):
 class Network(msgspec.Struct, frozen=True):
     """A tenant network: `tag` (16 bits) inside a switch, `vni` (24 bits) on the wire, `mtu` in bytes as a VM sees it. `dhcp`: whether its
     VMs are told their addresses, and with them `dns`, servers' addresses in their order with spaces between, and `routes`,
-    each "prefix via address". `ipv6_mode`: how they come by IPv6 addresses (`decide/networks.py`; "": by DHCPv6 if there is DHCP)."""
+    each "prefix via address". `ipv6_mode`: how they come by IPv6 addresses, and that routers are advertised
+    to them (`decide/networks.py`; "": nobody tells them anything)."""
 
     id: str
     tag: int
@@ -278,7 +279,8 @@ class Proof(msgspec.Struct, frozen=True):
 
 class External(msgspec.Struct, frozen=True):
     """A network outside of the overlay: `physical` as provider mappings name it, `vlan` 1..4094 or 0 (flat), one IPv4 subnet and in it the
-    address of the next hop, and the same of IPv6 ("": it has none). `tag` is of the same range as a network's."""
+    address of the next hop, and the same of IPv6 ("": it has none). `prefixes`: IPv6 ones that the outside sends to routers here; from
+    others nothing leaves. `tag` is of the same range as a network's."""
 
     id: str
     tag: int
@@ -289,6 +291,7 @@ class External(msgspec.Struct, frozen=True):
     mtu: int = 1500
     subnet6: str = ""
     gateway6: str = ""
+    prefixes: tuple[str, ...] = ()
 
 
 class Router(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ import msgspec
 from immutables import Map
 
 from ebbtide.model import horizon
+from ebbtide.model.addresses import split_route, within
 from ebbtide.model.facts import (
     Binding,
     BindingPhase,
@@ -265,6 +266,16 @@ class State(msgspec.Struct, frozen=True):
         if len(found) < len(bound) and self.active(floating.port) is not None:
             found |= {n: False for n in self.servers(floating.router) if n in wired and n not in found}
         return found
+
+    def untranslated(self, router: str) -> list[str]:
+        """The IPv6 prefixes of a router that go out as they are, and that the outside sends to it: those of its networks, and what is
+        behind them, as far as the network outside knows the way back. None while the router has no IPv6 address there."""
+        found = self.routers.get(router)
+        outside = self.externals.get(found.external) if found is not None else None
+        if found is None or outside is None or not any(":" in address for address in found.addresses):
+            return []
+        own = {leg.subnet for leg in self.legs.get(router, _EMPTY).values()} | {split_route(x)[0] for x in found.routes}
+        return sorted(p for p in own if ":" in p and any(within(p, known) for known in outside.prefixes))
 
     def subnets(self, network: str) -> tuple[str, ...]:
         """The subnets of a network in which some VRF has a place."""

@@ -12,11 +12,11 @@ from typing import Any
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features import stances, tunnel
-from ebbtide.decide import datapaths, drain, parts
+from ebbtide.decide import adverts, datapaths, drain, networks, parts, routing
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.decide.scalein import carried
 from ebbtide.errors import NotFound
-from ebbtide.model.addresses import split_route
+from ebbtide.model.addresses import holds, split_route
 from ebbtide.model.facts import (
     Binding,
     BindingPhase,
@@ -259,12 +259,43 @@ def _subnets(state: State, network: Network) -> Iterator[str]:
         )
         vni, table = ledger.subnet_vni(network.tag), int(ledger.T.SUBNET_ROUTE)
         yield f"What is sent to such an address in {subnet} goes there under VNI {vni} (table {table})."
+    yield from _advertised(state, network)
     if network.dhcp:
         yield "Its VMs are told their addresses by DHCP, each on its own compute; while no controller runs, a lease that is held stays."
     held = state.learnt_in(network.id)
     if held:
         told = [f"{a} ({held[a].port})" for a in sorted(held)]
         yield f"{len(held)} address(es) were learnt: {some(told)}."
+
+
+_WAYS = {
+    networks.SLAAC: "make their addresses of that and their MACs",
+    networks.STATELESS: "make their addresses of that and their MACs, and ask DHCPv6 for name servers",
+    networks.STATEFUL: "ask DHCPv6 for their addresses",
+    networks.STATIC: "have the addresses that they were given by hand",
+}
+
+
+def _advertised(state: State, network: Network) -> Iterator[str]:
+    """Which router says what to its VMs."""
+    if not network.ipv6_mode:
+        if adverts.speakers(state, network.id):
+            yield (
+                "Nobody advertises its routers to its VMs in IPv6, nor tells them addresses: "
+                f"`ebbtide network set {network.id} --ipv6-mode` does."
+            )
+        return
+    for number, (vrf, legs) in enumerate(adverts.speakers(state, network.id)):
+        prefixes = some(sorted(leg.subnet for leg in legs))
+        role = "the default router" if not number else "not the default router"
+        yield (
+            f"{_capital(routing.named(state, vrf))} advertises {prefixes} as {role}; VMs {_WAYS[network.ipv6_mode]}. What was "
+            "advertised holds while no controller runs: the route for eighteen hours, addresses for a month."
+        )
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def router_story(
@@ -319,14 +350,42 @@ def _served(state: State, router: Router, reachable: Collection[int]) -> Iterato
         )
         standby = f"{two} stands by" if found.standby else "nobody stands by"
         yield (f"{one} serves the NAT of router {router.id}, designated since revision {found.since}; {standby}.")
-    addresses = some(router.addresses)
+    own = [address for address in router.addresses if ":" not in address]
+    addresses = some(own)
     if not router.snat:
         yield f"SNAT is off: only what has a floating IP gets to {router.external}."
-    elif not router.addresses:
-        yield f"SNAT is on, but it has no address in {router.external}: only what has a floating IP gets out."
+    elif not own:
+        yield f"SNAT is on, but it has no IPv4 address in {router.external}: only what has a floating IP gets out."
     else:
         kept = "a record of its connections is kept" if router.record else "no record of its connections is kept"
         yield f"SNAT is on, into {addresses} of {router.external}; {kept}."
+    yield from _untranslated(state, router)
+
+
+def _untranslated(state: State, router: Router) -> Iterator[str]:
+    """What becomes of IPv6, which goes out as it is: it is for the outside to know the way back."""
+    ways = (way for way, _ in map(split_route, router.routes))
+    prefixes = {p for p in (*(leg.subnet for leg in state.places(router.id)), *ways) if ":" in p}
+    own = [address for address in router.addresses if ":" in address]
+    leave, outside = state.untranslated(router.id), state.externals[router.external]
+    if leave:
+        yield f"IPv6 goes out without NAT, from {some(leave)} alone: {outside.id} must have a route for that to {some(own)}."
+        ports = [state.ports[p] for leg in state.places(router.id) for p in state.ports_of.get(leg.network, ())]
+        bare = {p.id for p in ports if not p.secured and any(holds(x, a) for x in leave for a in p.addresses)}
+        if bare:
+            yield f"{len(bare)} port(s) there without port security can be reached from outside in IPv6: {some(sorted(bare))}."
+    kept = sorted(prefixes - set(leave))
+    if kept and not own:
+        more = "" if outside.subnet6 else f", which needs an IPv6 subnet first (`ebbtide external set {outside.id}`)"
+        yield (
+            f"IPv6 does not get out of {some(kept)}: the router has no IPv6 address in {outside.id}{more}; name one with its others "
+            f"(`ebbtide router set {router.id} --address`)."
+        )
+    elif kept:
+        yield (
+            f"IPv6 does not get out of {some(kept)}: no prefix that {outside.id} sends here holds it "
+            f"(`ebbtide external set {outside.id} --prefix`)."
+        )
 
 
 def _moving(state: State, router: Router) -> Iterator[str]:
@@ -411,11 +470,12 @@ def _next_hop(state: State, router: Router) -> Iterator[str]:
     outside = state.externals.get(router.external)
     if outside is None:
         return
-    if not outside.gateway:
-        yield f"{outside.id} has no next hop: only its own subnet {outside.subnet} is reached."
-        return
-    mac = next_hop_mac(state, outside.id, outside.gateway)
-    yield f"Next hop: {outside.gateway} in {outside.id}, " + (f"MAC {mac}." if mac else "not resolved yet.")
+    for subnet, gateway in ((outside.subnet, outside.gateway), (outside.subnet6, outside.gateway6)):
+        mac = next_hop_mac(state, outside.id, gateway)
+        if gateway:
+            yield f"Next hop: {gateway} in {outside.id}, " + (f"MAC {mac}." if mac else "not resolved yet.")
+        elif subnet:
+            yield f"{outside.id} has no next hop: only its own subnet {subnet} is reached."
 
 
 def _extra_routes(state: State, router: Router) -> Iterator[str]:

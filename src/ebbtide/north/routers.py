@@ -34,6 +34,16 @@ class NewExternal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     mtu: int = 1500
     subnet6: str = ""
     gateway6: str = ""
+    prefixes: list[str] = []
+    wait: bool = False
+
+
+class ExternalChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change of a network outside; what is not there stays. `subnet6` "" takes its IPv6 away."""
+
+    subnet6: str | None = None
+    gateway6: str | None = None
+    prefixes: list[str] | None = None
     wait: bool = False
 
 
@@ -110,10 +120,18 @@ def _externals(service: Service) -> list[Route]:
         name = body.named(request, wish.id)
         old = name in service.state.externals
         made = await service.add_external(
-            name, wish.physical, wish.subnet, wish.gateway, wish.vlan, wish.mtu, wish.subnet6, wish.gateway6
+            *(name, wish.physical, wish.subnet, wish.gateway, wish.vlan, wish.mtu),
+            *(wish.subnet6, wish.gateway6, wish.prefixes),
         )
         shown = {"external": shapes.external(service.state, made), "changed": not old}
         return await answer(request, service, shown, status=200 if old else 201, wait=wish.wait)
+
+    async def change(request: Request) -> Response:
+        wish, name = await body.struct(request, ExternalChange), request.path_params["id"]
+        old = service.state.externals.get(name)
+        made = await service.set_external(name, subnet6=wish.subnet6, gateway6=wish.gateway6, prefixes=wish.prefixes)
+        shown = {"external": shapes.external(service.state, made), "changed": made != old}
+        return await answer(request, service, shown, wait=wish.wait)
 
     async def delete(request: Request) -> Response:
         wish = await body.struct(request, Waiting)
@@ -125,6 +143,7 @@ def _externals(service: Service) -> list[Route]:
         Route("/api/v1/externals", make, methods=["POST"]),
         Route("/api/v1/externals/{id:path}", one, methods=["GET"]),
         Route("/api/v1/externals/{id:path}", make, methods=["PUT"]),
+        Route("/api/v1/externals/{id:path}", change, methods=["PATCH"]),
         Route("/api/v1/externals/{id:path}", delete, methods=["DELETE"]),
     ]
 

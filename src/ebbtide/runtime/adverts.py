@@ -13,14 +13,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+import msgspec
 import structlog
 
 from ebbtide.compile import ledger
 from ebbtide.compile.flow import Output, ToGroup
 from ebbtide.decide import adverts
 from ebbtide.decide.adverts import Advert
+from ebbtide.model import facts
 from ebbtide.model.addresses import link_local, number
-from ebbtide.model.facts import Edit, Network, RouterPort
+from ebbtide.model.facts import Edit
 from ebbtide.openflow import messages as m
 from ebbtide.runtime import asking, frames6
 
@@ -31,10 +33,21 @@ if TYPE_CHECKING:
 log = structlog.get_logger("adverts")
 #: Seconds between two times that all is told; and after a change, when it is told.
 INTERVAL, SOON = 1200.0, (0.0, 4.0, 16.0)
+#: Seconds in which all is told for the first time in a leadership: a VM may have come up while nobody led.
+FIRST = 120.0
 #: Frames sent at one go; the next follow a moment later.
 AT_ONCE, BREATH = 50, 0.1
 #: Seconds after which a controller that does not lead looks whether it does.
 FOLLOWER = 1.0
+
+
+class Network(msgspec.Struct):
+    """What the routers of a network say; what is said of those that have gone, until when; and when all is told next."""
+
+    told: list[Advert]
+    gone: list[Advert] = []
+    until: float = 0.0
+    due: float = 0.0
 
 
 class Adverts:
@@ -43,49 +56,62 @@ class Adverts:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._wake = asyncio.Event()
-        #: What each network's routers say; and what is to be said of those that have gone.
-        self._told: dict[str, list[Advert]] = {}
-        self._gone: dict[str, list[Advert]] = {}
-        self._due: list[tuple[float, str, bool]] = []
-        self._waiting: list[tuple[Member, int, bytes]] = []
+        self._networks: dict[str, Network] = {}
+        #: When a network is told; an entry for its round counts only as long as its `due` says the same.
+        self._due: list[tuple[float, str]] = []
+        self._waiting: dict[tuple[int, str], None] = {}
 
     def begin(self) -> None:
-        """A new leadership: what is so has been said, and is said again in the course of one interval."""
+        """A new leadership: all is told in the course of its first minutes. What has gone before it is not known any more."""
         state, now = self._cluster.state, self._cluster.now()
-        self._told = {name: found for name in state.routers_of if (found := adverts.of(state, name))}
-        self._gone.clear()
+        self._networks = {n: Network(found) for n in state.routers_of if (found := adverts.of(state, n))}
         self._waiting.clear()
-        self._due = [(now + INTERVAL * _share(name), name, True) for name in self._told]
-        heapq.heapify(self._due)
+        self._due.clear()
+        for name, known in self._networks.items():
+            self._plan(name, known, now + FIRST * _share(name))
         self._wake.set()
+
+    def _plan(self, name: str, known: Network, due: float) -> None:
+        known.due = due
+        heapq.heappush(self._due, (due, name))
 
     def changed(self, edits: Iterable[Edit]) -> None:
         """State has changed: what a network's routers say may have."""
-        facts = (fact for edit in edits for fact in edit)
-        names = {
-            fact.network if isinstance(fact, RouterPort) else fact.id
-            for fact in facts
-            if isinstance(fact, RouterPort | Network)
-        }
+        if not self._cluster.store.leading.is_set():
+            return
+        state, names = self._cluster.state, set[str]()
+        for fact in (fact for edit in edits for fact in edit):
+            if isinstance(fact, facts.RouterPort):
+                names.add(fact.network)
+            elif isinstance(fact, facts.Network):
+                names.add(fact.id)
+            elif isinstance(fact, facts.Router | facts.External):
+                # Who leads outside comes before who does not.
+                routers = [r for r in state.routers.values() if fact.id in (r.id, r.external)]
+                names.update(network for r in routers for network, _ in state.legs.get(r.id, ()))
         for name in names:
             self._look_at(name)
 
     def _look_at(self, name: str) -> None:
-        before, after = self._told.get(name, []), adverts.of(self._cluster.state, name)
-        if before == after or not self._cluster.store.leading.is_set():
+        now, after = self._cluster.now(), adverts.of(self._cluster.state, name)
+        known = self._networks.get(name)
+        before = known.told if known is not None else []
+        if before == after:
             return
-        now = self._cluster.now()
-        gone = adverts.farewell([*before, *self._gone.get(name, ())], after)
-        for table, value in ((self._told, after), (self._gone, gone)):
-            if value:
-                table[name] = value
-            else:
-                table.pop(name, None)
+        if known is None:
+            known = self._networks[name] = Network(after)
+            self._plan(name, known, now + INTERVAL)
+        # For as long as somebody may believe it: who sleeps now, or is away, hears of it later.
+        known.gone, known.until = adverts.farewell([*before, *known.gone], after), now + adverts.LONGEST
+        known.told = after
         for wait in SOON:
-            heapq.heappush(self._due, (now + wait, name, False))
-        if not before:
-            heapq.heappush(self._due, (now + INTERVAL, name, True))
+            heapq.heappush(self._due, (now + wait, name))
         self._wake.set()
+
+    def _spoken(self, name: str, to: tuple[int, int] | None = None) -> list[bytes]:
+        known = self._networks.get(name)
+        said = [*known.told, *known.gone] if known is not None else []
+        return [frames6.router_advert(advert, to) for advert in said]
 
     async def run(self) -> None:
         """Tell what is due; until cancelled."""
@@ -113,22 +139,25 @@ class Adverts:
     def _tell(self) -> None:
         now, state = self._cluster.now(), self._cluster.state
         while self._due and self._due[0][0] <= now:
-            _, name, again = heapq.heappop(self._due)
-            told = [*self._told.get(name, ()), *self._gone.get(name, ())]
-            net = state.networks.get(name)
-            if net is None or not told:
+            due, name = heapq.heappop(self._due)
+            known = self._networks.get(name)
+            if known is None:
                 continue
-            if again:
-                # What has gone has been said often enough.
-                self._gone.pop(name, None)
-                heapq.heappush(self._due, (now + INTERVAL, name, True))
-            members = [self._cluster.members.get(number) for number in state.footprint(name)]
-            spoken = [frames6.router_advert(advert) for advert in told]
-            self._waiting += [(member, net.tag, frame) for member in members if member is not None for frame in spoken]
-        for member, tag, frame in self._waiting[:AT_ONCE]:
-            if member.connected and member.switch is not None:
-                asking.send(member.switch, (ToGroup(ledger.local_group(tag)),), frame)
-        del self._waiting[:AT_ONCE]
+            if now >= known.until:
+                known.gone = []
+            if not known.told and not known.gone:
+                del self._networks[name]
+                continue
+            if due == known.due:
+                self._plan(name, known, now + INTERVAL)
+            self._waiting.update(((compute, name), None) for compute in state.footprint(name))
+        for compute, name in list(self._waiting)[:AT_ONCE]:
+            del self._waiting[compute, name]
+            member, net = self._cluster.members.get(compute), state.networks.get(name)
+            if member is None or not member.connected or member.switch is None or net is None:
+                continue
+            for frame in self._spoken(name):
+                asking.send(member.switch, (ToGroup(ledger.local_group(net.tag)),), frame)
 
     def heard(self, member: Member, tag: int, packet: m.PacketIn) -> None:
         """A VM asks for routers, or for a router's address without saying where it is itself: it is answered on its compute."""
@@ -139,7 +168,7 @@ class Adverts:
             return
         to = source if source[1] else None
         if frames6.asks_for_router(packet.data):
-            answers = [frames6.router_advert(advert, to) for advert in adverts.of(state, name)]
+            answers = self._spoken(name, to)
         else:
             answers = self._defended(name, packet.data, to)
         for frame in answers:

@@ -17,11 +17,12 @@ from ebbtide.compile.features.nd import (
     BY_ROUTER,
     HOPS,
     OVERRIDE,
+    ROUTER_ADVERT,
     ROUTER_SOLICIT,
     SOLICIT,
     SOLICITED,
 )
-from ebbtide.decide.adverts import FOR_EVER, Advert
+from ebbtide.decide.adverts import LONGEST, Advert
 from ebbtide.model.addresses import link_local
 from ebbtide.runtime.frames import checksum
 
@@ -30,7 +31,7 @@ _IPV6 = struct.Struct("!IHBB16s16s")
 ICMP, _ETHERTYPE, _HOP_BY_HOP = 58, 0x86DD, 0
 _HEAD = 14 + 40
 ALL_ROUTERS, _REPORTS_TO = 0xFF02 << 112 | 2, 0xFF02 << 112 | 0x16
-_ROUTER_ADVERT, _TIME_EXCEEDED, _REPORT = 134, 3, 143
+_UNREACHABLE, _TIME_EXCEEDED, _REPORT = 1, 3, 143
 _SOURCE, _TARGET, _PREFIX, _MTU, _DNS = 1, 2, 3, 5, 25
 _SOLICITED_NODE = 0xFF02_0000_0000_0000_0000_0001_FF00_0000
 #: An error quotes as much as keeps it within the least MTU (RFC 4443, 2.4 c); what was sent up is cut before that.
@@ -108,14 +109,14 @@ def report(addresses: Sequence[int], mac: int) -> bytes:
 def router_advert(told: Advert, to: tuple[int, int] | None = None) -> bytes:
     """A router advertisement (RFC 4861, 4.2; RFC 8106 for name servers), from the router's link-local address: to all, or to who asks."""
     flags = (0x80 if told.managed else 0) | (0x40 if told.other else 0)
-    body = struct.pack("!BBHBBHII", _ROUTER_ADVERT, 0, 0, 64, flags, told.lifetime, 0, 0) + _link(_SOURCE, told.mac)
+    body = struct.pack("!BBHBBHII", ROUTER_ADVERT, 0, 0, 64, flags, told.lifetime, 0, 0) + _link(_SOURCE, told.mac)
     body += struct.pack("!BBHI", _MTU, 1, 0, told.mtu)
     for known in told.prefixes:
         flags = 0x80 | (0x40 if known.autonomous else 0)
         head = struct.pack("!BBBBIII", _PREFIX, 4, known.length, flags, known.valid, known.preferred, 0)
         body += head + known.address.to_bytes(16, "big")
     if told.dns:
-        body += struct.pack("!BBHI", _DNS, 1 + 2 * len(told.dns), 0, FOR_EVER)
+        body += struct.pack("!BBHI", _DNS, 1 + 2 * len(told.dns), 0, LONGEST)
         body += b"".join(address.to_bytes(16, "big") for address in told.dns)
     return _icmp(body, (told.mac, link_local(told.mac)), to or (group_mac(ALL_NODES), ALL_NODES))
 
@@ -166,9 +167,11 @@ def forwarded(data: bytes, source: int, destination: int) -> bytes | None:
     return head + data[14:21] + bytes([data[21] - 1]) + data[22:]
 
 
-def time_exceeded(data: bytes, address: int) -> bytes | None:
-    """What a router with that address answers to an untagged IPv6 frame whose hop limit has ended; None: nothing may be answered."""
-    return error(data, address, struct.pack("!BBHI", _TIME_EXCEEDED, 0, 0, 0), to_many=False)
+def no_further(data: bytes, address: int) -> bytes | None:
+    """What a router with that address answers to an untagged IPv6 frame whose hop limit has ended, or that has no way (RFC 4443, 3.1 and
+    3.3); None: nothing may be answered."""
+    kind = _TIME_EXCEEDED if len(data) >= _HEAD and data[21] <= 1 else _UNREACHABLE
+    return error(data, address, struct.pack("!BBHI", kind, 0, 0, 0), to_many=False)
 
 
 def error(data: bytes, address: int, head: bytes, *, to_many: bool) -> bytes | None:

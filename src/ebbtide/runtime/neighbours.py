@@ -56,10 +56,11 @@ def forwarded(data: bytes, source: int, destination: int) -> bytes | None:
     return frames.forwarded(data, source, destination) or frames6.forwarded(data, source, destination)
 
 
-def time_exceeded(data: bytes, address: str) -> bytes | None:
-    """What a router with that address answers to a frame whose TTL has ended; None: nothing may be answered, or the families differ."""
+def no_further(data: bytes, address: str) -> bytes | None:
+    """What a router with that address answers to a frame whose TTL has ended, or in IPv6 has no way; None: nothing may be answered, or the
+    families differ."""
     if ":" in address:
-        return frames6.time_exceeded(data, number(address))
+        return frames6.no_further(data, number(address))
     return frames.time_exceeded(data, number(address))
 
 

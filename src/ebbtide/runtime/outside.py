@@ -305,7 +305,7 @@ class Outside:
             for port_id in state.ports_of.get(leg.network, ()):
                 interface = member.view.ports.get(port_id)
                 if state.ports[port_id].mac == source and interface is not None and interface.ofport:
-                    answer = neighbours.time_exceeded(packet.data, leg.address)
+                    answer = neighbours.no_further(packet.data, leg.address)
                     if answer is not None and member.switch is not None:
                         member.switch.packet_out(interface.ofport, answer)
                     return

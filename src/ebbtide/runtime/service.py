@@ -156,7 +156,7 @@ class Service:
                         raise Refused(
                             f"network {name} tells its VMs other servers or routes: `ebbtide network set {name}`"
                         )
-                    if ipv6_mode not in (None, known.ipv6_mode):
+                    if ipv6_mode not in (None, known.ipv6_mode or networks.NONE):
                         raise Refused(
                             f"network {name} exists already with another IPv6 mode: `ebbtide network set {name} --ipv6-mode {ipv6_mode}`"
                         )
@@ -174,7 +174,7 @@ class Service:
                 raise Refused(self._still_held(state.retired[state.retired_vnis[vni]]))
             number = vni if vni is not None else ids.take("vni")
             made = Network(name, ids.take("network"), number, mtu, cidrs, bool(dhcp), servers, ways, ipv6_mode or "")
-            networks.checked(made)
+            made = networks.checked(made)
             return [Edit(None, made), *ids.edits()], made
 
         return await self.cluster.store.commit(decide)
@@ -251,12 +251,13 @@ class Service:
         """
         routing.check_name("port", port_id)
         value = routing.host_mac(mac)
-        found = networks.addresses(addresses)
+        given = networks.addresses(addresses)
 
         def decide(state: State) -> tuple[list[Edit], Port]:
             net = state.networks.get(network)
             if net is None:
                 raise NotFound(f"there is no network {network}: `ebbtide network add {network}` makes one")
+            found = networks.completed(net, value, given)
             known = state.ports.get(port_id)
             if known is not None:
                 plain = msgspec.structs.replace(known, secured=False, groups=(), pairs=())
@@ -321,11 +322,15 @@ class Service:
         mtu: int = 1500,
         subnet6: str = "",
         gateway6: str = "",
+        prefixes: Sequence[str] = (),
     ) -> External:
         """Make a network outside; the same again is "already so"."""
-        return await self.cluster.store.commit(
-            lambda state: routing.add_external(state, name, physical, vlan, subnet, gateway, mtu, subnet6, gateway6)
-        )
+        wish = (name, physical, vlan, subnet, gateway, mtu, subnet6, gateway6, prefixes)
+        return await self.cluster.store.commit(lambda state: routing.add_external(state, *wish))
+
+    async def set_external(self, name: str, **wishes: Any) -> External:
+        """Change what is given of a network's IPv6."""
+        return await self.cluster.store.commit(lambda state: routing.set_external(state, name, **wishes))
 
     async def delete_external(self, name: str) -> None:
         """Delete a network outside that nobody uses."""

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebbtide.compile import ledger
+from ebbtide.compile import families, ledger
+from ebbtide.compile.families import IPV4, IPV6, Family
 from ebbtide.compile.features import nat
 from ebbtide.compile.flow import Load, Output
 from ebbtide.compile.ledger import MacOf, Punt
 from ebbtide.decide import parts
-from ebbtide.model.addresses import ipv4
+from ebbtide.model.addresses import number, prefix
 from ebbtide.model.facts import Binding, Designation, Edit, Fact, Floating, Lease, Move, MovePhase, Neighbour, Port
 from ebbtide.model.observed import View
 from ebbtide.model.state import NAT, State
@@ -32,19 +33,13 @@ from tests.fakes.flow_table import Packet, Table, Walk, arp_request
 A, B, G = 1, 2, 3
 WIRED = {"provider_mappings": (("physnet", "br-ex"),)}
 GATEWAY = leg(1, 1).mac
-ADDRESS, REMOTE = "203.0.9.10", "198.51.100.7"
+ADDRESS, REMOTE, REMOTE6 = "203.0.9.10", "198.51.100.7", "2001:db8:77::7"
 NEXT_HOP_MAC, STRANGER_MAC = 0x06_0000_000001, 0x06_0000_000002
 ROUTER_MAC = router(1).mac
 LEASE = Lease("r1", 2000, 2999, G)
 P1, P2 = port(1, 1, addresses=("10.1.0.1",)), port(2, 2, addresses=("10.2.0.2",))
 P3, P4 = port(3, 2, addresses=("10.2.0.3",)), port(4, 1, addresses=("10.1.0.4",))
 PLACES = {"p1": A, "p2": A, "p3": B, "p4": G}
-
-
-def number(address: str) -> int:
-    found = ipv4(address)
-    assert found is not None
-    return found
 
 
 def cloud(
@@ -464,7 +459,8 @@ def test_nothing_leaves_by_a_wire_with_a_tenants_address_and_nothing_loops(seed:
         c.number: Table.of(found, c.number, clouds.random_view(random, found, c.number, View()))
         for c in found.members()
     }
-    ours = {number(a) for r in found.routers.values() for a in r.addresses}
+    ours = {number(a) for r in found.routers.values() for a in r.addresses if ":" not in a}
+    leaving = [prefix(text) for name in found.routers for text in found.untranslated(name)]
     ours |= {number(address) for _, address in found.floatings}
     for _ in range(40):
         at = random.choice([*held] or [0])
@@ -472,13 +468,16 @@ def test_nothing_leaves_by_a_wire_with_a_tenants_address_and_nothing_loops(seed:
         if not doors:
             continue
         door = random.choice(doors)
-        packet = chance_packet(random, found) | likely(random, found, held[at], door)
+        packet = chance_packet(random, found)
+        packet |= likely(random, found, held[at], door, IPV6 if packet["eth_type"] == 0x86DD else IPV4)
         if door in held[at].tunnels and packet["tun_id"] >= ledger.RELATION_VNI:
             packet["vlan_vid"] = 0  # a compute sends nothing else under these
         walk = Walk(held).enter(at, door, packet)
         for _, _, frame in walk.sent:
             if frame["eth_type"] == 0x0800:
                 assert frame["ipv4_src"] in ours
+            if frame["eth_type"] == 0x86DD:
+                assert any(frame["ipv6_src"] & mask == value for value, mask, _ in leaving)
         assert len(set(walk.taps)) == len(walk.taps)
 
 
@@ -486,8 +485,9 @@ def furnished(random: Random, found: State) -> State:
     """The same with next hops, and NAT and routers nearly everywhere: a cloud made by chance has few."""
     members = found.members()
     edits = [
-        Edit(found.neighbours.get((x.id, x.gateway)), Neighbour(x.id, x.gateway, NEXT_HOP_MAC))
+        Edit(found.neighbours.get((x.id, gateway)), Neighbour(x.id, gateway, NEXT_HOP_MAC))
         for x in found.externals.values()
+        for gateway in (x.gateway, x.gateway6)
     ]
     for c in members:
         if not c.provider_mappings and random.random() < 0.7:
@@ -505,8 +505,12 @@ def furnished(random: Random, found: State) -> State:
 def chance_packet(random: Random, found: State) -> Packet:
     """IP with ends and marks that mean something in this cloud, in any combination."""
     legs = [x for inner in found.legs.values() for x in inner.values()]
-    addresses = [a for p in found.ports.values() for a in p.addresses if ":" not in a] + [x.address for x in legs]
-    addresses += [a for r in found.routers.values() for a in r.addresses] + [a for _, a in found.floatings] + [REMOTE]
+    known = [a for p in found.ports.values() for a in p.addresses] + [x.address for x in legs]
+    known += [a for r in found.routers.values() for a in r.addresses] + [a for _, a in found.floatings]
+    known += [REMOTE, REMOTE6, "fd09::9"]
+    six = random.random() < 0.3
+    addresses = [a for a in known if (":" in a) == six]
+    family = IPV6 if six else IPV4
     macs = [x.mac for x in legs] + [r.mac for r in found.routers.values()] + [f.mac for f in found.floatings.values()]
     macs += [p.mac for p in found.ports.values()] + [STRANGER_MAC]
     vnis = [n.vni for n in found.networks.values()] + [ledger.DELIVER_VNI | p.lport for p in found.ports.values()]
@@ -515,16 +519,21 @@ def chance_packet(random: Random, found: State) -> Packet:
     packet = {
         "eth_src": random.choice(macs),
         "eth_dst": random.choice(macs),
-        "eth_type": 0x0800,
-        "ipv4_src": number(random.choice(addresses)),
-        "ipv4_dst": number(random.choice(addresses)),
+        "eth_type": family.ethertype,
+        family.src: number(random.choice(addresses)),
+        family.dst: number(random.choice(addresses)),
         "nw_ttl": random.choice([0, 1, 2, 64]),
         "tun_id": random.choice(vnis or [0]),
         "vlan_vid": random.choice([0, 0, *(0x1000 | x.vlan for x in found.externals.values())]),
     }
     proto = random.choice([TCP, UDP, ICMP])
     if proto == ICMP:
-        return packet | {"ip_proto": proto, "icmpv4_type": random.choice([0, 8]), "icmp_id": random.randint(1, 3)}
+        kinds = [family.echo_request, family.echo_reply]
+        return packet | {
+            "ip_proto": family.icmp,
+            family.icmp_type: random.choice(kinds),
+            "icmp_id": random.randint(1, 3),
+        }
     name = "tcp" if proto == TCP else "udp"
     flags = {"tcp_flags": random.choice([SYN, SYN | ACK, ACK, ACK | FIN])} if proto == TCP else {}
     return (
@@ -532,22 +541,25 @@ def chance_packet(random: Random, found: State) -> Packet:
     )
 
 
-def likely(random: Random, found: State, at: Table, door: int) -> Packet:
+def likely(random: Random, found: State, at: Table, door: int, family: Family) -> Packet:
     """Ends that a packet has which comes in by that door, mostly."""
     if random.random() < 0.2:
         return {}
-    pairs = [(r.mac, number(a)) for r in found.routers.values() for a in r.addresses]
-    pairs += [(f.mac, number(f.address)) for f in found.floatings.values()]
+    pairs = [(r.mac, a) for r in found.routers.values() for a in (*r.addresses, *found.untranslated(r.id))]
+    pairs += [(f.mac, f.address) for f in found.floatings.values()]
+    ends = [(mac, prefix(a)[0]) for mac, a in pairs if families.of(a) is family]
     sender = found.ports.get(at.taps.get(door, ""))
     if sender is not None:
         legs = [x for r in found.routers_of.get(sender.network, ()) for x in found.legs[r].values()]
         macs = [x.mac for x in legs if x.network == sender.network]
         if macs:
-            own = {"eth_src": sender.mac, "ipv4_src": number(sender.addresses[0]), "eth_dst": random.choice(macs)}
-            return own | ({"ipv4_dst": number(REMOTE)} if random.random() < 0.5 else {})
-    elif door in at.wires and pairs:
-        mac, address = random.choice(pairs)
-        return {"eth_dst": mac, "ipv4_dst": address}
+            own = {"eth_src": sender.mac, "eth_dst": random.choice(macs)}
+            mine = [a for a in sender.addresses if families.of(a) is family]
+            own |= {family.src: number(mine[0])} if mine else {}
+            return own | ({family.dst: number(REMOTE6 if family is IPV6 else REMOTE)} if random.random() < 0.5 else {})
+    elif door in at.wires and ends:
+        mac, address = random.choice(ends)
+        return {"eth_dst": mac, family.dst: address}
     return {}
 
 

@@ -20,7 +20,8 @@ from ebbtide.model.addresses import holds, link_local, number, prefix, split_rou
 from ebbtide.model.facts import Binding, Learnt, Network, Port, RouterPort
 
 _TTL = 64
-_LINK_LOCAL = (0xFE80 << 112, 0xFFC0 << 112)
+#: Of IPv6: link-local, multicast, unspecified and loopback, and IPv4 in IPv6's clothes (RFC 4291, 2.5).
+_NOT_ROUTED = tuple(prefix(text)[:2] for text in ("fe80::/10", "ff00::/8", "::/127", "::ffff:0:0/96"))
 
 
 Places = Sequence[tuple[RouterPort, Network]]
@@ -42,10 +43,12 @@ def router(tag: int, legs: Places, seen: Places = (), *, ways_out: Collection[Fa
     for family, entrances in _entrances(legs).items():
         flows += [_entrance(family, own, mac, tag, cookie) for own, mac in sorted(entrances)]
         flows += _expired(family, tag, vrf, cookie)
+        anywhere = match(metadata=vrf, eth_type=family.ethertype)
         if family in ways_out:
-            seen_out = match(metadata=vrf, eth_type=family.ethertype)
-            out = Flow(T.FIB, Priority.ROUTE, seen_out, actions=(DecTtl(),), goto=T.PRE_SNAT, cookie=cookie)
-            flows.append(out)
+            flows.append(Flow(T.FIB, Priority.ROUTE, anywhere, actions=(DecTtl(),), goto=T.PRE_SNAT, cookie=cookie))
+        elif family is IPV6:
+            # A VM prefers IPv6 where it has both, and is not to wait for what has no way (RFC 4443, 3.1).
+            flows.append(Flow(T.FIB, Priority.ROUTE, anywhere, actions=(_told(tag),), cookie=cookie))
     for leg, net in legs:
         if families.of(leg.address) is IPV4:
             flows.append(_answers_arp(net, leg, cookie))
@@ -143,10 +146,14 @@ def _own_address(family: Family, vrf: tuple[int, int], address: int, cookie: int
     ]
 
 
+def _told(tag: int) -> ToController:
+    """What the controller tells the sender that it gets no further."""
+    return ToController(max_len=128, userdata=ledger.userdata(Punt.EXPIRED, tag), meter_id=ledger.EXPIRED_METER)
+
+
 def _expired(family: Family, tag: int, vrf: tuple[int, int], cookie: int) -> list[Flow]:
     """A TTL that ends here: the controller tells the sender (metered), and it goes no further; nor what is for a link alone."""
-    data = ledger.userdata(Punt.EXPIRED, tag)
-    punt = ToController(max_len=128, userdata=data, meter_id=ledger.EXPIRED_METER)
+    punt = _told(tag)
     ours: dict[str, int | tuple[int, int]] = {"metadata": vrf, "eth_type": family.ethertype}
     flows = [
         Flow(T.FIB, Priority.EXPIRED, match(**ours, nw_ttl=1), actions=(punt,), cookie=cookie),
@@ -154,8 +161,9 @@ def _expired(family: Family, tag: int, vrf: tuple[int, int], cookie: int) -> lis
     ]
     if family is IPV6:
         flows += [
-            Flow(T.FIB, Priority.NOT_ROUTED, match(**ours, **{end: _LINK_LOCAL}), cookie=cookie)
+            Flow(T.FIB, Priority.NOT_ROUTED, match(**ours, **{end: value}), cookie=cookie)
             for end in (family.src, family.dst)
+            for value in _NOT_ROUTED
         ]
     return flows
 

@@ -446,6 +446,8 @@ class _Gate:
                 SetField(ledger.VRF_REG, self.router.tag),
                 Resubmit(T.PRE_SNAT),
             ),
+            # What is not the router's own ends here: the way to the gateway leads back into this table.
+            self._flow(T.PRE_SNAT, Priority.NOT_OURS, match(metadata=arrived, eth_type=0x86DD)),
             self._flow(T.GATEWAY_MAC, Priority.GATEWAY, entry, goto=T.PRE_DNAT),
         ]
         mac = self.router.mac if self.stance.voice is Voice.OWNER else self.own_mac

@@ -19,7 +19,7 @@ from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
 from ebbtide.model.addresses import number
 from ebbtide.model.facts import Learnt, Network, Port
 
-ROUTER_SOLICIT, SOLICIT, ADVERT = 133, 135, 136
+ROUTER_SOLICIT, ROUTER_ADVERT, SOLICIT, ADVERT, REDIRECT = 133, 134, 135, 136, 137
 #: The option with its target's link-layer address: what a solicitation's option with its source's becomes.
 TARGET_OPTION = 2
 #: Flags of an advertisement (RFC 4861, 4.4): it was solicited, and it overrides what is known; by a router.
@@ -125,12 +125,16 @@ def _asks(net: Network) -> ToController:
 
 
 def routed(net: Network) -> Fragment:
-    """Shared by the footprint of a network in which a router has an IPv6 place: who asks for routers asks the controller too (RFC 4861,
-    6.2.6)."""
+    """Shared by the footprint of a network whose routers are advertised: who asks for them asks the controller (RFC 4861, 6.2.6), and what
+    VMs say of routers is nobody's, whether they are secured or not: one of them would have every other's packets."""
     cookie = ledger.cookie(Kind.NETWORK, Feature.ND, net.tag)
     own = M("metadata", *ledger.metadata_network(net.tag))
-    seen = _seen(ROUTER_SOLICIT, own)
-    return Fragment((Flow(T.IPV6_ND, Priority.ND_KNOWN, seen, actions=(_asks(net),), goto=T.L2_BASE, cookie=cookie),))
+    return Fragment(
+        (
+            Flow(T.IPV6_ND, Priority.ND_KNOWN, _seen(ROUTER_SOLICIT, own), actions=(_asks(net),), cookie=cookie),
+            *(Flow(T.GATEWAY_MAC, Priority.ND, _seen(kind, own), cookie=cookie) for kind in (ROUTER_ADVERT, REDIRECT)),
+        )
+    )
 
 
 def announced(net: Network, cookie: int) -> list[Flow]:
