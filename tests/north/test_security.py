@@ -163,12 +163,13 @@ def test_a_pair_is_a_member_by_its_whole_prefix(cloud: Cloud) -> None:
     assert held == ["10.1.0.1", "10.1.0.9", "2001:db8::/32"]
 
 
-def test_name_servers_keep_their_order_and_those_that_are_not_told_are_refused(cloud: Cloud) -> None:
+def test_name_servers_keep_their_order_and_what_cannot_be_told_is_refused(cloud: Cloud) -> None:
     way = f"networks/{cloud.network}"
-    assert cloud.ask("PATCH", way, {"dns": ["192.0.2.53", "10.0.0.53"]})[1]["network"]["dns"] == [
+    assert cloud.ask("PATCH", way, {"dns": ["192.0.2.53", "2001:DB8:0::53", "10.0.0.53"]})[1]["network"]["dns"] == [
         "192.0.2.53",
+        "2001:db8::53",
         "10.0.0.53",
     ]
-    for wish in ({"dns": ["2001:db8::53"]}, {"dns": ["fe80::1%a b"]}, {"host-routes": ["2001:db8::/32 via fe80::1"]}):
+    for wish in ({"dns": ["2001:db8::/64"]}, {"dns": ["fe80::1%a b"]}, {"host-routes": ["2001:db8::/32 via fe80::1"]}):
         assert cloud.ask("PATCH", way, wish)[0] == 400, wish
     assert cloud.ask("PATCH", way, {})[0] == 200, "nothing to change changes nothing"

@@ -97,12 +97,13 @@ def test_a_vm_that_moves_is_told_at_its_new_place_and_nothing_is_asked_of_anothe
 
 
 def test_name_servers_and_routes_are_told_and_a_client_that_takes_them_has_its_default_route_too(cloud: Cloud) -> None:
-    told = {"dns": ["192.0.2.54", "192.0.2.53"], "routes": ["10.9.0.0/16 via 10.2.0.9", "192.0.2.128/25 via 10.2.0.8"]}
+    servers = ["192.0.2.54", "2001:db8::53", "192.0.2.53"]
+    told = {"dns": servers, "routes": ["10.9.0.0/16 via 10.2.0.9", "192.0.2.128/25 via 10.2.0.8"]}
     cloud.call(cloud.service.set_network("red", **told))
     offered = ask(cloud.lab.vm("vm2"), DISCOVER)
     assert offered is not None
     options = offered[1]
-    assert options[6] == bytes([192, 0, 2, 54, 192, 0, 2, 53]), "in the order given"
+    assert options[6] == bytes([192, 0, 2, 54, 192, 0, 2, 53]), "in the order given, and none of IPv6"
     ways = bytes([16, 10, 9, 10, 2, 0, 9]) + bytes([25, 192, 0, 2, 128, 10, 2, 0, 8]) + bytes([0, 10, 2, 0, GATEWAY])
     assert options[121] == ways
     cloud.call(cloud.service.set_network("red", dns=[], routes=[]))

@@ -84,7 +84,7 @@ def network_add(
       ebbtide network add blue --subnet 10.1.0.0/24
       ebbtide network add red --subnet 10.2.0.0/24 --vni 7002 --mtu 8950
       ebbtide network add web --subnet 10.3.0.0/24 --dhcp --dns 192.0.2.53
-      ebbtide network add dual --subnet 10.4.0.0/24 --subnet 2001:db8:4::/64 --dhcp
+      ebbtide network add dual --subnet 10.4.0.0/24 --subnet 2001:db8:4::/64 --ipv6-mode slaac
     """
     told = {"dns": dns, "host-routes": routes, "ipv6-mode": ipv6_mode}
     body = {"id": name, "subnets": list(subnets), **given(vni=vni, mtu=mtu, dhcp=dhcp or None, **told)}

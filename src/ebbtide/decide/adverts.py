@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ebbtide.decide.networks import SLAAC, STATEFUL, STATELESS
 from ebbtide.model.addresses import number, prefix
-from ebbtide.model.facts import Network, RouterPort
+from ebbtide.model.facts import SLAAC, STATEFUL, STATELESS, Network, RouterPort
 from ebbtide.model.state import State
 
 #: Seconds: how long an address that a VM makes of a prefix is good, and is preferred (RFC 4861, 6.2.1); the longest that a router may be

@@ -15,12 +15,9 @@ import msgspec
 from ebbtide.decide import routing
 from ebbtide.errors import BadInput, NotFound, Refused
 from ebbtide.model.addresses import holds, link_local, parse_ip, prefix
-from ebbtide.model.facts import Edit, Network, Port
+from ebbtide.model.facts import SLAAC, STATEFUL, STATELESS, STATIC, Edit, Network, Port
 from ebbtide.model.state import State
 
-#: How VMs come by their IPv6 addresses: by hand, they make them of their MAC (RFC 4862), the same and ask DHCPv6 for the rest, or ask it
-#: for all. In each of these routers are advertised.
-STATIC, SLAAC, STATELESS, STATEFUL = "static", "slaac", "dhcpv6-stateless", "dhcpv6-stateful"
 IPV6_MODES = (STATIC, SLAAC, STATELESS, STATEFUL)
 #: As it is said; stored is "".
 NONE = "none"

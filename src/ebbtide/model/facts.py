@@ -95,11 +95,16 @@ class Compute(msgspec.Struct, frozen=True):
         return frozenset(now | set(self.past))
 
 
+#: How VMs come by their IPv6 addresses: by hand, they make them of their MAC (RFC 4862), the same and ask DHCPv6 for the rest, or ask it
+#: for all. In each of these routers are advertised.
+STATIC, SLAAC, STATELESS, STATEFUL = "static", "slaac", "dhcpv6-stateless", "dhcpv6-stateful"
+
+
 class Network(msgspec.Struct, frozen=True):
     """A tenant network: `tag` (16 bits) inside a switch, `vni` (24 bits) on the wire, `mtu` in bytes as a VM sees it. `dhcp`: whether its
     VMs are told their addresses, and with them `dns`, servers' addresses in their order with spaces between, and `routes`,
     each "prefix via address". `ipv6_mode`: how they come by IPv6 addresses, and that routers are advertised
-    to them (`decide/networks.py`; "": nobody tells them anything)."""
+    to them (STATIC, SLAAC, STATELESS, STATEFUL; "": nobody tells them anything)."""
 
     id: str
     tag: int

@@ -12,12 +12,16 @@ from typing import Any
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features import stances, tunnel
-from ebbtide.decide import adverts, datapaths, drain, networks, parts, routing
+from ebbtide.decide import adverts, datapaths, drain, parts, routing
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.decide.scalein import carried
 from ebbtide.errors import NotFound
 from ebbtide.model.addresses import holds, split_route
 from ebbtide.model.facts import (
+    SLAAC,
+    STATEFUL,
+    STATELESS,
+    STATIC,
     Binding,
     BindingPhase,
     Compute,
@@ -269,10 +273,10 @@ def _subnets(state: State, network: Network) -> Iterator[str]:
 
 
 _WAYS = {
-    networks.SLAAC: "make their addresses of that and their MACs",
-    networks.STATELESS: "make their addresses of that and their MACs, and ask DHCPv6 for name servers",
-    networks.STATEFUL: "ask DHCPv6 for their addresses",
-    networks.STATIC: "have the addresses that they were given by hand",
+    SLAAC: "make their addresses of that and their MACs",
+    STATELESS: "make their addresses of that and their MACs, and ask DHCPv6 for name servers",
+    STATEFUL: "ask DHCPv6 for their addresses",
+    STATIC: "have the addresses that they were given by hand",
 }
 
 

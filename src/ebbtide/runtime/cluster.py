@@ -29,7 +29,7 @@ from ebbtide.ovsdb import events as ev
 from ebbtide.ovsdb.framing import PEER_LIMIT
 from ebbtide.ovsdb.replica import Replica, RowChange
 from ebbtide.reconcile.compiled import Compiled
-from ebbtide.runtime import dhcp, exports, probes, signing, vswitch
+from ebbtide.runtime import exports, leasing, probes, signing, vswitch
 from ebbtide.runtime.adverts import Adverts
 from ebbtide.runtime.connections import Connections
 from ebbtide.runtime.designations import Designations
@@ -703,7 +703,7 @@ class Cluster:
             self.adverts.heard(member, owner, packet)
             return
         if punt is ledger.Punt.DHCP:
-            dhcp.heard(self.state, member, packet)
+            leasing.heard(self.state, member, packet)
             return
         if punt is ledger.Punt.PROBE:
             probe = probes.read(packet.data)

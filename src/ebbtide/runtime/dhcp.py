@@ -7,19 +7,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features.dhcp import CLIENT, SERVER
-from ebbtide.compile.flow import Output
 from ebbtide.model.addresses import ipv4, prefix, split_route
 from ebbtide.model.facts import Port
 from ebbtide.model.state import State
-from ebbtide.openflow import messages as m
-from ebbtide.runtime import asking, frames
-
-if TYPE_CHECKING:
-    from ebbtide.runtime.member import Member
+from ebbtide.runtime import frames
 
 #: Seconds for which a client may use its address without asking again.
 LEASE = 86_400
@@ -79,7 +73,7 @@ def answer(state: State, port: Port, data: bytes) -> bytes | None:
     place = next((g for g in legs if g.network == net.id and (ipv4(g.address) or 0) & mask == address & mask), None)
     own = (ipv4(place.address) or 0) if place is not None else NOBODY
     source = place.mac if place is not None else ledger.mac(state.store_id, ledger.MacOf.COMPUTE, 0)
-    servers = net.dns.split()
+    servers = [value for value in map(ipv4, net.dns.split()) if value is not None]
     routes = static_routes(net.routes, own if place is not None else 0)
     told = _verdict(asked, client, address, own)
     if not told:
@@ -88,7 +82,7 @@ def answer(state: State, port: Port, data: bytes) -> bytes | None:
     if told != _NAK:
         fields += [(1, mask.to_bytes(4, "big")), (26, net.mtu.to_bytes(2, "big"))]
         fields += [(3, own.to_bytes(4, "big"))] if place is not None else []
-        fields += [(6, b"".join((ipv4(text) or 0).to_bytes(4, "big") for text in servers))] if servers else []
+        fields += [(6, b"".join(server.to_bytes(4, "big") for server in servers))] if servers else []
         fields += [(121, routes)] if routes else []
         fields += [(51, LEASE.to_bytes(4, "big"))] if asked.get(_KIND) != bytes([_INFORM]) else []
     given = 0 if told == _NAK or asked.get(_KIND) == bytes([_INFORM]) else address
@@ -110,14 +104,3 @@ def _verdict(asked: dict[int, bytes], client: int, address: int, own: int) -> in
         return 0
     wanted = int.from_bytes(asked[_REQUESTED], "big") if len(asked.get(_REQUESTED, b"")) == 4 else client
     return _ACK if wanted == address else _NAK
-
-
-def heard(state: State, member: Member, packet: m.PacketIn) -> None:
-    """A client asks on a compute: answer it there, at the port that has asked."""
-    port = state.ports.get(asking.sender(state, packet) or "")
-    interface = member.view.ports.get(port.id) if port is not None else None
-    if port is None or interface is None or not interface.ofport or member.switch is None:
-        return
-    told = answer(state, port, packet.data)
-    if told is not None:
-        asking.send(member.switch, (Output(interface.ofport),), told)

@@ -41,6 +41,7 @@ from ebbtide.decide.election import Plan
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, NotFound, NotReady, Refused, StillWorking
+from ebbtide.model.addresses import parse_ip
 from ebbtide.model.facts import (
     Compute,
     Edit,
@@ -918,17 +919,15 @@ def parse_backup(data: bytes) -> list[Fact]:
 
 
 def _told(dns: Sequence[str]) -> str:
-    """Name servers' addresses in their order, as they are stored. DHCP for IPv4 tells those of IPv4."""
+    """Name servers' addresses in their order, as they are stored. DHCP tells each family its own."""
     if len(dns) > MAX_TOLD:
         raise BadInput(f"{len(dns)} name servers: a network may tell {MAX_TOLD}", "dns")
     found = []
     for text in dns:
         try:
-            found.append(str(ipaddress.IPv4Address(text)))
+            found.append(str(parse_ip(text)))
         except ValueError as error:
-            raise BadInput(
-                f"name server {text[:60]!r} is no IPv4 address, and others are not told yet: {error}", "dns"
-            ) from None
+            raise BadInput(f"name server {text[:60]!r} is no IP address: {error}", "dns") from None
     return " ".join(dict.fromkeys(found))
 
 

@@ -5,6 +5,8 @@ n1 (10.1.0.0/16) on A, n2 (10.2.0.0/16) on B and C, router r1 in both; B is desi
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 import msgspec
 import pytest
 
@@ -148,3 +150,25 @@ def test_a_dhcp_client_is_heard_on_its_own_compute_and_by_no_other_vm(sender: in
     walk = Walk(tables(off)).enter(PLACES[sender], ofport(sender), ask)
     assert walk.punts == []
     assert len(walk.taps) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "target", "heard"),
+    [
+        ("dhcpv6-stateful", "ff02::1:2", True),
+        ("dhcpv6-stateless", "ff02::1:2", True),
+        ("dhcpv6-stateful", "fe80::7", False),
+        ("dhcpv6-stateful", "ff05::1:3", False),
+        ("slaac", "ff02::1:2", False),
+        ("", "ff02::1:2", False),
+    ],
+)
+def test_a_client_of_ipv6_is_heard_where_it_is_to_ask_and_asks_all_servers(mode: str, target: str, heard: bool) -> None:
+    before = cloud(dhcp=True)
+    net = before.networks["n2"]
+    found = change(before, Edit(net, msgspec.structs.replace(net, ipv6_mode=mode)))
+    ask: Packet = {"eth_src": P2.mac, "eth_dst": 0x3333_0001_0002, "eth_type": 0x86DD, "ip_proto": 17, "nw_ttl": 1}
+    ask |= {"ipv6_src": 0xFE80 << 112 | 7, "ipv6_dst": int(IPv6Address(target)), "udp_src": 546, "udp_dst": 547}
+    walk = Walk(tables(found)).enter(B, ofport(2), ask)
+    assert punts(walk) == ([(B, ledger.userdata(Punt.DHCP, 2))] if heard else [])
+    assert [name for _, name in walk.taps] == ([] if heard else ["p3"]), "what is another server's floods"

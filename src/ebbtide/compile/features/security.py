@@ -18,6 +18,7 @@ from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from ebbtide.compile import ledger
+from ebbtide.compile.features.dhcp import ALL_SERVERS_V6
 from ebbtide.compile.flow import (
     Action,
     Ct,
@@ -122,7 +123,7 @@ def _without_conntrack(stage: Stage) -> Iterator[Flow]:
     if stage is _OUT:
         yield on(**nd, icmpv6_type=_ROUTER_SOLICIT, nw_ttl=_ND_HOPS)
         yield on(eth_type=IPV4, ip_proto=UDP, ip_frag=0, udp_src=68, udp_dst=67, ipv4_dst=0xFFFF_FFFF)
-        yield on(eth_type=IPV6, ip_proto=UDP, ip_frag=0, udp_src=546, udp_dst=547, ipv6_dst=_ALL_DHCP_SERVERS)
+        yield on(eth_type=IPV6, ip_proto=UDP, ip_frag=0, udp_src=546, udp_dst=547, ipv6_dst=ALL_SERVERS_V6)
         servers: tuple[Fields, ...] = (
             {"eth_type": IPV4, "ip_proto": UDP, "udp_src": 67, "udp_dst": 68},
             {"eth_type": IPV6, "ip_proto": UDP, "udp_src": 547, "udp_dst": 546},
@@ -139,9 +140,6 @@ def _without_conntrack(stage: Stage) -> Iterator[Flow]:
         yield on(eth_type=ethertype)
     yield on(eth_type=IPV4, ip_proto=UDP, ip_frag=0, udp_src=67, udp_dst=68)
     yield on(eth_type=IPV6, ip_proto=UDP, ip_frag=0, udp_src=547, udp_dst=546)
-
-
-_ALL_DHCP_SERVERS = 0xFF02_0000_0000_0000_0000_0000_0001_0002  # ff02::1:2, RFC 8415
 
 
 def _judge(opener: Stage, lport: Action) -> tuple[Action, ...]:
