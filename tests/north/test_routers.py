@@ -609,7 +609,7 @@ def test_other_stories(site: Site, served: Served) -> None:
     assert site.ask("PUT", f"{API}/routers/lonely{n}", {"external": f"dark{n}"}).status == 201
     text = "\n".join(story(site, f"lonely{n}"))
     assert f"Nobody serves the NAT of router lonely{n}" in text
-    assert "no address in" in text
+    assert "no IPv4 address in" in text
     assert "has no next hop" in text
     assert "No ports are leased" in text
     assert site.ask("PATCH", cloud.route(), {"snat": False}).status == 200

@@ -61,7 +61,12 @@ def outer(cloud: Cloud) -> Host:
     wait_served(cloud, "r1")
     for index, prefix in ((1, blue), (2, blue), (3, red)):
         cloud.lab.vm(f"vm{index}").speak_ipv6(f"{prefix(index)}/64")
+    wait_until(lambda: not any("tentative" in shown(cloud.lab.vm(f"vm{n}")) for n in (1, 2, 3)), "addresses their own")
     return host
+
+
+def shown(vm: Vm) -> str:
+    return vm.exec(["ip", "-6", "addr", "show", "dev", "eth0"])
 
 
 def has_router(vm: Vm) -> bool:
@@ -121,11 +126,11 @@ def test_nobody_takes_an_address_that_is_taken(cloud: Cloud, outer: Host) -> Non
     vm2 = cloud.lab.vm("vm2")
     for taken in (blue(1), blue(GATEWAY)):
         vm2.exec(["ip", "addr", "add", f"{taken}/64", "dev", "eth0"])
-        wait_until(lambda: "dadfailed" in vm2.exec(["ip", "-6", "addr", "show", "dev", "eth0"]), f"{taken} refused")
+        wait_until(lambda: "dadfailed" in shown(vm2), f"{taken} refused")
         vm2.exec(["ip", "addr", "del", f"{taken}/64", "dev", "eth0"])
     vm2.exec(["ip", "addr", "add", f"{blue(77)}/64", "dev", "eth0"])
     assert cloud.lab.vm("vm1").reaches(blue(77)), "a free one is had at once"
-    assert "dadfailed" not in vm2.exec(["ip", "-6", "addr", "show", "dev", "eth0"])
+    assert "dadfailed" not in shown(vm2)
 
 
 def test_a_guest_makes_its_address_of_what_the_router_says(cloud: Cloud, outer: Host) -> None:
@@ -137,7 +142,7 @@ def test_a_guest_makes_its_address_of_what_the_router_says(cloud: Cloud, outer: 
     )
     settle(cloud)
     vm4.speak_ipv6()
-    wait_until(lambda: own in vm4.exec(["ip", "-6", "addr", "show", "dev", "eth0"]), "an address made")
+    wait_until(lambda: own in shown(vm4), "an address made")
     assert vm4.exec(["cat", "/proc/sys/net/ipv6/conf/eth0/mtu"]).strip() == "1450"
     assert cloud.lab.vm("vm1").reaches(own)
 
