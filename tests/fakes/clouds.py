@@ -633,4 +633,6 @@ def random_view(random: Random, found: State, number: int, before: View) -> View
         keep = {name: msgspec.structs.replace(i, ofport=0) for name, i in keep.items()}
     tunnels = {name: i for name, i in sorted({**before.tunnels, **whole.tunnels}.items()) if random.random() < 0.8}
     providers = whole.providers if random.random() < 0.7 else Map()
+    if random.random() < 0.5:
+        keep[ledger.AGENT_IFACE_ID] = Interface("agent", random.choice((0, 61, 62)), ledger.AGENT_IFACE_ID)
     return View(random.random() < 0.9, Map(keep), Map(tunnels), providers=providers)

@@ -11,6 +11,7 @@ from typing import Any
 
 from immutables import Map
 
+from ebbtide.compile import ledger
 from ebbtide.compile.compiler import BASE, STAGES, floating_key, is_large, member_key, routes_key
 from ebbtide.compile.fragment import Key
 from ebbtide.model.facts import (
@@ -182,7 +183,9 @@ class _Change:
 
     def _plugs(self, port: str, network: str, computes: Iterable[int]) -> None:
         for compute in computes:
-            self.add([compute], Key("plug", port, compute), Key("local", network, compute))
+            self.add(
+                [compute], *(Key(room, port, compute) for room in ("plug", "asks")), Key("local", network, compute)
+            )
 
     def _floatings_of(self, port: str) -> None:
         for state in self.both:
@@ -389,6 +392,9 @@ def by_view(state: State, compute: int, old: View, new: View) -> set[Key]:
         if old.ports.get(port) != new.ports.get(port) and port in state.ports:
             found.add(Key("plug", port, compute))
             found.add(Key("local", state.ports[port].network, compute))
+    if old.ports.get(ledger.AGENT_IFACE_ID) != new.ports.get(ledger.AGENT_IFACE_ID):
+        found |= {Key("asks", port, compute) for port in state.ports_on.get(compute, _NONE)}
+        found.add(Key("metadata", 0, compute))
     if old.providers != new.providers:
         for external in state.externals.values():
             if old.providers.get(external.physical) != new.providers.get(external.physical):

@@ -14,7 +14,21 @@ from immutables import Map
 
 from ebbtide.compile import ledger
 from ebbtide.compile.families import IPV4, IPV6, Family
-from ebbtide.compile.features import arp, base, dhcp, l2, l3, nat, nd, outside, security, stances, subnet_route, tunnel
+from ebbtide.compile.features import (
+    arp,
+    base,
+    dhcp,
+    l2,
+    l3,
+    metadata,
+    nat,
+    nd,
+    outside,
+    security,
+    stances,
+    subnet_route,
+    tunnel,
+)
 from ebbtide.compile.features.security import Guard
 from ebbtide.compile.fragment import Fragment, Key
 from ebbtide.model.facts import Binding, BindingPhase, External, Floating, Learnt, Membership, Port, Router
@@ -211,6 +225,19 @@ def _adverts(state: State, key: Key, view: View) -> Fragment | None:
     return nd.routed(net) if net is not None and advertised else None
 
 
+def _metadata(state: State, key: Key, view: View) -> Fragment | None:
+    agent = _ofport(view, ledger.AGENT_IFACE_ID)
+    return metadata.served(agent) if agent else None
+
+
+def _asks(state: State, key: Key, view: View) -> Fragment | None:
+    agent, binding = _ofport(view, ledger.AGENT_IFACE_ID), state.binding(str(key.object), key.compute)
+    if not agent or binding is None or binding.phase is BindingPhase.LEAVING:
+        return None
+    port = state.ports[binding.port]
+    return metadata.asks(port, binding.zone or home_zone(port.lport), agent)
+
+
 def _exit(state: State, key: Key, view: View) -> Fragment | None:
     found = state.routers.get(str(key.object))
     if found is None or not found.external or key.compute not in state.reach(found.id):
@@ -332,6 +359,8 @@ _ROOMS = {
     "hidden": _hidden,
     "dhcp": _dhcp,
     "adverts": _adverts,
+    "metadata": _metadata,
+    "asks": _asks,
     "exit": _exit,
     "gate": _gate,
     "outside": _outside,
@@ -385,6 +414,7 @@ def own_keys(state: State, compute: int, view: View) -> Iterator[Key]:
     """All others: those of ports elsewhere are not among them, so they grow with what a compute has, not with the cloud."""
     yield BASE
     yield STAGES
+    yield Key("metadata", 0, compute)
     # Members before rules and rules before ports: what refers to something comes after it, should they not fit into one bundle.
     groups = state.groups_on.get(compute, _NONE)
     for far in {far for group in groups for far in state.named_by(group)}:
@@ -399,6 +429,7 @@ def own_keys(state: State, compute: int, view: View) -> Iterator[Key]:
         yield Key("local", network, compute)
     for port in state.ports_on.get(compute, Map()):
         yield Key("plug", port, compute)
+        yield Key("asks", port, compute)
     for peer in {*state.peers(compute), *view.tunnels}:
         yield Key("tunnel", peer, compute)
     routed: set[str] = set()

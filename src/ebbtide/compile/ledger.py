@@ -39,6 +39,7 @@ class T(IntEnum):
     L2_FLOOD_PART = 53
     L2_FILTER = 55
     DHCP = 60
+    METADATA = 61
     ARP_RESPONDER = 81
     ARP_STANDBY = 82
     ND_ANSWER = 83
@@ -87,6 +88,7 @@ TABLE_JOBS: dict[T, str] = {
     T.L2_FLOOD_PART: "one part of a flood to more computes than one translation reaches",
     T.L2_FILTER: "never back to the sender's own port",
     T.DHCP: "what VMs here ask of a DHCP server: to the controller",
+    T.METADATA: "between VMs here and the metadata agent, after conntrack: to the other end",
     T.ARP_RESPONDER: "answers for known addresses",
     T.ARP_STANDBY: "answers of a compute that stands by, for when the one it stands by for is dead",
     T.ND_ANSWER: "an advertisement that was a solicitation: its option, and out",
@@ -125,8 +127,11 @@ class Priority:
     TUNNEL = 5
     PROBE = 100
     QUARANTINE = 65535
+    FROM_AGENT = 4
     # table 17
     SERVICE = 10
+    METADATA_ELSE = 15
+    METADATA = 20
     # table 36
     VNI = 5
     # table 22
@@ -201,6 +206,10 @@ class Priority:
     RELATION_EXPORTED = 12
     # table 60
     DHCP = 10
+    # table 61
+    METADATA_NEW = 10
+    METADATA_ASKED = 20
+    METADATA_ANSWERED = 20
     # tables 44, 46
     REFUSED = 3
     REFUSED_SCTP = 4
@@ -303,7 +312,7 @@ def metadata_flood(tag: int, from_tunnel: bool) -> tuple[int, int]:
 # --- registers ---
 
 REGISTERS: dict[str, str] = {
-    "reg0": "scratch; part of a large flood; NAT export: address",
+    "reg0": "scratch; part of a large flood; NAT export: address; metadata: the VM's address",
     "reg1": "scratch; NAT export: port",
     "reg2": "security: 1, allowed",
     "reg3": "VRF (router, VPN) id",
@@ -374,6 +383,7 @@ class Feature(IntEnum):
     DHCP = 12
     SECURITY = 13
     ND = 14
+    METADATA = 15
 
 
 OWNER_BITS = 20
@@ -589,6 +599,27 @@ def answered_vni(tag: int) -> int:
 def unjudged_vni(tag: int) -> int:
     """VNI of what a place that a port has left does not know, for the port with that MAC in the network: to be judged there."""
     return _UNJUDGED_VNI + tag
+
+
+# --- metadata ---
+
+#: The iface-id of a metadata agent's port. No logical port has it: names that begin so are ours.
+OWN_IFACE_ID = "ebbtide:"
+AGENT_IFACE_ID = OWN_IFACE_ID + "metadata"
+#: 169.254.169.254, TCP; its MAC, for guests that ask for it and at the agent's port, which never meet.
+METADATA_ADDRESS, METADATA_PORT, METADATA_MAC = 0xA9FE_A9FE, 80, 0x02_00A9_FEA9FE
+#: 100.64.0.0/12, of the addresses that are for what is between networks (RFC 6598): with the lport, as whom the agent sees a port.
+AGENT_PREFIX, AGENT_MASK = 0x6440_0000, 0xFFF0_0000
+#: No router has the tag 0.
+METADATA_ZONE = _ROUTER_ZONES
+_METADATA_METERS = 70_000
+#: New connections of one port to the agent, a second and at once. A guest that boots asks some dozens of times.
+ASKED_PER_SECOND, ASKED_AT_ONCE = 50, 200
+
+
+def metadata_meter(zone: int) -> int:
+    """Meter of what the port with this conntrack zone opens to the metadata agent."""
+    return _METADATA_METERS + zone
 
 
 # --- punts ---

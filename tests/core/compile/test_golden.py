@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ebbtide.compile import compiler
+import msgspec
+
+from ebbtide.compile import compiler, ledger
 from ebbtide.model.facts import Binding, Edit, Fact, parse_mac
+from ebbtide.model.observed import Interface, View
 from ebbtide.model.state import State
 from ebbtide.openflow.text import format_flow, format_group, format_meter
 from tests.fakes.clouds import ACTIVE, LEAVING, PENDING, change, compute, network, port, state, view
@@ -27,8 +30,8 @@ def start() -> State:
     return state(*facts, *(Binding(name, at, ACTIVE) for name, at in places))
 
 
-def lines(found: State, number: int) -> set[str]:
-    made = compiler.desired(found, number, view(found, number)).values()
+def lines(found: State, number: int, shown: View | None = None) -> set[str]:
+    made = compiler.desired(found, number, view(found, number) if shown is None else shown).values()
     told = {format_meter(m) for f in made for m in f.meters}
     told |= {format_group(g) for f in made for g in f.groups}
     return told | {format_flow(flow, cookie=True) for f in made for flow in f.flows}
@@ -71,6 +74,27 @@ def transcript() -> Iterator[str]:
 
 def test_the_flows_of_a_small_cluster_and_of_one_migration(golden: Callable[[str, str], None]) -> None:
     golden("l2.txt", "\n".join(transcript()))
+
+
+def test_the_flows_of_a_metadata_agent_come_and_go_with_it_on_its_compute_alone(
+    golden: Callable[[str, str], None],
+) -> None:
+    found = change(start(), Edit(None, Binding("p3", A, PENDING)))
+    plain = view(found, A)
+    agent = Interface("ebbtide-md", 61, ledger.AGENT_IFACE_ID)
+    shown = msgspec.structs.replace(plain, ports=plain.ports.set(ledger.AGENT_IFACE_ID, agent))
+    with_it, without = lines(found, A, shown), lines(found, A)
+    assert not without - with_it
+    told = sorted(with_it - without, key=order)
+    golden("metadata.txt", "# an agent on A, where p1 is active and p3 pending\n\n" + "\n".join(told) + "\n")
+    fresh = msgspec.structs.replace(agent, ofport=0)
+    assert (
+        lines(found, A, msgspec.structs.replace(plain, ports=plain.ports.set(ledger.AGENT_IFACE_ID, fresh))) == without
+    )
+    left = change(
+        found, Edit(Binding("p1", A, ACTIVE), Binding("p1", A, LEAVING)), Edit(None, Binding("p1", B, ACTIVE))
+    )
+    assert not [line for line in lines(left, A, shown) if "metadata=0x10000000000/" in line and "table=61" in line]
 
 
 def test_what_a_footprint_shares_is_the_same_bytes_on_every_compute_of_it() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
 from itertools import pairwise
 from pathlib import Path
 
 from ebbtide.compile import ledger
 from ebbtide.compile.ledger import TABLE_JOBS, Feature, Kind, Priority, Punt, T
+from ebbtide.model.facts import format_mac
 from ebbtide.model.state import LAST_ZONE
 
 PAGE = (Path(__file__).parents[3] / "docs" / "pipeline.md").read_text()
@@ -92,6 +94,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.MAX_BUCKETS),
         f"1 to {LAST_ZONE}",
         f"{ledger.router_zone(0)} + router tag",
+        str(ledger.METADATA_ZONE),
         str(ledger.FLOOD_ZONE),
         str(ledger.PROBE_METER),
         str(ledger.EVIDENCE_METER),
@@ -107,6 +110,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.ROUTER_ASKED_METER),
         str(ledger.OUTSIDE_HIDDEN_METER),
         f"{ledger.port_meter(0, False)} + {ledger.port_meter(1, False) - ledger.port_meter(0, False)} x its conntrack zone; + 1",
+        f"{ledger.metadata_meter(0)} + its conntrack zone",
         str(ledger.PUNTS_PER_SECOND),
         str(ledger.PROBES_PER_SECOND),
         str(ledger.NEXT_HOPS_PER_SECOND),
@@ -124,6 +128,8 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.CONNECTIONS_AT_ONCE),
         str(ledger.CALLS_PER_SECOND),
         str(ledger.CALLS_AT_ONCE),
+        str(ledger.ASKED_PER_SECOND),
+        str(ledger.ASKED_AT_ONCE),
         f"{ledger.FIRST_VNI} to {ledger.LAST_VNI}",
         f"{ledger.RELATION_VNI} to {ledger.subnet_vni(0) - 1}",
         f"{ledger.gateway_vni(0)} + {ledger.gateway_vni(1) - ledger.gateway_vni(0)} x router tag, "
@@ -136,6 +142,8 @@ def test_groups_meters_vnis_and_bounds() -> None:
         f"{ledger.PROBE_ETHERTYPE:#x}",
         f"{ledger.FIRST_NAT_PORT} to {ledger.LAST_NAT_PORT}",
         f"{ledger.mac('', ledger.MacOf.ROUTER, 0):#014x} + ...",
+        format_mac(ledger.METADATA_MAC),
+        str(IPv4Network((ledger.AGENT_PREFIX, 32 - ledger.LPORT_BITS))),
         str(ledger.MAX_COMPUTE),
         str(ledger.MAX_LPORT),
         str(ledger.NO_LPORT),
@@ -165,6 +173,9 @@ def test_no_two_uses_of_a_number_meet() -> None:
     assert all(one(top) < two(0) for one, two in pairwise(vnis))
     assert ledger.unjudged_vni(top) < ledger.DELIVER_VNI
     assert ledger.router_zone(0) > LAST_ZONE
+    assert ledger.router_zone(1) > ledger.METADATA_ZONE > LAST_ZONE
+    assert ledger.metadata_meter(0) > ledger.port_meter(LAST_ZONE, True)
+    assert ledger.AGENT_MASK ^ 0xFFFF_FFFF == (1 << ledger.LPORT_BITS) - 1
     assert ledger.router_zone(ledger.MAX_ROUTER) < ledger.FLOOD_ZONE
     assert top < ledger.ROUTER_TAGS
     assert ledger.DELIVER_VNI | ledger.MAX_LPORT < ledger.PROBE_VNI
