@@ -220,6 +220,17 @@ def _security_options(function: Any) -> Any:
     return function
 
 
+def _owner_options(function: Any) -> Any:
+    for option in (
+        click.option("--project", metavar="ID", help="The instance's project; '' is none."),
+        click.option(
+            "--device", metavar="ID", help="Whose interface it is: the instance, for its metadata; '' is none."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def _security(
     secured: bool | None, groups: tuple[str, ...], no_groups: bool, pairs: tuple[str, ...], no_pairs: bool
 ) -> dict[str, Any]:
@@ -241,10 +252,19 @@ def _security(
 @click.option("--mac", required=True, help="Its MAC address.")
 @click.option("--ip", "addresses", multiple=True, metavar="IP", help="An address of it; may be given several times.")
 @_security_options
+@_owner_options
 @wait_option
 @client_verb
 def port_add(
-    session: Session, port_id: str, network: str, mac: str, addresses: tuple[str, ...], wait: bool, **security: Any
+    session: Session,
+    port_id: str,
+    network: str,
+    mac: str,
+    addresses: tuple[str, ...],
+    device: str | None,
+    project: str | None,
+    wait: bool,
+    **security: Any,
 ) -> None:
     """Make a port. The same again changes nothing.
 
@@ -255,7 +275,8 @@ def port_add(
       ebbtide port add vm1 --network blue --mac 02:00:00:00:00:01 --ip 10.1.0.1
       ebbtide port add vm2 --network blue --mac 02:00:00:00:00:02 --ip 10.1.0.2 --group web
     """
-    body = {"id": port_id, "network": network, "mac": mac, "addresses": list(addresses), **_security(**security)}
+    body = {"id": port_id, "network": network, "mac": mac, "addresses": list(addresses)}
+    body |= {**_security(**security), **given(device=device, project=project)}
     verdicts.made(session, session.client.call("POST", "/ports", body, query=waiting(wait)), "port")
 
 
@@ -263,10 +284,19 @@ def port_add(
 @click.argument("port_id", metavar="ID", shell_complete=known_ports)
 @click.option("--ip", "addresses", multiple=True, metavar="IP", help="All its addresses: may be given several times.")
 @_security_options
+@_owner_options
 @wait_option
 @client_verb
-def port_set(session: Session, port_id: str, addresses: tuple[str, ...], wait: bool, **security: Any) -> None:
-    """Change a port's addresses or its security; what is not given stays.
+def port_set(
+    session: Session,
+    port_id: str,
+    addresses: tuple[str, ...],
+    device: str | None,
+    project: str | None,
+    wait: bool,
+    **security: Any,
+) -> None:
+    """Change a port's addresses, its security, or whose it is; what is not given stays.
 
     \b
     Examples:
@@ -274,8 +304,9 @@ def port_set(session: Session, port_id: str, addresses: tuple[str, ...], wait: b
       ebbtide port set vm1 --pair 10.1.0.100/32 --pair 10.1.0.101/32@00:00:5e:00:01:0a
       ebbtide port set vm1 --unsecured --no-groups
       ebbtide port set vm1 --ip 10.1.0.1 --ip 2001:db8:1::10
+      ebbtide port set vm1 --device 0d3a7c8e-2f11-4f6e-9a43-6d1f1b6c7a10 --project 4f6e9a43
     """
-    change = {**given(addresses=addresses), **_security(**security)}
+    change = {**given(addresses=addresses, device=device, project=project), **_security(**security)}
     if not change:
         raise BadInput("nothing to change was given: `ebbtide port set --help`")
     found = session.client.call("PATCH", f"/ports/{segment(port_id)}", change, query=waiting(wait))

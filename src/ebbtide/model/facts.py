@@ -121,7 +121,8 @@ class Port(msgspec.Struct, frozen=True):
     """A logical port. `id` is the interface's `external_ids:iface-id`; `mac` a 48-bit int; `lport` its tag (20 bits).
 
     `secured`: what it sends is checked to be its own, and nothing passes that no rule of its security `groups` lets through. `pairs`: what
-    else it may send from, and is sent to, as "prefix mac".
+    else it may send from, and is sent to, as "prefix mac". `device`, `project`: whose interface it is, an instance and its project (in
+    Nova's words), for the metadata agent ("": not known).
     """
 
     id: str
@@ -132,6 +133,8 @@ class Port(msgspec.Struct, frozen=True):
     secured: bool = False
     groups: tuple[str, ...] = ()
     pairs: tuple[str, ...] = ()
+    device: str = ""
+    project: str = ""
 
 
 class SecurityGroup(msgspec.Struct, frozen=True):

@@ -49,7 +49,7 @@ class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class NewPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """A port to make. `id` is what the interface has as external_ids:iface-id. It is secured if that is said,
-    or if it is in a security group."""
+    or if it is in a security group. `device` and `project`: whose interface it is."""
 
     id: str
     network: str
@@ -58,6 +58,8 @@ class NewPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="k
     secured: bool | None = None
     security_groups: list[str] | None = None
     address_pairs: list[Pair] | None = None
+    device: str | None = None
+    project: str | None = None
     wait: bool = False
 
 
@@ -68,6 +70,8 @@ class PortChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     secured: bool | None = None
     security_groups: list[str] | None = None
     address_pairs: list[Pair] | None = None
+    device: str | None = None
+    project: str | None = None
     wait: bool = False
 
 
@@ -147,6 +151,10 @@ def _ports(service: Service) -> list[Route]:
         if network is not None and network not in state.networks:
             raise NotFound(f"there is no network {network[:80]}")
         chosen = sorted(state.ports if network is None else state.ports_of.get(network, ()))
+        lport = request.query_params.get("lport")
+        if lport is not None:
+            held = state.by_lport.get(int(lport)) if lport.isdecimal() and len(lport) < 8 else None
+            chosen = [held] if held is not None and (network is None or state.ports[held].network == network) else []
         return json_response(
             {"ports": [shapes.port(state, state.ports[i]) for i in chosen], "revision": state.revision}
         )
@@ -165,6 +173,8 @@ def _ports(service: Service) -> list[Route]:
             secured=wish.secured,
             groups=wish.security_groups,
             pairs=_pairs(wish.address_pairs),
+            device=wish.device,
+            project=wish.project,
         )
         shown = {"port": shapes.port(service.state, made), "changed": not old}
         return await answer(request, service, shown, status=200 if old else 201, wait=wish.wait)
@@ -173,7 +183,8 @@ def _ports(service: Service) -> list[Route]:
         wish, name = await body.struct(request, PortChange), request.path_params["id"]
         old = service.state.ports.get(name)
         made = await service.set_port(
-            *(name, wish.secured, wish.security_groups, _pairs(wish.address_pairs), wish.addresses)
+            *(name, wish.secured, wish.security_groups, _pairs(wish.address_pairs), wish.addresses),
+            *(wish.device, wish.project),
         )
         shown = {"port": shapes.port(service.state, made), "changed": made != old}
         return await answer(request, service, shown, wait=wish.wait)

@@ -67,6 +67,8 @@ def port(state: State, fact: Port) -> dict[str, Any]:
         "secured": fact.secured,
         "security-groups": list(fact.groups),
         "address-pairs": [{"prefix": prefix, "mac": format_mac(mac)} for prefix, mac in map(split_pair, fact.pairs)],
+        "device": fact.device,
+        "project": fact.project,
         "bindings": [
             {"compute": name_of(state, b.compute), "phase": str(b.phase), "since": b.since}
             for b in state.bindings.get(fact.id, ())

@@ -26,6 +26,7 @@ from ebbtide.decide import (
     hidden,
     lifecycle,
     marking,
+    metadata,
     natmove,
     networks,
     rebalancing,
@@ -242,6 +243,8 @@ class Service:
         secured: bool | None = None,
         groups: Sequence[str] | None = None,
         pairs: Sequence[tuple[str, str]] | None = None,
+        device: str | None = None,
+        project: str | None = None,
     ) -> Port:
         """Make a port; the same again is "already so".
 
@@ -250,7 +253,7 @@ class Service:
             NotFound: there is no such network.
             Refused: it exists and is different, its MAC or an address is taken in this network, or an address is outside its subnets.
         """
-        routing.check_name("port", port_id)
+        metadata.check_port_name(port_id)
         value = routing.host_mac(mac)
         given = networks.addresses(addresses)
 
@@ -261,12 +264,16 @@ class Service:
             found = networks.completed(net, value, given)
             known = state.ports.get(port_id)
             if known is not None:
-                plain = msgspec.structs.replace(known, secured=False, groups=(), pairs=())
+                plain = msgspec.structs.replace(known, secured=False, groups=(), pairs=(), device="", project="")
                 if plain != Port(port_id, network, value, known.lport, found):
                     raise Refused(f"port {port_id} exists already with other settings: delete it first")
                 if known != security.secure(state, known, secured, groups, pairs):
                     raise Refused(
                         f"port {port_id} exists already with other security: `ebbtide port set {port_id}` changes it"
+                    )
+                if known != metadata.owned(known, device, project):
+                    raise Refused(
+                        f"port {port_id} exists already and is another's: `ebbtide port set {port_id} --device ID` changes that"
                     )
                 return [], known
             networks.check_addresses(state, net, port_id, found)
@@ -279,7 +286,7 @@ class Service:
                     raise Refused(f"MAC {format_mac(value)} is that of port {other.id} in network {network}")
             ids = Allocator(state)
             made = Port(port_id, network, value, ids.take("lport"), found)
-            made = security.secure(state, made, secured, groups, pairs)
+            made = metadata.owned(security.secure(state, made, secured, groups, pairs), device, project)
             return [Edit(None, made), *ids.edits(), *hidden.release(state, network, (), value)], made
 
         return await self.cluster.store.commit(decide)
@@ -291,12 +298,20 @@ class Service:
         groups: Sequence[str] | None = None,
         pairs: Sequence[tuple[str, str]] | None = None,
         addresses: Sequence[str] | None = None,
+        device: str | None = None,
+        project: str | None = None,
     ) -> Port:
-        """Change a port's security and its addresses; what is None stays."""
+        """Change a port's security, its addresses, or whose it is; what is None stays."""
         found = None if addresses is None else networks.addresses(addresses)
-        return await self.cluster.store.commit(
-            lambda state: security.change_port(state, name, secured, groups, pairs, found)
-        )
+
+        def decide(state: State) -> tuple[list[Edit], Port]:
+            edits, secure = security.change_port(state, name, secured, groups, pairs, found)
+            made = metadata.owned(secure, device, project)
+            others = [edit for edit in edits if not isinstance(edit.new, Port)]
+            known = state.ports[name]
+            return [*([Edit(known, made)] if made != known else []), *others], made
+
+        return await self.cluster.store.commit(decide)
 
     async def delete_port(self, port_id: str) -> None:
         """Delete a port, wherever it is plugged."""
