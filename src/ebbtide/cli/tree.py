@@ -72,6 +72,9 @@ COMMANDS: dict[str, Entry] = {
     "restore": Entry("Keeping", "keeping:restore", "Put a backup back."),
     "user": Entry("Keeping", "keeping:user", "Users of the REST interface."),
     "controller": Entry("Running", "controller:controller", "Run a controller."),
+    "metadata-agent": Entry(
+        "Running", "metadata:metadata_agent", "Answer the VMs of this compute at http://169.254.169.254/."
+    ),
     "lab": Entry("Running", "labs:lab", "Emulated computes on this machine: real Open vSwitch, real packets."),
     "demo": Entry("Running", "labs:demo", "The main job on a lab, with every packet counted."),
     "help": Entry("More", "topics:help_", "Help on a command or a topic: exit-codes, connection, ids."),
