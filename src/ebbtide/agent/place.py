@@ -16,9 +16,9 @@ import socket
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import structlog
 
@@ -32,8 +32,10 @@ _ADDRESS = str(IPv4Address(ledger.METADATA_ADDRESS))
 _ASKERS = str(IPv4Network((ledger.AGENT_PREFIX, 32 - (ledger.AGENT_MASK ^ 0xFFFF_FFFF).bit_length())))
 _MAC = ":".join(f"{ledger.METADATA_MAC:012x}"[i : i + 2] for i in range(0, 12, 2))
 _BACKLOG = 256
-#: Seconds between looks at whether the port is there; and for which the device of one who has just died may still be going.
-LOOK, _GOING = 5.0, 5.0
+#: Seconds between looks at whether the port is there.
+LOOK = 5.0
+#: How often the kernel repeats what a killed agent's connections had left to say (tcp(7)): they keep the namespace for so long.
+_ORPHANS = 3
 _COMMAND_DEADLINE = 15.0
 _CLONE_NEWNET = 0x40000000
 _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
@@ -41,7 +43,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 log = structlog.get_logger("metadata")
 
 
-def run(command: Sequence[str], text: str = "") -> None:
+def run(command: Sequence[str], text: str = "", *, may_fail: bool = False) -> None:
     """A command to its end.
 
     Raises:
@@ -53,8 +55,23 @@ def run(command: Sequence[str], text: str = "") -> None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotReady(f"{command[0]}: {error}") from None
-    if done.returncode:
+    if done.returncode and not may_fail:
         raise NotReady(f"{command[0]}: {' '.join(done.stderr.split()) or 'no word of why'}")
+
+
+def alone() -> socket.socket:
+    """What one agent on a host has, for as long as it lives (an address of unix(7) that is no file).
+
+    Raises:
+        Refused: another agent runs here.
+    """
+    mark = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        mark.bind(f"\0{DEVICE}")
+    except OSError:
+        mark.close()
+        raise Refused("another metadata agent runs on this compute: one is enough for all of its VMs") from None
+    return mark
 
 
 def open_place() -> socket.socket:
@@ -62,7 +79,6 @@ def open_place() -> socket.socket:
 
     Raises:
         NotReady: this needs root, and iproute2.
-        Refused: another agent runs here.
     """
     found: list[socket.socket | BaseException] = []
 
@@ -71,10 +87,12 @@ def open_place() -> socket.socket:
         try:
             if _libc.unshare(_CLONE_NEWNET) != 0:
                 raise NotReady(f"no network namespace can be made ({os.strerror(ctypes.get_errno())}): run it as root")
-            found.append(_inside(os.getpid()))
+            found.append(_listen(os.getpid()))
         except BaseException as error:
             found.append(error)
 
+    # One that was killed may have connections that the kernel is still ending, and its namespace with them.
+    run(["ip", "link", "del", DEVICE], may_fail=True)
     thread = threading.Thread(target=make, name="place")
     thread.start()
     thread.join()
@@ -89,39 +107,12 @@ def open_place() -> socket.socket:
     return made
 
 
-def _inside(host: int) -> socket.socket:
+def _listen(host: int) -> socket.socket:
     """In the new namespace: the wire, whose other end is where process `host` is, and the socket."""
-    run(["ip", "-batch", "-"], "link set lo up\n")
-    end = time.monotonic() + _GOING
-    while True:
-        try:
-            run(
-                [
-                    "ip",
-                    "link",
-                    "add",
-                    _INSIDE,
-                    "address",
-                    _MAC,
-                    "type",
-                    "veth",
-                    "peer",
-                    "name",
-                    DEVICE,
-                    "netns",
-                    str(host),
-                ]
-            )
-            break
-        except NotReady as error:
-            if "exists" not in str(error):
-                raise
-            if time.monotonic() > end:
-                raise Refused(
-                    f"there is a device {DEVICE} already: another metadata agent runs on this compute"
-                ) from None
-            time.sleep(0.1)
+    Path("/proc/sys/net/ipv4/tcp_orphan_retries").write_text(str(_ORPHANS))
     lines = [
+        "link set lo up",
+        f"link add {_INSIDE} address {_MAC} type veth peer name {DEVICE} netns {host}",
         f"link set {_INSIDE} arp off up",
         f"addr add {_ADDRESS}/32 dev {_INSIDE}",
         f"route add {_ASKERS} dev {_INSIDE} src {_ADDRESS}",
@@ -148,7 +139,7 @@ class Wire:
 
     def __init__(self, database: str) -> None:
         self._lock, self._over = threading.Lock(), False
-        self._vsctl = ["ovs-vsctl", *([f"--db={database}"] if database else []), "--timeout=10", "--no-wait"]
+        self._vsctl = ["ovs-vsctl", *([f"--db={database}"] if database else []), "--timeout=10"]
 
     def plug(self, afresh: bool) -> None:
         """Have the port there. `afresh`: as one that was not there before, since its device was not.
@@ -156,17 +147,19 @@ class Wire:
         Raises:
             NotReady: the database cannot be reached, or br-int is not there (yet).
         """
-        gone = ["--if-exists", "del-port", BRIDGE, DEVICE, "--"] if afresh else []
         add = ["--may-exist", "add-port", BRIDGE, DEVICE, "--", "set", "Interface", DEVICE]
         with self._lock:
+            if afresh and not self._over:
+                # Until the switch has let it go: of one name it takes the device of before, and hears nothing.
+                run([*self._vsctl, "--if-exists", "del-port", BRIDGE, DEVICE])
             if not self._over:
-                run([*self._vsctl, *gone, *add, f'external_ids:iface-id="{ledger.AGENT_IFACE_ID}"'])
+                run([*self._vsctl, "--no-wait", *add, f'external_ids:iface-id="{ledger.AGENT_IFACE_ID}"'])
 
     def unplug(self) -> None:
         """Take it away for good: one that is just being plugged too."""
         with self._lock:
             self._over = True
-            run([*self._vsctl, "--if-exists", "del-port", BRIDGE, DEVICE])
+            run([*self._vsctl, "--no-wait", "--if-exists", "del-port", BRIDGE, DEVICE])
 
     async def keep(self, every: float = LOOK) -> None:
         """Have it there, whatever becomes of br-int and its database; until cancelled."""

@@ -88,7 +88,7 @@ def _backend(url: str, secret_file: str, cacert: str) -> Backend:
 
 async def _serve(session: Session, backend: Backend, ovsdb: str) -> None:
     from ebbtide.agent.askers import Askers
-    from ebbtide.agent.place import Wire, open_place
+    from ebbtide.agent.place import Wire, alone, open_place
     from ebbtide.agent.proxy import Proxy
     from ebbtide.cli.controller import notify
 
@@ -105,6 +105,7 @@ async def _serve(session: Session, backend: Backend, ovsdb: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     proxy = Proxy(Askers(ask, loop.time), backend)
+    mark = alone()
     listener = await asyncio.to_thread(open_place)
     server = await asyncio.start_server(proxy.connected, sock=listener)
     wire = Wire(ovsdb)
@@ -119,3 +120,4 @@ async def _serve(session: Session, backend: Backend, ovsdb: str) -> None:
     server.close()
     await proxy.close()
     await server.wait_closed()
+    mark.close()

@@ -280,7 +280,8 @@ def _looks(service: Service, config: Config) -> list[Route]:
         kind, text = request.path_params["kind"], request.path_params["id"]
         packet = passing.asked(request) if kind == "port" else None
         if packet is not None:
-            told = passing.judge(service.state, explain.port_named(service.state, text), packet)
+            port, agents = explain.port_named(service.state, text), explain.metadata_agents(service)
+            told = passing.judge(service.state, port, packet, agents)
             shown = {"passes": told.passes, "rules": told.rules, "lines": told.lines}
             return json_response({"kind": kind, "id": text, **shown, "revision": service.state.revision})
         lines = await explain.story(service, kind, text)

@@ -16,7 +16,7 @@ from ebbtide.decide import adverts, datapaths, drain, parts, routing
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.decide.scalein import carried
 from ebbtide.errors import NotFound
-from ebbtide.model.addresses import holds, split_route
+from ebbtide.model.addresses import dotted, holds, split_route
 from ebbtide.model.facts import (
     SLAAC,
     STATEFUL,
@@ -44,6 +44,7 @@ from ebbtide.runtime.service import Service
 from ebbtide.runtime.untranslated import Exhausted, Refusals
 
 _SHOWN = 8
+METADATA = dotted(ledger.METADATA_ADDRESS)
 #: Pairs of computes whose tunnels are looked at: all of a footprint of 100.
 _PAIRS = 4950
 _PHASES = {
@@ -155,9 +156,11 @@ def _nats(state: State, number: int) -> Iterator[str]:
             yield f"{what.format(len(found))}: {some(found)}."
 
 
-def port_story(state: State, port: Port, plugged: Sequence[str], dropped: Drops | None = None) -> list[str]:
+def port_story(
+    state: State, port: Port, plugged: Sequence[str], dropped: Drops | None = None, agents: Collection[int] = ()
+) -> list[str]:
     """Where a port is and why, and what may pass. `plugged`: the computes whose switch shows an interface with its id; `dropped`: what its
-    security has refused (None: nobody could be asked)."""
+    security has refused (None: nobody could be asked); `agents`: the computes with a metadata agent."""
     addresses = ", ".join(port.addresses) or "no addresses"
     lines = [f"{port.id} is a port of network {port.network}: {format_mac(port.mac)}, {addresses}, lport {port.lport}."]
     bindings = state.bindings.get(port.id, ())
@@ -177,7 +180,29 @@ def port_story(state: State, port: Port, plugged: Sequence[str], dropped: Drops 
             "It moves when a frame of its MAC is seen at the new place, or its interface is gone at the old one."
         )
     lines += [_marked(state, b) for b in bindings if _is_marked(state, b)]
+    lines += [metadata_words(state, port, b.compute, b.compute in agents) for b in bindings]
     return lines + _security(state, port, dropped)
+
+
+def metadata_words(state: State, port: Port, compute: int, agent: bool) -> str:
+    """What becomes of a port's question for metadata on a compute."""
+    name = name_of(state, compute)
+    if not agent:
+        return (
+            f"Metadata: no agent runs on {name}; what it sends to {METADATA} there goes the way of any other address."
+        )
+    whose = (
+        f"in the name of instance {port.device}"
+        if port.device
+        else (f"with 404, since it is no instance's (`ebbtide port set {port.id} --device ID`)")
+    )
+    return f"Metadata: {METADATA}, TCP port {ledger.METADATA_PORT}, is answered by the agent on {name}, {whose}."
+
+
+def metadata_agents(service: Service) -> set[int]:
+    """The computes whose switch shows a metadata agent's port."""
+    shown = ((n, m.view.ports.get(ledger.AGENT_IFACE_ID)) for n, m in service.cluster.members.items())
+    return {number for number, interface in shown if interface is not None and interface.ofport}
 
 
 def _security(state: State, port: Port, dropped: Drops | None) -> list[str]:
@@ -633,7 +658,8 @@ async def story(service: Service, kind: str, text: str) -> list[str]:
     if kind == "port":
         port = port_named(state, text)
         plugged = sorted(m.name for m in cluster.members.values() if text in m.view.ports)
-        return port_story(state, port, plugged, await service.dropped(text) if port.secured else None)
+        dropped = await service.dropped(text) if port.secured else None
+        return port_story(state, port, plugged, dropped, metadata_agents(service))
     if kind == "network":
         network = state.networks.get(text)
         if network is None:

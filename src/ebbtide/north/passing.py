@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from starlette.requests import Request
 
+from ebbtide.compile import ledger
 from ebbtide.decide import security
 from ebbtide.decide.security import Judged, Packet
 from ebbtide.errors import BadInput
 from ebbtide.model.addresses import parse_ip
 from ebbtide.model.facts import Port
 from ebbtide.model.state import State
+from ebbtide.north import explain
 
+_METADATA = Packet(False, explain.METADATA, 6, ledger.METADATA_PORT, ledger.METADATA_PORT)
 _NUMBERS = {"port": 65535, "icmp-type": 255, "icmp-code": 255}
 
 
@@ -72,11 +76,15 @@ def _number(text: str, name: str, most: int) -> int:
     return int(text)
 
 
-def judge(state: State, port: Port, packet: Packet) -> Told:
+def judge(state: State, port: Port, packet: Packet, agents: Collection[int] = ()) -> Told:
     """What the port's own security says, and that of the port at the far end, if one has that address in its network or one routed to it.
 
-    Whether there is a way from one to the other is not looked at.
+    Whether there is a way from one to the other is not looked at. `agents`: the computes with a metadata agent, which needs no rule.
     """
+    found = state.active(port.id)
+    if packet == _METADATA and found is not None and found.compute in agents:
+        words = explain.metadata_words(state, port, found.compute, agent=True)
+        return Told(True, [], [words, "It passes without a rule, and so does what answers it."])
     ends: list[Judged] = []
     lines: list[str] = []
     for own, seen in _ends(state, port, packet):

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from immutables import Map
 
+from ebbtide.compile import ledger
 from ebbtide.compile.fragment import TunnelRow
 from ebbtide.decide.brake import Stamp
 from ebbtide.decide.lifecycle import Claim
@@ -77,6 +78,7 @@ _WATCHES = {
         "mac_in_use",
         "mtu",
         "ofport_request",
+        "link_state",
     ],
     "Controller": ["target", "max_backoff", "inactivity_probe", "connection_mode", "is_connected", "status"],
 }
@@ -204,7 +206,9 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
     providers: dict[str, Interface] = {}
     for _, _, row in interfaces(tables):
         ids = row["external_ids"]
-        ofport = row["ofport"] or 0
+        # Of a device that is gone, as that of an agent that was killed, the userspace datapath keeps the port.
+        gone = ids.get("iface-id") == ledger.AGENT_IFACE_ID and row["link_state"] == "down"
+        ofport = 0 if gone else row["ofport"] or 0
         seen = Interface(
             row["name"],
             ofport if 0 < ofport < 0xFF00 else 0,
