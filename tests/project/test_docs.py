@@ -64,6 +64,14 @@ def test_systemd_unit_calls_what_exists() -> None:
     assert unit["Unit"]["StartLimitIntervalSec"] == "0", "else five quick failures are the last"
 
 
+def test_the_agents_unit_calls_what_exists() -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(ROOT / "packaging" / "ebbtide-metadata-agent.service")
+    check_call(words(unit["Service"]["ExecStart"]))
+    assert unit["Service"]["Type"] == "notify"
+
+
 # ---- commands -------------------------------------------------------------------------------------------------------------
 
 

@@ -162,6 +162,8 @@ def test_a_vm_reaches_it_by_its_gateway_too_and_by_any_mac(cloud: Cloud, service
         answer = ear.receive(lambda f: f[12:14] == b"\x08\x00" and f[23] == 6 and f[34:36] == b"\0P")
     asked = vm.exec(["ip", "neigh", "show", f"10.1.0.{GATEWAY}"]).split()
     assert answer[6:12].hex(":") == asked[asked.index("lladdr") + 1], "from the MAC that it was sent to"
+    large = ask(vm, method="POST", body=b"x" * 60_000)
+    assert large.json["body"] == "x" * 60_000, "whole both ways"
     vm.exec(["ip", "route", "replace", ADDRESS, "via", "10.1.0.99", "dev", "eth0", "onlink"])
     vm.exec(["ip", "neigh", "replace", "10.1.0.99", "lladdr", "02:11:22:33:44:55", "dev", "eth0"])
     assert instance_of(vm) == "i-1"

@@ -40,6 +40,7 @@ class Service:
 
     def __init__(self, listener: socket.socket) -> None:
         self.seen: list[dict[str, Any]] = []
+        self.port = listener.getsockname()[1]
         service = self
 
         class Handler(BaseHTTPRequestHandler):

@@ -7,8 +7,11 @@ A request is read whole before anybody else is asked; an answer passes piece by 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections import Counter
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
@@ -79,10 +82,16 @@ def lport_of(address: str) -> int:
 
 
 class Proxy:
-    """All connections of an agent."""
+    """All connections of an agent. `known_as`: the lport for an address that a connection comes from (0: none)."""
 
-    def __init__(self, askers: Askers, backend: Backend, limits: Limits = _LIMITS) -> None:
-        self._askers, self._backend, self._limits = askers, backend, limits
+    def __init__(
+        self,
+        askers: Askers,
+        backend: Backend,
+        limits: Limits = _LIMITS,
+        known_as: Callable[[str], int] = lport_of,
+    ) -> None:
+        self._askers, self._backend, self._limits, self._known_as = askers, backend, limits, known_as
         self._open: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -92,7 +101,7 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         peer = writer.get_extra_info("peername")
-        lport = lport_of(peer[0]) if peer else 0
+        lport = self._known_as(peer[0]) if peer else 0
         try:
             if self._open.total() < self._limits.connections and self._open[lport] < self._limits.of_one:
                 self._open[lport] += 1
@@ -102,7 +111,12 @@ class Proxy:
                     self._open[lport] -= 1
                     self._open += Counter()  # forgets who has none
         except (_Cut, OSError, TimeoutError, h11.ProtocolError):
+            # Reset and not closed: where an answer's end is the connection's, half of it would pass for all.
+            own = writer.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
+        except asyncio.CancelledError:
+            writer.transport.abort()  # by `close`: nobody waits for this task, and asyncio calls a cancelled one a fault
         finally:
             self._tasks.discard(task)
             writer.close()
