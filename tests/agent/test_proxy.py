@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ import pytest
 from ebbtide.agent.askers import Askers
 from ebbtide.agent.proxy import Backend, Limits, Proxy
 from ebbtide.errors import NotReady
+from tests.cli.controllers import certificate
 from tests.support.metadata import SECRET, Service
 
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -37,9 +40,10 @@ def own_byte(address: str) -> int:
 
 
 @asynccontextmanager
-async def proxy(port: int, limits: Limits = QUICK) -> AsyncIterator[int]:
+async def proxy(port: int, limits: Limits = QUICK, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """One in front of a backend on loopback; gives its own port."""
-    made = Proxy(Askers(known, asyncio.get_running_loop().time), Backend("127.0.0.1", port, SECRET), limits, own_byte)
+    far = Backend("127.0.0.1", port, SECRET, tls)
+    made = Proxy(Askers(known, asyncio.get_running_loop().time), far, limits, own_byte)
     server = await asyncio.start_server(made.connected, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
@@ -224,6 +228,27 @@ def test_one_guest_cannot_take_the_places_of_others(service: Service) -> None:
                 writer.close()
 
     tell(story)
+
+
+def test_a_backend_by_https_is_checked_against_its_certificate(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own.load_cert_chain(cert, key)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    service = Service(own.wrap_socket(listener, server_side=True))
+
+    async def story() -> None:
+        for trusted, code in ((str(cert), 200), (None, 502)):
+            context = ssl.create_default_context(cafile=trusted)
+            async with proxy(service.port, tls=context) as port:
+                assert status(await say(port, b"GET / HTTP/1.0\r\n\r\n")) == code
+
+    try:
+        tell(story)
+    finally:
+        service.close()
 
 
 def test_a_backend_that_is_not_there_or_says_nothing() -> None:

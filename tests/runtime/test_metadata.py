@@ -12,7 +12,7 @@ import pytest
 from ebbtide.compile import ledger
 from ebbtide.errors import NotReady
 from ebbtide.lab import Vm, processes
-from ebbtide.lab.commands import CommandFailed
+from ebbtide.lab.commands import CommandFailed, wait_until
 from tests.support.cloud import Cloud
 from tests.support.metadata import (
     ADDRESS,
@@ -229,6 +229,30 @@ def test_a_restart_of_the_switch_or_of_the_controller_is_survived(cloud: Cloud, 
     cloud.wait_clean()
     cloud.lab.compute("a").revalidate()
     assert instance_of(vm) == "i-1"
+
+
+def test_agents_that_end_while_no_controller_runs_do_not_pull_the_brake(cloud: Cloud, service: Service) -> None:
+    """Flows go from more than a fifth of all computes then, and from more than three, and nothing in the store explains it."""
+    cloud.add_computes("c", "d")
+    vms = {c: add_vm(cloud, f"vm-{c}", c, "blue", n, device=f"i-{c}") for n, c in enumerate("abcd", 1)}
+    for compute in "abcd":
+        start_agent(cloud, compute)
+    cloud.wait(
+        lambda: all(m.applied() == m.cluster.state.revision for m in cloud.controller.app.cluster.members.values())
+    )
+    assert instance_of(vms["d"]) == "i-d"
+    cloud.controller.stop()
+    for compute in "abcd":
+        pid = cloud.lab.spawned(f"agent-{compute}")
+        assert pid is not None
+        processes.send_signal(pid, 15)
+        wait_until(lambda pid=pid: not processes.is_running(pid), "the agent to end")  # type: ignore[misc]
+        assert rows(cloud, compute) != []
+    cloud.restart_controller()
+    cloud.wait_ready(*"abcd")
+    cloud.wait_clean()
+    assert [rows(cloud, compute) for compute in "abcd"] == [[]] * 4
+    cloud.assert_clean()
 
 
 def test_a_second_agent_on_a_compute_is_refused(cloud: Cloud, service: Service) -> None:

@@ -680,8 +680,8 @@ class Member:
             raise LinkLost("br-int is gone")
         held = vswitch.held_back(own)
         revision = own.stamp.revision if held else state.intent
-        # What was learnt comes and goes without being asked for.
-        deletes = sum(ledger.read_cookie(b.cookie)[1] != ledger.Feature.SUBNET_ROUTE for b in work.break_flows)
+        # What was learnt comes and goes without being asked for; what a metadata agent has, with the agent.
+        deletes = sum(ledger.read_cookie(b.cookie)[1] not in _UNASKED for b in work.break_flows)
         self._unexplained = not self.approved and brake.is_unexplained(own.stamp, revision, deletes)
         self.cluster.unexplained(self.number, self._unexplained)
         self.held_back = ""
@@ -919,3 +919,5 @@ def retry_after(failures: int) -> float:
 
 
 _NOTHING = Fragment()
+#: The features whose flows may go without anything having been asked for.
+_UNASKED = frozenset({ledger.Feature.SUBNET_ROUTE, ledger.Feature.METADATA})
