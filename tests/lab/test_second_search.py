@@ -27,6 +27,10 @@ DPID = 0x00EB_0000_0000_0007
         ("tep:10.0.0.7", "actions=set_field:10.0.0.7->tun_dst,output:1"),
         ("tep:10.0.0.7", "priority=7,tun_src=10.0.0.7 actions=drop"),
         ("tep:10.0.0.7", "actions=load:0xa000007->NXM_NX_TUN_IPV4_DST[]"),
+        ("tep:fd00::7", "actions=set_field:fd00::7->tun_ipv6_dst,output:1"),
+        ("tep:fd00::7", "priority=7,tun_ipv6_src=fd00::7 actions=drop"),
+        ("tep:fd00::7", "priority=7,tun_ipv6_dst=fd00::7/ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff0f actions=drop"),
+        ("tep:fd00::7", "actions=load:0xfd000000000000000000000000000007->NXM_NX_TUN_IPV6_DST[]"),
         ("mac:02:aa:bb:cc:dd:ee", "priority=7,dl_dst=02:aa:bb:cc:dd:ee actions=drop"),
         ("mac:02:aa:bb:cc:dd:ee", "arp,arp_sha=02:aa:bb:cc:dd:ee actions=drop"),
         ("mac:02:aa:bb:cc:dd:ee", "actions=set_field:02:aa:bb:cc:dd:ee->eth_dst"),
@@ -42,6 +46,12 @@ def test_an_identity_is_found_in_a_flow_or_group(identity: str, line: str) -> No
     [
         ("number:7", 'Interface external_ids        : {ebbtide-peer="7"}'),
         ("tep:10.0.0.7", 'Interface options             : {key=flow, remote_ip="10.0.0.7"}'),
+        *(
+            ("tep:fd00::7", f'Interface options             : {{key=flow, remote_ip="{text}"}}')
+            for text in ("fd00::7", "FD00::7", "fd00:0:0::7", "fd00:0000::0007", "fd00:0:0:0:0:0:0:7", "fd00::0.0.0.7")
+        ),
+        ("tep:fd00::7", 'Controller target             : "tcp:[FD00::0:7]:6653"'),
+        ("tep:fd00::7", 'Bridge external_ids           : {note="was fd00:0::7: moved"}'),
         (f"dpid:{DPID}", 'Bridge other_config           : {datapath-id="00eb000000000007"}'),
         (f"dpid:{DPID}", f"Bridge external_ids           : {{of=openflow:{DPID}}}"),
         ("mac:02:aa:bb:cc:dd:ee", 'Bridge other_config           : {hwaddr="02-AA-BB-CC-DD-EE"}'),
@@ -64,6 +74,10 @@ def test_an_identity_is_found_in_a_row(identity: str, line: str) -> None:
         ("number:7", 'Interface external_ids        : {ebbtide-peer="17"}', True),
         ("tep:10.0.0.7", "actions=set_field:10.0.0.71->tun_dst", False),
         ("tep:10.0.0.7", "actions=set_field:110.0.0.7->tun_dst", False),
+        ("tep:fd00::7", "actions=set_field:fd00::70->tun_ipv6_dst", False),
+        ("tep:fd00::7", "actions=set_field:1:fd00::7->tun_ipv6_dst", False),
+        ("tep:fd00::7", "actions=set_field:fd00::7:1->tun_ipv6_dst", False),
+        ("tep:::7", "dl_dst=00:00:00:00:00:07,tun_ipv6_dst=fd00::7 actions=drop", False),
         ("mac:02:aa:bb:cc:dd:ee", "dl_dst=02:aa:bb:cc:dd:ef actions=drop", False),
         ("name:gone", "Interface name                : tap-gone", True),
         ("name:gone", "Interface external_ids        : {attached-mac=x, iface-id=gone}", True),

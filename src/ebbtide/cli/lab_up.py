@@ -37,12 +37,13 @@ class Wanted(NamedTuple):
     vms_per_compute: int
     networks: int
     settings: tuple[tuple[str, str], ...] = ()
+    underlay: str = "ipv4"
 
 
 def make(name: str, directory: Path, wanted: Wanted, *, keep: bool = False) -> dict[str, Any]:
     """Bring a lab up; take it down again if that fails (unless `keep`). Gives what was made."""
     begun = time.monotonic()
-    lab = Lab(name, directory)
+    lab = Lab(name, directory, underlay=wanted.underlay)
     try:
         with render.working(f"lab {name}: fabric and controller"):
             lab.up()
@@ -150,8 +151,8 @@ def await_ready(lab: Lab, names: Iterable[str]) -> None:
 def _add_network(client: Client, number: int) -> dict[str, Any]:
     name = NAMES[number - 1] if number <= len(NAMES) else f"net{number}"
     subnet = f"10.{number}.0.0/16"
-    client.call("POST", "/networks", {"id": name, "subnets": [subnet]})
-    return {"id": name, "subnets": [subnet]}
+    made = client.call("POST", "/networks", {"id": name, "subnets": [subnet]})["network"]
+    return {"id": name, "subnets": [subnet], "mtu": made["mtu"]}
 
 
 def _add_vms(
@@ -172,7 +173,7 @@ def _add_vms(
         mac = f"02:eb:00:{number >> 16 & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
         body = {"id": name, "network": chosen["id"], "mac": mac, "addresses": [address]}
         client.call("POST", "/ports", body)
-        lab.add_vm(name, compute, mac, f"{address}/{subnet.prefixlen}", name, mtu=chosen.get("mtu", 1450))
+        lab.add_vm(name, compute, mac, f"{address}/{subnet.prefixlen}", name, mtu=chosen["mtu"])
         made.append({"name": name, "compute": compute, "network": chosen["id"], "ip": address, "mac": mac})
     return made
 

@@ -58,6 +58,9 @@ def lab() -> None:
 )
 @click.option("--name", metavar="NAME", help=f"Its name [{places.DEFAULT_NAME}].")
 @click.option("--dir", "directory", metavar="DIR", help="Where it keeps its files, if not with the other labs.")
+@click.option(
+    "--underlay", type=click.Choice(["ipv4", "ipv6"]), default="ipv4", help="Tunnel addresses of its computes [ipv4]."
+)
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of its controller.")
 @click.option("--keep", is_flag=True, help="When it fails, leave what there is, to be looked at.")
 @lab_verb
@@ -68,6 +71,7 @@ def up(
     networks: int,
     name: str | None,
     directory: str | None,
+    underlay: str,
     settings: tuple[str, ...],
     keep: bool,
 ) -> None:
@@ -88,7 +92,7 @@ def up(
     told = tuple((name.strip(), value) for name, mark, value in (text.partition("=") for text in settings) if mark)
     if len(told) != len(settings):
         raise BadInput("--set is NAME=VALUE, like loss_after=5", "set")
-    made = make(chosen, where, Wanted(computes, vms_per_compute, networks, told), keep=keep)
+    made = make(chosen, where, Wanted(computes, vms_per_compute, networks, told, underlay), keep=keep)
     if session.json:
         render.as_json(made)
         return

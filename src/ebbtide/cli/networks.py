@@ -56,7 +56,11 @@ _ipv6_mode = click.option(
 @click.argument("name")
 @click.option("--subnet", "subnets", multiple=True, metavar="CIDR", help="A subnet; may be given several times.")
 @click.option("--vni", type=int, help="VXLAN network id; chosen when not given.")
-@click.option("--mtu", type=int, help="MTU in bytes, as a VM sees it (1450 when not given).")
+@click.option(
+    "--mtu",
+    type=int,
+    help="MTU in bytes, as a VM sees it (1450 when not given, 1430 if a compute has an IPv6 tunnel address).",
+)
 @click.option("--dhcp", is_flag=True, help="Tell its VMs their addresses.")
 @click.option("--dns", multiple=True, metavar="IP", help="A name server that DHCP tells; may be given several times.")
 @click.option(

@@ -5,8 +5,9 @@ identities (every name, id, address and number that a compute ever had), and loo
 fault of the compiler, or of an older version, is found like anything else.
 
 Encodings searched:
-  TEP address       dotted in any text of a row; as 32 bits in a match, set-field or load of a tunnel, IP or ARP address (in the
-                    flows of a port the last two are a tenant's, who may use the same addresses inside the overlay)
+  TEP address       dotted, or in any spelling of IPv6, in any text of a row; as 32 or 128 bits in a match, set-field or load of a
+                    tunnel, IP or ARP address (in the flows of a port the last two are a tenant's, who may use the same addresses inside
+                    the overlay)
   DPN id            decimal, 16 hex digits, openflow:<n>; in rows, the bare number not where a row counts something else
   system-id, uuid   text; in rows
   name              text, whole word; in rows, but not in an iface-id, which is a tenant's word
@@ -22,6 +23,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
 
 import msgspec
 
@@ -149,8 +151,25 @@ def _tep(identity: str, value: str) -> Needle:
         address = ipaddress.ip_address(value)
     except ValueError:
         return Needle(identity, (), _word(value))
-    tunnel, other = (_TUNNEL_V4, _ADDRESS_V4) if address.version == 4 else (_TUNNEL_V6, _ADDRESS_V6)
-    return Needle(identity, _forms(tunnel, address.packed), _word(value), inner=_forms(other, address.packed))
+    if isinstance(address, ipaddress.IPv4Address):
+        tunnel, other, text = _TUNNEL_V4, _ADDRESS_V4, _word(value)
+    else:
+        tunnel, other, text = _TUNNEL_V6, _ADDRESS_V6, _spellings(address)
+    return Needle(identity, _forms(tunnel, address.packed), text, inner=_forms(other, address.packed))
+
+
+def _spellings(address: ipaddress.IPv6Address) -> re.Pattern[str]:
+    """An IPv6 address in every way that RFC 4291 (section 2.2) lets it be written: whoever wrote it was free to choose."""
+    words = [int.from_bytes(address.packed[i : i + 2], "big") for i in range(0, 16, 2)]
+    plain = [f"0{{0,{4 - len(f'{word:x}')}}}{word:x}" for word in words]
+    dotted = [*plain[:6], re.escape(str(ipaddress.IPv4Address(address.packed[12:])))]
+    forms = []
+    for parts, groups in ((plain, 8), (dotted, 6)):
+        forms.append(":".join(parts))
+        for first, last in combinations(range(groups + 1), 2):
+            if not any(words[first:last]):
+                forms.append(":".join(parts[:first]) + "::" + ":".join(parts[last:]))
+    return re.compile(rf"(?<![\w.-])(?<![0-9a-f]:)(?<!::)({'|'.join(forms)})(?![\w-]|\.\w|:[0-9a-f:])", re.IGNORECASE)
 
 
 def _mac(value: str) -> re.Pattern[str]:

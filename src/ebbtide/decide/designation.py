@@ -13,6 +13,7 @@ import msgspec
 
 from ebbtide.decide import election, natmove, parts
 from ebbtide.decide.election import Candidate, Choice, Service
+from ebbtide.model import teps
 from ebbtide.model.facts import Compute, Edit, Lease, Membership, Move, MovePhase, Router
 from ebbtide.model.moves import reached
 from ebbtide.model.state import NAT, State
@@ -113,11 +114,21 @@ def service(state: State, router: Router, standings: Mapping[int, Standing], gat
             unable[number] = f"has no provider network {physical}"
         elif number not in (current, standby) and physical not in standings.get(number, Standing()).wired:
             unable[number] = f"its port to provider network {physical} is not there"
+        elif (
+            current in state.computes and not _is_lost(state, current, standings) and _is_apart(state, number, current)
+        ):
+            unable[number] = f"has a tunnel address of another IP version than {state.computes[current].name}"
     held = ""
     if move is not None:
         target = state.computes.get(move.new)
         held = f"its move is under way ({move.phase})" if target is not None and not _goal_leaves(state, move) else ""
     return Service(NAT, router.id, frozenset(footprint), current, standby, unable, held)
+
+
+def _is_apart(state: State, one: int, other: int) -> bool:
+    """Whether the two have tunnel addresses between which there is no way: a NAT cannot be moved from one to the other."""
+    ends = state.computes[one].tep, state.computes[other].tep
+    return one != other and all(ends) and not teps.joined(*ends)
 
 
 def services(state: State, standings: Mapping[int, Standing]) -> list[Service]:

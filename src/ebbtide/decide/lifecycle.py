@@ -33,7 +33,6 @@ Longer than 400 lines: it is one table, and its cells are only right together.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Set
 from enum import StrEnum
 
@@ -41,6 +40,7 @@ import msgspec
 
 from ebbtide.decide.ids import Allocator
 from ebbtide.errors import NotFound, Refused
+from ebbtide.model import teps
 from ebbtide.model.facts import Compute, Edit, Membership
 from ebbtide.model.state import State
 
@@ -49,7 +49,7 @@ MAX_APPLICANTS = 8
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What a connecting Open vSwitch says of itself. `dpid` 0: it has no br-int yet."""
+    """What a connecting Open vSwitch says of itself. `dpid` 0: it has no br-int yet. `teps`: see `model/teps.py`."""
 
     name: str
     system_id: str
@@ -200,8 +200,9 @@ def judge(
             Outcome.REFUSED,
             reason=f"{claim.name} announces {len(claim.teps)} tunnel addresses; one is supported: set one local_ip",
         )
-    if any(not _is_address(tep) for tep in claim.teps):
-        why = f"{claim.name} announces {claim.teps[0]!r} as its tunnel address: set other_config:local_ip to one IPv4 address of it"
+    wrong = next((f"{tep!r}, which {why}" for tep in claim.teps if (why := teps.trouble(tep))), "")
+    if wrong:
+        why = f"{claim.name} announces {wrong}: set other_config:local_ip to an IPv4 or IPv6 address that the other computes reach"
         return Verdict(Outcome.REFUSED, reason=why)
     gone = _removed_holder(state, claim)
     holders = _holders(state, claim)
@@ -245,14 +246,6 @@ def judge(
         )
         return _join(state, claim, approved=False, reason=why, has_tep=by_tep is None)
     return _join(state, claim, approved=open_admission, reason="a new compute: `ebbtide compute approve` admits it")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        address = ipaddress.IPv4Address(text)
-    except ValueError:
-        return False
-    return not (address.is_multicast or address.is_unspecified)
 
 
 def _holders(state: State, claim: Claim) -> dict[str, Compute | None]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..errors import NotReady
 from . import namespace, processes
 from .commands import CommandFailed, run, wait_until
-from .site import CONTROL_NETWORK, MANAGER_TARGET, TEP_NETWORK, ComputeRecord, Site
+from .site import CONTROL_NETWORK, MANAGER_TARGET, UNDERLAYS, ComputeRecord, Site
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 PHYSICAL_BRIDGE = "br-phy"
@@ -42,7 +42,8 @@ class Compute:
         self.datapath = record.datapath
         self.namespace = site.compute_namespace(record.name)
         self.directory = site.compute_directory(record.name)
-        self.tep = site.tep(record.index)
+        self.underlay = UNDERLAYS[record.underlay]
+        self.tep = site.tep(record.index, record.underlay)
         self.control_address = site.control_address(record.index)
 
     def __repr__(self) -> str:
@@ -86,7 +87,7 @@ class Compute:
         settings = [
             f"external_ids:system-id={self.system_id}",
             f"external_ids:hostname={self.name}",
-            f"other_config:local_ip={self.tep}",
+            f'other_config:local_ip="{self.tep}"',
             f"ovs_version={_version()}",  # as ovs-ctl does on a host
         ]
         bridges = [*_bridge(PHYSICAL_BRIDGE, "eth-data", self.datapath), "--", "set", "Bridge", PHYSICAL_BRIDGE]
@@ -211,10 +212,12 @@ class Compute:
         # counts packets must not. Userspace datapath only, so that nobody asks for the kernel's.
         options = _OPTIONS if self.datapath == "netdev" else ()
         self._daemon("switch", ["ovs-vswitchd", f"unix:{self.directory}/db.sock", *options])
+        if self.underlay.version == 6:
+            namespace.ipv6_on(self.namespace, PHYSICAL_BRIDGE)
         namespace.ip_batch(
             self.namespace,
             [
-                f"addr replace {self.tep}/{TEP_NETWORK.prefixlen} dev {PHYSICAL_BRIDGE}",
+                f"addr replace {self.tep}/{self.underlay.prefixlen} dev {PHYSICAL_BRIDGE}",
                 f"link set {PHYSICAL_BRIDGE} up",
             ],
         )
@@ -225,7 +228,7 @@ class Compute:
     def _route_tunnels(self) -> bool:
         """Refused as long as the switch has not heard of the address of br-phy."""
         try:
-            self.appctl("ovs/route/add", str(TEP_NETWORK), PHYSICAL_BRIDGE)
+            self.appctl("ovs/route/add", str(self.underlay), PHYSICAL_BRIDGE)
         except CommandFailed:
             return False
         return True

@@ -20,7 +20,7 @@ from . import namespace, processes
 from .commands import run, wait_until
 from .compute import SCHEMA, Compute
 from .migration import Migration
-from .site import CONTROL_NETWORK, CONTROLLER, LabRecord, Site, VmRecord
+from .site import CONTROL_NETWORK, CONTROLLER, UNDERLAYS, LabRecord, Site, VmRecord
 from .vm import Vm
 
 # Identities are made from names, so that a compute that is thrown away and made again is the same one,
@@ -36,14 +36,18 @@ class Lab:
 
     `datapath`: of the computes that this handle adds: "netdev", Open vSwitch's own in userspace, or "system", the kernel's, which has to
     have the module openvswitch. By default what EBBTIDE_LAB_DATAPATH says, else "netdev".
+    `underlay`: "ipv4" or "ipv6", what the tunnel addresses of its computes are when it is brought up by this handle.
     """
 
-    def __init__(self, name: str, state_dir: str | Path, datapath: str = "") -> None:
+    def __init__(self, name: str, state_dir: str | Path, datapath: str = "", underlay: str = "ipv4") -> None:
         self.site = Site(name, Path(state_dir))
         self.name = name
         self.datapath = datapath or os.environ.get("EBBTIDE_LAB_DATAPATH", "netdev")
         if self.datapath not in DATAPATHS:
             raise BadInput(f"datapath {self.datapath!r}: a lab knows {' and '.join(DATAPATHS)}")
+        self.underlay = underlay
+        if underlay not in UNDERLAYS:
+            raise BadInput(f"underlay {underlay!r}: a lab knows {' and '.join(UNDERLAYS)}")
 
     @classmethod
     def found_in(cls, state_dir: str | Path) -> Lab:
@@ -81,7 +85,7 @@ class Lab:
         site = self.site
         if site.exists() or site.namespaces():
             raise Refused(f"lab {self.name} is up, or was not taken down: run `lab down` first")
-        with site.change(first=True):
+        with site.change(first=LabRecord(self.name, self.underlay)):
             pass
         site.run_directory.mkdir(parents=True, exist_ok=True)
         namespace.ip_batch(None, [f"netns add {site.fabric}", f"netns add {site.control}"])
@@ -131,13 +135,18 @@ class Lab:
     # ---- computes -----------------------------------------------------------------------------
 
     def add_compute(
-        self, name: str, register: str | None = None, physical_network: str = "", system_id: str | None = None
+        self,
+        name: str,
+        register: str | None = None,
+        physical_network: str = "",
+        system_id: str | None = None,
+        underlay: str = "",
     ) -> Compute:
         """A running compute. `register`: its manager target, else it waits for `compute.register()`.
 
-        `physical_network` gives it br-ex with a cable to the network outside, and provider_mappings.
+        `physical_network` gives it br-ex with a cable to the network outside, and provider_mappings. `underlay`: if not the lab's own.
         """
-        compute = self._numbered(name, physical_network, system_id)
+        compute = self._numbered(name, physical_network, system_id, underlay)
         compute.make()
         if register is not None:
             compute.register(register)
@@ -155,9 +164,10 @@ class Lab:
                 compute.register(register)
         return computes
 
-    def _numbered(self, name: str, physical_network: str, system_id: str | None) -> Compute:
+    def _numbered(self, name: str, physical_network: str, system_id: str | None, underlay: str = "") -> Compute:
         identity = system_id or str(uuid.uuid5(_IDENTITIES, f"{self.name}/{name}"))
-        return Compute(self.site, self.site.number_compute(name, identity, physical_network, self.datapath))
+        made = self.site.number_compute(name, identity, physical_network, self.datapath, underlay)
+        return Compute(self.site, made)
 
     def compute(self, name: str) -> Compute:
         record = self.site.read().computes.get(name)

@@ -5,6 +5,7 @@ in there. Identities come as "kind:value": name, number, dpid, tep, mac, system-
 
     flows, groups   cookies of the kinds "compute" (2) and "relation" (6) with the number as owner; reg5 = number, matched (under a mask
                     too), set, loaded or learnt, also as part of a wider register; addresses, MACs and datapath ids in any field
+    addresses       of IPv6 in any spelling: what looks like one is read, and compared as a number
     rows            every column of br-int's world and of the controller's, statistics apart: all of these as text, the name as a word,
                     and `ebbtide-peer`
 
@@ -13,6 +14,7 @@ It is blunter than the audit: an inner address that happens to be a removed comp
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterable
 
@@ -28,6 +30,7 @@ _REGISTERS = {"reg5": 0, "NXM_NX_REG5": 0, "xreg2": 0, "OXM_OF_PKT_REG2": 0, "xx
 _NAMES = "|".join(_REGISTERS)
 _MATCHED = re.compile(rf"(?<![\w.])({_NAMES})(?:\[([\d.]*)\])?=(0x[0-9a-f]+|\d+)(?:/(?:0x)?[0-9a-f]+)?")
 _WRITTEN = re.compile(rf"\b(?:set_field|load):(0x[0-9a-f]+|\d+)(?:/(?:0x)?[0-9a-f]+)?->({_NAMES})(?:\[([\d.]*)\])?")
+_LIKE_IPV6 = re.compile(r"(?<![\w.-])[0-9a-fA-F:]*:[0-9a-fA-F:]*:[0-9a-fA-F:.]*")
 _PEER = re.compile(r'\bebbtide-peer="?(\d+)"?')
 _TENANTS_WORD = re.compile(r'\biface-id=("[^"]*"|[^,}]*)')
 
@@ -99,10 +102,12 @@ def _in_rows(identity: str) -> list[Finder]:
 
 def _texts(kind: str, value: str) -> list[Finder]:
     words = [value]
+    if kind == "tep" and ":" in value:
+        number = int(ipaddress.IPv6Address(value))
+        figures = _word(_hexadecimal(number))
+        return [lambda line: number in _addresses(line) or bool(figures.search(line))]
     if kind == "tep":
-        words = (
-            [value, _hexadecimal(int.from_bytes(bytes(map(int, value.split("."))), "big"))] if "." in value else [value]
-        )
+        words = [value, _hexadecimal(int.from_bytes(bytes(map(int, value.split("."))), "big"))]
     elif kind == "mac":
         plain = value.replace(":", "")
         words = [value, value.replace(":", "-"), plain, f"0000{plain}", _hexadecimal(int(plain, 16))]
@@ -112,6 +117,16 @@ def _texts(kind: str, value: str) -> list[Finder]:
         words = [plain, octets, f"openflow:{number}", *([value, _hexadecimal(number)] if number >= _SMALL else [])]
     patterns = [_word(word) for word in words]
     return [lambda line: any(pattern.search(line) for pattern in patterns)]
+
+
+def _addresses(line: str) -> Iterable[int]:
+    """The IPv6 addresses in a line, as numbers."""
+    for text in _LIKE_IPV6.findall(line):
+        for candidate in (text, text.rstrip(":.")):
+            try:
+                yield int(ipaddress.IPv6Address(candidate))
+            except ValueError:
+                continue
 
 
 def _hexadecimal(number: int) -> str:

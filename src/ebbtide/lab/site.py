@@ -23,6 +23,11 @@ from ..errors import BadInput, NotFound
 from . import namespace, processes
 
 TEP_NETWORK = ipaddress.IPv4Network("172.31.0.0/16")
+#: Where the computes' tunnel addresses are, by the lab's underlay.
+UNDERLAYS: dict[str, ipaddress.IPv4Network | ipaddress.IPv6Network] = {
+    "ipv4": TEP_NETWORK,
+    "ipv6": ipaddress.IPv6Network("fd00:eb::/64"),
+}
 CONTROL_NETWORK = ipaddress.IPv4Network("10.255.0.0/16")
 CONTROLLER = str(CONTROL_NETWORK[1])
 MANAGER_TARGET = f"tcp:{CONTROLLER}:6640"
@@ -38,6 +43,7 @@ class ComputeRecord(msgspec.Struct, frozen=True):
     system_id: str
     physical_network: str = ""  # of the provider bridge; empty: it has none
     datapath: str = "netdev"  # of its bridges: Open vSwitch's own in userspace, or "system", the kernel's
+    underlay: str = "ipv4"
 
 
 class VmRecord(msgspec.Struct, frozen=True):
@@ -53,6 +59,7 @@ class VmRecord(msgspec.Struct, frozen=True):
 
 class LabRecord(msgspec.Struct):
     name: str
+    underlay: str = "ipv4"  # of computes that are added
     next_compute: int = 0
     next_vm: int = 0
     computes: dict[str, ComputeRecord] = {}
@@ -97,8 +104,8 @@ class Site:
         return self.run_directory / "template.db"
 
     @staticmethod
-    def tep(index: int) -> str:
-        return str(TEP_NETWORK[_FIRST_COMPUTE + 1 + index])
+    def tep(index: int, underlay: str = "ipv4") -> str:
+        return str(UNDERLAYS[underlay][_FIRST_COMPUTE + 1 + index])
 
     @staticmethod
     def control_address(index: int) -> str:
@@ -121,18 +128,21 @@ class Site:
             raise NotFound(f"no lab {self.name} in {self.directory}: make it with `lab up`") from error
 
     @contextmanager
-    def change(self, first: bool = False) -> Iterator[LabRecord]:
+    def change(self, first: LabRecord | None = None) -> Iterator[LabRecord]:
         """The record, locked against other processes; written when the block ends without an error."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            record = LabRecord(self.name) if first else self.read()
+            record = first or self.read()
             yield record
             replacement = self._record.with_suffix(".new")
             replacement.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
             os.replace(replacement, self._record)
 
-    def number_compute(self, name: str, system_id: str, physical_network: str, datapath: str) -> ComputeRecord:
+    def number_compute(
+        self, name: str, system_id: str, physical_network: str, datapath: str, underlay: str = ""
+    ) -> ComputeRecord:
+        """A record for a new compute. `underlay` "": the lab's."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", name):
             raise BadInput(f"compute name {name!r} is not a host name")
         with self.change() as record:
@@ -140,7 +150,8 @@ class Site:
                 raise BadInput(f"lab {self.name} already has a compute {name}")
             if record.next_compute >= _MOST_COMPUTES:
                 raise BadInput(f"lab {self.name} has had {_MOST_COMPUTES} computes, which is all it has addresses for")
-            made = ComputeRecord(name, record.next_compute, system_id, physical_network, datapath)
+            version = underlay or record.underlay
+            made = ComputeRecord(name, record.next_compute, system_id, physical_network, datapath, version)
             record.next_compute += 1
             record.computes[name] = made
         return made

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from immutables import Map
 
-from ebbtide.model import horizon
+from ebbtide.model import horizon, teps
 from ebbtide.model.addresses import split_route, within
 from ebbtide.model.facts import (
     Binding,
@@ -163,11 +163,15 @@ class State(msgspec.Struct, frozen=True):
         return None
 
     def peers(self, compute: int) -> set[int]:
-        """The computes it needs a tunnel to: those it shares a network or a gateway relation with. Both ends have a TEP."""
-        found: set[int] = set()
+        """The computes it has a tunnel to: those of its partners with which it can have one."""
         own = self.computes.get(compute)
         if own is None or not own.tep:
-            return found
+            return set()
+        return {n for n in self.partners(compute) if teps.joined(own.tep, self.computes[n].tep)}
+
+    def partners(self, compute: int) -> set[int]:
+        """The computes it needs a tunnel to: those it shares a network or a gateway relation with, whatever their TEPs are."""
+        found: set[int] = set()
         for network in self.networks_on.get(compute, _EMPTY):
             found.update(self.presence[network])
             for vrf in self.seers.get(network, _EMPTY):
@@ -182,12 +186,12 @@ class State(msgspec.Struct, frozen=True):
             elif peer == compute:
                 found.add(gateway)
         found.discard(compute)
-        return {n for n in found if n in self.computes and self.computes[n].tep}
+        return {n for n in found if n in self.computes}
 
     def needs_tunnel(self, compute: int, peer: int) -> bool:
         """Whether `peer` is one of its peers. Most are for a network that both are on, which is known without listing all."""
         one, other = self.computes.get(compute), self.computes.get(peer)
-        if one is None or other is None or not one.tep or not other.tep or compute == peer:
+        if one is None or other is None or compute == peer or not teps.joined(one.tep, other.tep):
             return False
         here, there = self.networks_on.get(compute, _EMPTY), self.networks_on.get(peer, _EMPTY)
         fewer, more = (here, there) if len(here) <= len(there) else (there, here)

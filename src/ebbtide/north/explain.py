@@ -110,7 +110,7 @@ def compute_story(state: State, compute: Compute, status: Mapping[str, Any], hol
     if carried_by.kind:
         lines.append(f"Datapath: {datapaths.words(carried_by)}; a NAT's move is {status['nat-move']}.")
     lines.append(f"Tunnel end point: {compute.tep or 'none announced (other_config:local_ip), so it has no tunnels'}.")
-    peers = sorted(name_of(state, n) for n in state.peers(number))
+    peers = sorted(name_of(state, n) for n in state.partners(number))
     lines.append(f"It shares a network or a gateway relation with {len(peers)} compute(s): {some(peers)}.")
     ports = carried(state, number)
     lines.append(f"It carries {len(ports)} port(s): {some(ports)}.")

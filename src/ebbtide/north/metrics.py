@@ -119,7 +119,7 @@ class Metrics(Collector):
             found["ebbtide_rejected_fragments"][label] = len(member.rejected)
             if member.synced:
                 found["ebbtide_applied_lag_revisions"][label] = state.revision - member.applied()
-            peers = state.peers(compute.number)
+            peers = state.partners(compute.number)
             up = sum(cluster.probes.is_open(compute.number, peer) for peer in peers)
             found["ebbtide_tunnels"][(compute.name, "open")] = up
             found["ebbtide_tunnels"][(compute.name, "not_open")] = len(peers) - up

@@ -15,12 +15,13 @@ from ebbtide.runtime.service import Service
 
 
 class NewNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """A network to make. `vni` null: the next free one. `dns`: name servers; `host_routes`: "prefix via address"."""
+    """A network to make. `vni` null: the next free one; `mtu` null: what fits into an underlay of 1500. `dns`: name servers;
+    `host_routes`: "prefix via address"."""
 
     id: str
     subnets: list[str] = []
     vni: int | None = None
-    mtu: int = 1450
+    mtu: int | None = None
     dhcp: bool | None = None
     dns: list[str] | None = None
     host_routes: list[str] | None = None

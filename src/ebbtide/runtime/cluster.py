@@ -21,6 +21,7 @@ from ebbtide.compile.fragment import Key
 from ebbtide.decide import brake, ids, lifecycle
 from ebbtide.decide.lifecycle import Outcome
 from ebbtide.errors import EbbtideError
+from ebbtide.model import teps
 from ebbtide.model.facts import Binding, Compute, Debt, Edit, External, Item, Membership, Operation, Port, Relation
 from ebbtide.model.observed import Phase, View
 from ebbtide.model.state import State
@@ -358,12 +359,22 @@ class Cluster:
             self.refused[str(link.peer)] = verdict.reason
             return number
         self.refused.pop(str(link.peer), None)
+        self._say_apart(verdict)
         before = self.kept.pop(verdict.number, "")
         if verdict.kept:
             self.kept[verdict.number] = verdict.reason
         if verdict.reason and verdict.reason != before and (verdict.kept or not number):
             log.info(str(verdict.outcome), name=claim.name, reason=verdict.reason)
         return verdict.number
+
+    def _say_apart(self, verdict: lifecycle.Verdict) -> None:
+        """Once, when a compute gets a tunnel address from which there is no way to those of others."""
+        for old, new in verdict.edits:
+            if not isinstance(new, Compute) or not new.tep or (isinstance(old, Compute) and old.teps == new.teps):
+                continue
+            far = sorted(c.name for c in self.state.computes.values() if c.tep and not teps.joined(new.tep, c.tep))
+            if far:
+                log.warning("underlay_mixed", name=new.name, tep=new.tep, no_tunnels_to=far[:5], count=len(far))
 
     async def _claim_changed(
         self, link: OvsdbLink, tables: Replica, before: lifecycle.Claim | None, said: Pulse

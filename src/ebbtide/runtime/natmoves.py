@@ -318,7 +318,8 @@ class NatMoves:
             await self._switch(move.new).forget_zone(ledger.router_zone(self._router(move).tag))
         external = cluster.state.externals[self._router(move).external]
         while True:
-            others = [n for n in cluster.state.reach(move.router) if n != move.new]
+            # Where there can be no tunnel (`paths.apart`), there is none to be waited for.
+            others = [n for n in cluster.state.reach(move.router) if cluster.state.needs_tunnel(move.new, n)]
             closed = [n for n in others if not cluster.probes.want(move.new, n)]
             heard = not external.gateway or cluster.outside.answered.get((external.id, move.new), -1.0) >= began
             if not closed and heard:

@@ -1,9 +1,10 @@
-"""What a path between computes can carry: said when a compute becomes ready, and in its status."""
+"""Between which computes there is a path, and what it can carry: said when a compute becomes ready, and in its status."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ebbtide.model import teps
 from ebbtide.model.state import State
 from ebbtide.runtime import vswitch
 
@@ -11,8 +12,9 @@ if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
     from ebbtide.runtime.member import Member
 
-#: Bytes that a tunnel puts around a frame's payload: Ethernet 14, VXLAN 8, UDP 8, IPv4 20 (RFC 7348).
-TUNNEL_OVERHEAD = 50
+
+#: Names listed in a sentence.
+_SHOWN = 5
 
 
 def narrow(cluster: Cluster, member: Member) -> str:
@@ -20,20 +22,35 @@ def narrow(cluster: Cluster, member: Member) -> str:
     if member.tables is None or member.link is None:
         return ""
     bridge, mtu = vswitch.underlay(member.tables)
-    widest = _widest(cluster.state, member.number)
-    if widest is not None and 0 < mtu < widest[0] + TUNNEL_OVERHEAD:
+    state = cluster.state
+    widest = _widest(state, member.number)
+    own = state.computes.get(member.number)
+    overhead = teps.OVERHEAD[teps.version(own.tep)] if own is not None else 0
+    if widest is not None and 0 < mtu < widest[0] + overhead:
         return (
-            f"network {widest[1]} has MTU {widest[0]} and needs {widest[0] + TUNNEL_OVERHEAD} on the wire, {bridge} carries {mtu}: "
+            f"network {widest[1]} has MTU {widest[0]} and needs {widest[0] + overhead} on the wire, {bridge} carries {mtu}: "
             "widen the path, or make the network's MTU smaller"
         )
-    state = cluster.state
     peers = state.peers(member.number) if member.number in state.computes else ()
     far = [state.computes[n].name for n in cluster.probes.narrow(member.number, peers)]
     if far:
-        return (
-            f"large packets do not reach {', '.join(sorted(far)[:5])}, small ones do: the path is too narrow on its way"
-        )
+        return f"large packets do not reach {', '.join(sorted(far)[:_SHOWN])}, small ones do: the path is too narrow on its way"
     return ""
+
+
+def apart(state: State, number: int) -> str:
+    """Why a compute has no tunnel to others that it needs one to, or "". Both ends say so."""
+    own = state.computes.get(number)
+    if own is None:
+        return ""
+    far = sorted(state.computes[n].name for n in state.partners(number) - state.peers(number) if state.computes[n].tep)
+    if not own.tep or not far:
+        return ""
+    names = ", ".join(far[:_SHOWN]) + (f" and {len(far) - _SHOWN} more" if len(far) > _SHOWN else "")
+    return (
+        f"no tunnel to {names}: its tunnel address {own.tep} is IPv{teps.version(own.tep)} and theirs are not: "
+        "give all computes addresses of one version (other_config:local_ip)"
+    )
 
 
 def _widest(state: State, number: int) -> tuple[int, str] | None:

@@ -2,7 +2,7 @@
 
 A probe leaves by packet-out under a VNI of its own and is punted by the far end's classifier. The first ones also make the userspace
 datapath resolve its peer's MAC (it drops what it cannot resolve yet), and one every few minutes keeps that from being forgotten. "Full"
-is the widest frame of the networks that the two ends share.
+is the widest frame of the networks that the two ends share; where they share none, what fits into an underlay of 1500.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import structlog
 
 from ebbtide.compile import ledger
 from ebbtide.errors import EbbtideError
+from ebbtide.model import teps
 from ebbtide.runtime import vswitch
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ _HEADER = struct.Struct("!6s6sHIII")
 _MAC = bytes.fromhex("02eb00000000")
 SMALL = 60
 ETHERNET_HEADER = 14
-DEFAULT_MTU = 1450
 #: Seconds between two tries, at first and later; between two of an open tunnel, on the userspace datapath (which forgets its peer's MAC
 #: after 15 minutes without traffic) and on others.
 FAST, SLOW, KEEP, RARELY = 0.1, 5.0, 240.0, 3600.0
@@ -90,7 +90,9 @@ class Probes:
         state = self._cluster.state
         here, there = state.networks_on.get(source, ()), state.networks_on.get(target, ())
         shared = (state.networks[name].mtu for name in here if name in there)
-        return max(shared, default=DEFAULT_MTU) + ETHERNET_HEADER
+        own = state.computes.get(source)
+        usual = teps.DEFAULT_MTU[teps.version(own.tep if own is not None else "")]
+        return max(shared, default=usual) + ETHERNET_HEADER
 
     def _schedule(self, source: int, target: int, at: float) -> None:
         # An entry of the heap counts only if it is the one noted here: what was scheduled before is passed over.

@@ -42,6 +42,7 @@ from ebbtide.decide.election import Plan
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, NotFound, NotReady, Refused, StillWorking
+from ebbtide.model import teps
 from ebbtide.model.addresses import parse_ip
 from ebbtide.model.facts import (
     Compute,
@@ -127,14 +128,14 @@ class Service:
         name: str,
         subnets: Sequence[str] = (),
         vni: int | None = None,
-        mtu: int = 1450,
+        mtu: int | None = None,
         *,
         dhcp: bool | None = None,
         dns: Sequence[str] | None = None,
         routes: Sequence[str] | None = None,
         ipv6_mode: str | None = None,
     ) -> Network:
-        """Make a network; the same again is "already so".
+        """Make a network; the same again is "already so". Without an MTU it gets what fits into tunnels over an underlay of 1500.
 
         Raises:
             BadInput: the name, a subnet, the VNI or the MTU is not valid.
@@ -144,7 +145,8 @@ class Service:
         cidrs = networks.cidrs(subnets)
         if vni is not None and not 1 <= vni <= ledger.LAST_VNI:
             raise BadInput(f"VNI {vni} is not between 1 and {ledger.LAST_VNI} (those above are reserved)", "vni")
-        routing.check_mtu(mtu)
+        if mtu is not None:
+            routing.check_mtu(mtu)
         servers, ways = _told(dns or ()), _ways(routes or ())
 
         if vni in self.state.retired_vnis:
@@ -153,7 +155,7 @@ class Service:
         def decide(state: State) -> tuple[list[Edit], Network]:
             known = state.networks.get(name)
             if known is not None:
-                if (known.subnets, known.mtu) == (cidrs, mtu) and vni in (None, known.vni):
+                if known.subnets == cidrs and mtu in (None, known.mtu) and vni in (None, known.vni):
                     if (dns is not None and servers != known.dns) or (routes is not None and ways != known.routes):
                         raise Refused(
                             f"network {name} tells its VMs other servers or routes: `ebbtide network set {name}`"
@@ -175,7 +177,8 @@ class Service:
             if vni is not None and vni in state.retired_vnis:
                 raise Refused(self._still_held(state.retired[state.retired_vnis[vni]]))
             number = vni if vni is not None else ids.take("vni")
-            made = Network(name, ids.take("network"), number, mtu, cidrs, bool(dhcp), servers, ways, ipv6_mode or "")
+            width = mtu if mtu is not None else _usual_mtu(state)
+            made = Network(name, ids.take("network"), number, width, cidrs, bool(dhcp), servers, ways, ipv6_mode or "")
             made = networks.checked(made)
             return [Edit(None, made), *ids.edits()], made
 
@@ -855,7 +858,7 @@ class Service:
     def _reason(self, compute: Compute) -> str:
         member = self.cluster.members.get(compute.number)
         said = [member.reason if member else "", self.cluster.kept.get(compute.number, ""), lifecycle.note(compute)]
-        said += member.complaints() if member else []
+        said += [paths.apart(self.state, compute.number), *(member.complaints() if member else ())]
         narrow = paths.narrow(self.cluster, member) if member else ""
         return "; ".join(filter(None, said)) or narrow or lifecycle.unheld(compute)
 
@@ -893,6 +896,11 @@ class Service:
                 self.endings.name(d.removed) for d in self.state.debts.values() if d.compute == compute.number
             ),
         }
+
+
+def _usual_mtu(state: State) -> int:
+    """That of a network made without one: a VXLAN header over IPv6 is 20 bytes longer than over IPv4."""
+    return teps.DEFAULT_MTU[max((teps.version(compute.tep) for compute in state.computes.values()), default=4)]
 
 
 def _instant(seconds: float) -> int:

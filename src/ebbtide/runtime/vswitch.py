@@ -19,6 +19,7 @@ from ebbtide.compile import ledger
 from ebbtide.compile.fragment import TunnelRow
 from ebbtide.decide.brake import Stamp
 from ebbtide.decide.lifecycle import Claim
+from ebbtide.model import teps
 from ebbtide.model.observed import Datapath, Interface, View
 from ebbtide.ovsdb.conditions import add, by_uuid, delete_from, eq, includes, insert_into
 from ebbtide.ovsdb.replica import Replica, RowChange, Watch
@@ -170,7 +171,9 @@ def claim(tables: Replica, certificate: str = "") -> Claim | None:
         system_id=system_id,
         ovs_uuid=uuid,
         hostname=hostname,
-        teps=tuple(t.strip() for t in config.get("local_ip", "").split(",") if t.strip()),
+        teps=tuple(
+            dict.fromkeys(teps.canonical(t.strip()) for t in config.get("local_ip", "").split(",") if t.strip())
+        ),
         dpid=own.dpid if own else 0,
         zone=ids.get("transport-zone", "default-transport-zone"),
         provider_mappings=pairs,
@@ -225,13 +228,18 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
             providers[ids[PROVIDER]] = seen
         elif PEER in ids:
             peer = int(ids[PEER]) if seen.ofport and ids[PEER].isdecimal() else 0
-            if peer and (peer not in tunnels or row["options"].get("remote_ip") == tep(peer)):
+            if peer and (peer not in tunnels or _far_end(row) == tep(peer)):
                 tunnels[peer] = seen
         elif seen.iface_id:
             other = ports.get(seen.iface_id)
             if other is None or not other.ofport or (seen.ofport and seen.ofport < other.ofport):
                 ports[seen.iface_id] = seen
     return View(live, Map(ports), Map(tunnels), datapath(tables), Map(providers))
+
+
+def _far_end(row: Mapping[str, Any]) -> str:
+    """Where a tunnel leads, in the one spelling: Open vSwitch keeps what it was given."""
+    return teps.canonical(row["options"].get("remote_ip", ""))
 
 
 def datapath(tables: Replica) -> Datapath:
@@ -544,11 +552,7 @@ class Rows:
             port
             for port, _, row in self._interfaces
             if row["name"] not in names
-            and (
-                row["options"].get("remote_ip") in ends
-                if PEER in row["external_ids"]
-                else adopted and row["type"] in TUNNEL_TYPES
-            )
+            and (_far_end(row) in ends if PEER in row["external_ids"] else adopted and row["type"] in TUNNEL_TYPES)
         ]
         if gone:
             self._transaction.mutate("Bridge", by_uuid(own.uuid), [delete_from("ports", frozenset(gone))])

@@ -35,8 +35,9 @@ from ebbtide.openflow.text import format_flow, format_group
 from tests.fakes.clouds import ACTIVE, Story, compute, network, port, state, view
 
 TEP, MAC, NUMBER, DPID = 0x0A000007, 0x02AABBCCDDEE, 7, 0xEB0007
+TEP6 = 0xFD00 << 112 | 7
 GONE = Compute(
-    "gone", NUMBER, DPID, "sys-gone", "uuid-gone", teps=("10.0.0.7",), macs=("02:aa:bb:cc:dd:ee",)
+    "gone", NUMBER, DPID, "sys-gone", "uuid-gone", teps=("10.0.0.7", "fd00::7"), macs=("02:aa:bb:cc:dd:ee",)
 ).identities()
 BASE = ledger.cookie(Kind.BASE, Feature.PIPELINE)
 
@@ -88,6 +89,21 @@ PLANTED = {
         row(options__remote_ip="10.0.0.7"),
         row(options__remote_ip="flow", external_ids__note="was 10.0.0.7, moved"),
         row(bfd__local="10.0.0.7:4784"),
+    ],
+    "tep:fd00::7": [
+        *(flow(match(**{name: TEP6})) for name in ("tun_ipv6_src", "tun_ipv6_dst")),
+        *(flow(match(**{name: TEP6, "eth_type": 0x86DD})) for name in ("ipv6_src", "ipv6_dst")),
+        flow((), SetField("tun_ipv6_dst", TEP6), Output(1)),
+        flow(match(tun_ipv6_dst=TEP6), cookie=ledger.cookie(Kind.PORT, Feature.L2, 3)),
+        group(SetField("tun_ipv6_dst", TEP6)),
+        *(
+            row(options__remote_ip=text)
+            for text in ("fd00::7", "FD00::7", "fd00:0:0::7", "fd00:0000::0007", "fd00:0:0:0:0:0:0:7", "fd00::0.0.0.7")
+        ),
+        row(external_ids__target="tcp:[FD00::0:7]:6653"),
+        row(external_ids__target="tcp:fd00::7"),
+        row(external_ids__note="was fd00:0::7: moved"),
+        row(external_ids__note="fd00::7/128 and fd00::7%br-phy"),
     ],
     "number:7": [
         flow(match(reg5=7)),
@@ -162,6 +178,13 @@ def test_a_needle_of_each_kind_and_encoding_is_found(identity: str, index: int) 
             flow(match(arp_tpa=0x0A000001, arp_op=1, **ARP), cookie=ledger.cookie(Kind.PORT, Feature.ARP, 1)),
         ),
         ("tep:10.0.0.1", flow((), SetField("arp_spa", 0x0A000001), cookie=ledger.cookie(Kind.PORT, Feature.ARP, 1))),
+        ("tep:fd00::1", flow(match(tun_ipv6_dst=0xFD00 << 112 | 0x10))),
+        ("tep:fd00::1", row(options__remote_ip="fd00::10")),
+        ("tep:fd00::1", row(options__remote_ip="fd00:1::1")),
+        ("tep:fd00::1", row(options__remote_ip="1:fd00::1")),
+        ("tep:fd00::1", row(options__remote_ip="fd00::1:1")),
+        ("tep:::1", row(options__remote_ip="fd00::1")),
+        ("tep:::1", row(external_ids__attached_0_mac="00:00:00:00:00:01")),
         ("number:1", flow(match(reg6=1))),
         ("number:1", flow(match(reg5=11))),
         ("number:1", flow(match(reg5=0x10001))),

@@ -442,12 +442,34 @@ def test_two_tunnel_addresses_are_refused_with_the_remedy() -> None:
     assert "one local_ip" in verdict.reason
 
 
-@pytest.mark.parametrize("tep", ["eth0", "10.0.0", "10.0.0.256", "fd00::1", "0.0.0.0", "224.0.0.1", "10.0.0.1/24"])
+@pytest.mark.parametrize(
+    ("tep", "why"),
+    [
+        *((text, "no IP address") for text in ("eth0", "10.0.0", "10.0.0.256", "10.0.0.1/24", "fd00::1/64", "[fd00::1]")),
+        *((text, "unspecified") for text in ("0.0.0.0", "::")),
+        *((text, "multicast") for text in ("224.0.0.1", "ff02::1")),
+        ("fe80::1", "link-local"),
+        ("fe80::1%eth0", "zone"),
+        ("fd00::1%eth0", "zone"),
+        ("::ffff:10.0.0.1", "write 10.0.0.1"),
+        ("::1", "loopback"),
+    ],
+)
 @pytest.mark.parametrize("session_of", [0, 1])
-def test_what_is_no_ipv4_address_is_refused_as_a_tunnel_address(tep: str, session_of: int) -> None:
+def test_what_cannot_be_a_tunnel_address_is_refused_with_the_reason(tep: str, why: str, session_of: int) -> None:
     verdict, _, _ = outcome(msgspec.structs.replace(SAME, teps=(tep,)), "silent", session_of=session_of)
     assert (verdict.outcome, verdict.edits) == (Outcome.REFUSED, ())
     assert "local_ip" in verdict.reason
+    assert why in verdict.reason
+    assert tep in verdict.reason
+
+
+def test_an_ipv6_address_is_a_tunnel_address_like_any_other() -> None:
+    verdict = judge(state(), msgspec.structs.replace(NEW, teps=("fd00::1",)), frozenset(), open_admission=True)
+    after = change(state(), *verdict.edits)
+    assert (verdict.outcome, after.computes[verdict.number].tep) == (Outcome.ACCEPTED, "fd00::1")
+    second = judge(after, msgspec.structs.replace(SAME, name="b", ovs_uuid="b", system_id="b", teps=("fd00::1",)), frozenset())
+    assert f"its tunnel address fd00::1 is that of {NEW.name}" in second.reason
 
 
 def test_a_datapath_id_is_not_given_to_another_while_it_is_remembered() -> None:
