@@ -215,7 +215,7 @@ class Story:
 def _join(s: Story) -> list[Edit]:
     n = s.fresh()
     membership = s.random.choice([Membership.MEMBER, Membership.MEMBER, Membership.WAITING])
-    teps = s.random.choice([(), (f"10.0.0.{n}",), (f"10.0.0.{n}",)])
+    teps = s.random.choice([(), (f"10.0.0.{n}",), (f"10.0.0.{n}",), (f"fd00::{n:x}",)])
     mapped = s.random.choice([(), (("physnet", "br-ex"),)])
     return [Edit(None, compute(n, membership=membership, teps=teps, provider_mappings=mapped))]
 
@@ -232,7 +232,10 @@ def _member(s: Story) -> list[Edit]:
 
 
 def _tep(s: Story) -> list[Edit]:
-    return s.changed(s.pick(s.state.computes.values()), teps=s.random.choice([(), (f"10.0.1.{s.fresh()}",)]))
+    return s.changed(
+        s.pick(s.state.computes.values()),
+        teps=s.random.choice([(), (f"10.0.1.{s.fresh()}",), (f"fd00::1:{s.fresh():x}",)]),
+    )
 
 
 def _rename(s: Story) -> list[Edit]:

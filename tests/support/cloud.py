@@ -93,8 +93,8 @@ class Controller:
 class Cloud:
     """A lab and its controller."""
 
-    def __init__(self, name: str, directory: Path, **settings: Any) -> None:
-        self.lab = Lab(name, directory / "lab")
+    def __init__(self, name: str, directory: Path, underlay: str = "ipv4", **settings: Any) -> None:
+        self.lab = Lab(name, directory / "lab", underlay=underlay)
         self.directory = directory
         self.settings = settings
         self.lab.up()
@@ -203,10 +203,10 @@ class Cloud:
     def add_network(self, name: str, subnet: str) -> None:
         self.call(self.service.add_network(name, [subnet]))
 
-    def add_vm(
-        self, name: str, compute: str, network: str, index: int, mtu: int = 1450, gateway: int | None = None
-    ) -> Vm:
-        """A VM with a port of its own name; its address is the `index`-th of the network, and so is its gateway's, if it has one."""
+    def add_vm(self, name: str, compute: str, network: str, index: int, mtu: int = 0, gateway: int | None = None) -> Vm:
+        """A VM with a port of its own name; its address is the `index`-th of the network, and so is its gateway's, if it has one.
+        `mtu` 0: the network's."""
+        mtu = mtu or self.controller.app.cluster.state.networks[network].mtu
         base = self.controller.app.cluster.state.networks[network].subnets[0].rsplit(".", 1)[0]
         mac = f"02:00:00:00:{self.controller.app.cluster.state.networks[network].tag:02x}:{index:02x}"
         self.call(self.service.add_port(name, network, mac, [f"{base}.{index}"]))

@@ -68,8 +68,8 @@ class Routed:
         """A VM in blue whose default route is the router."""
         cloud, mac = self.cloud, f"02:00:00:00:01:{index:02x}"
         cloud.call(cloud.service.add_port(name, "blue", mac, [f"10.1.0.{index}"]))
-        lab = cloud.lab
-        vm = lab.add_vm(name, compute, mac=mac, ip_cidr=f"10.1.0.{index}/24", iface_id=name, gateway="10.1.0.254")
+        address, mtu = f"10.1.0.{index}/24", self.state.networks["blue"].mtu
+        vm = cloud.lab.add_vm(name, compute, mac, address, iface_id=name, mtu=mtu, gateway="10.1.0.254")
         cloud.wait(lambda: self.state.active(name) is not None, what=f"{name} bound")
         return vm
 

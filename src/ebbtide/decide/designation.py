@@ -105,6 +105,7 @@ def service(state: State, router: Router, standings: Mapping[int, Standing], gat
     current = found.compute if found is not None else 0
     standby = found.standby if found is not None else 0
     physical = state.externals[router.external].physical
+    leaves_at_once = _is_lost(state, current, standings) or _has_lost_its_wire(state, router.id, current)
     unable = {}
     for number in footprint | {current, standby}:
         compute = state.computes.get(number)
@@ -114,9 +115,7 @@ def service(state: State, router: Router, standings: Mapping[int, Standing], gat
             unable[number] = f"has no provider network {physical}"
         elif number not in (current, standby) and physical not in standings.get(number, Standing()).wired:
             unable[number] = f"its port to provider network {physical} is not there"
-        elif (
-            current in state.computes and not _is_lost(state, current, standings) and _is_apart(state, number, current)
-        ):
+        elif not leaves_at_once and _is_apart(state, number, current):
             unable[number] = f"has a tunnel address of another IP version than {state.computes[current].name}"
     held = ""
     if move is not None:
@@ -348,6 +347,8 @@ def _soon(state: State, router: str, number: int, standings: Mapping[int, Standi
             continue
         if physical in dict(compute.provider_mappings) and seen.reachable and not seen.lost:
             why = seen.reason or ("not ready" if not seen.ready else f"its port to {physical} is not there")
+            if _is_apart(state, other, number):
+                why = "its tunnel address is of another IP version"
             return f"{compute.name} ({why})"
     return ""
 

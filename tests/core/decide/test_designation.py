@@ -323,6 +323,27 @@ def test_a_compute_is_not_ended_while_somebody_will_be_able_to_have_its_nat(othe
     )
 
 
+def test_a_nat_does_not_move_to_a_tunnel_address_of_another_ip_version_and_its_compute_is_not_ended_meanwhile() -> None:
+    """Old and new end ask each other about connections: between the two there is no tunnel."""
+    found = judged(served_by(1, 2, able(1), able(2, teps=("fd00::2",)), able(3)))
+    assert place(found) == (1, 3), "nor does it stand by"
+    only = judged(served_by(1, 2, able(1, tombstoned=True), able(2, teps=("fd00::2",))))
+    assert (place(only), len(only.moves)) == ((1, 0), 0)
+    told = "\n".join(designation.electable(only, "r1", seen(only)))
+    assert "has a tunnel address of another IP version than c1" in told
+    (held,) = designation.holds(only, 1, seen(only))
+    assert "but c2 (its tunnel address is of another IP version) will be able to" in held
+    cured = judged(change(only, Edit(only.computes[2], able(2))))
+    assert cured.moves["r1"].new == 2
+
+
+@pytest.mark.parametrize("how", [DEAD, GONE])
+def test_a_nat_whose_compute_is_lost_goes_to_whoever_is_left_whatever_its_ip_version(how: Standing) -> None:
+    found = judged(cloud(able(1), able(2, teps=("fd00::2",))))
+    first, other = place(found)[0], 3 - place(found)[0]
+    assert place(judged(found, **{f"c{first}": how}))[0] == other
+
+
 def test_the_nat_of_a_router_that_is_in_no_network_any_more_holds_no_compute_back() -> None:
     found = served_by(1, 0, able(1, tombstoned=True), able(2, gateway=True))
     bare = change(found, *(Edit(x, None) for x in found.legs["r1"].values()))

@@ -445,7 +445,10 @@ def test_two_tunnel_addresses_are_refused_with_the_remedy() -> None:
 @pytest.mark.parametrize(
     ("tep", "why"),
     [
-        *((text, "no IP address") for text in ("eth0", "10.0.0", "10.0.0.256", "10.0.0.1/24", "fd00::1/64", "[fd00::1]")),
+        *(
+            (text, "no IP address")
+            for text in ("eth0", "10.0.0", "10.0.0.256", "10.0.0.1/24", "fd00::1/64", "[fd00::1]")
+        ),
         *((text, "unspecified") for text in ("0.0.0.0", "::")),
         *((text, "multicast") for text in ("224.0.0.1", "ff02::1")),
         ("fe80::1", "link-local"),
@@ -468,7 +471,9 @@ def test_an_ipv6_address_is_a_tunnel_address_like_any_other() -> None:
     verdict = judge(state(), msgspec.structs.replace(NEW, teps=("fd00::1",)), frozenset(), open_admission=True)
     after = change(state(), *verdict.edits)
     assert (verdict.outcome, after.computes[verdict.number].tep) == (Outcome.ACCEPTED, "fd00::1")
-    second = judge(after, msgspec.structs.replace(SAME, name="b", ovs_uuid="b", system_id="b", teps=("fd00::1",)), frozenset())
+    second = judge(
+        after, msgspec.structs.replace(SAME, name="b", ovs_uuid="b", system_id="b", teps=("fd00::1",)), frozenset()
+    )
     assert f"its tunnel address fd00::1 is that of {NEW.name}" in second.reason
 
 
