@@ -86,6 +86,19 @@ def test_a_lab_has_as_many_vms_on_each_compute_and_as_many_networks_as_it_was_as
     assert len({vm["network"] for vm in made["vms"]}) == 2
 
 
+@pytest.mark.lab
+def test_a_lab_over_an_ipv6_underlay_stays_one_when_it_grows(
+    run: Run, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up = run("lab", "up", "--underlay", "ipv6", "--name", place.name, "--dir", str(place.directory))
+    assert up.exit_code == 0, up.stderr
+    monkeypatch.setenv("EBBTIDE_LAB", str(place.directory))
+    assert run("lab", "add", "--vms", "1").stdout == "c3 has joined, with vm3\n"
+    shown = [text.split() for text in run("computes").stdout.splitlines()[1:]]
+    assert [(row[1], row[2]) for row in shown] == [("ready", f"fd00:eb::10{n}") for n in (1, 2, 3)]
+    assert run("lab", "ping", "vm3", "vm1").exit_code == 0
+
+
 def test_no_lab_is_not_found(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "labs_root", lambda: tmp_path / "none")
     assert run("lab", "list").stdout == "no lab is up: `ebbtide lab up`\n"

@@ -153,6 +153,11 @@ def test_a_compute_is_thrown_away_and_made_again(lab: Lab) -> None:
     assert again.tep != first.tep
 
 
+def test_an_underlay_that_no_lab_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="ipv4 and ipv6"):
+        Lab("x", tmp_path, underlay="ipx")
+
+
 @pytest.mark.parametrize("name", ["", "A", "a-b", "a" * 25, "a/b"])
 def test_names_that_could_meet_others_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput):

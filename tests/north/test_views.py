@@ -163,6 +163,13 @@ def paths(compute: Compute, old: bool) -> list[str]:
     return found if old else found + [f"{path}?content=config" for path in found]
 
 
+def test_a_tunnel_end_point_of_ipv6_is_found_by_its_address(site: Site) -> None:
+    compute = site.compute(teps=("fd00::9",))
+    points = f"/rests/data/itm-state:dpn-endpoints/DPN-TEPs-info={compute.dpid}/tunnel-end-points"
+    found = site.get(f"{points}={quote('fd00::9', safe='')},{quote('odl-interface:tunnel-type-vxlan', safe='')}")
+    assert [row["ip-address"] for row in found.json["itm-state:tunnel-end-points"]] == ["fd00::9"]
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_a_compute_is_there_until_it_is_ended(site: Site, old: bool) -> None:
     a, b = site.compute(), site.compute()

@@ -151,10 +151,8 @@ def _tep(identity: str, value: str) -> Needle:
         address = ipaddress.ip_address(value)
     except ValueError:
         return Needle(identity, (), _word(value))
-    if isinstance(address, ipaddress.IPv4Address):
-        tunnel, other, text = _TUNNEL_V4, _ADDRESS_V4, _word(value)
-    else:
-        tunnel, other, text = _TUNNEL_V6, _ADDRESS_V6, _spellings(address)
+    tunnel, other = (_TUNNEL_V4, _ADDRESS_V4) if address.version == 4 else (_TUNNEL_V6, _ADDRESS_V6)
+    text = _spellings(address) if isinstance(address, ipaddress.IPv6Address) else _word(value)
     return Needle(identity, _forms(tunnel, address.packed), text, inner=_forms(other, address.packed))
 
 
