@@ -167,7 +167,8 @@ class State(msgspec.Struct, frozen=True):
         own = self.computes.get(compute)
         if own is None or not own.tep:
             return set()
-        return {n for n in self.partners(compute) if teps.joined(own.tep, self.computes[n].tep)}
+        version, computes = teps.version(own.tep), self.computes
+        return {n for n in self.partners(compute) if (tep := computes[n].tep) and teps.version(tep) == version}
 
     def partners(self, compute: int) -> set[int]:
         """The computes it needs a tunnel to: those it shares a network or a gateway relation with, whatever their TEPs are."""

@@ -41,10 +41,11 @@ def narrow(cluster: Cluster, member: Member) -> str:
 def apart(state: State, number: int) -> str:
     """Why a compute has no tunnel to others that it needs one to, or "". Both ends say so."""
     own = state.computes.get(number)
-    if own is None:
+    if own is None or not own.tep:
         return ""
-    far = sorted(state.computes[n].name for n in state.partners(number) - state.peers(number) if state.computes[n].tep)
-    if not own.tep or not far:
+    partners = (state.computes[n] for n in state.partners(number))
+    far = sorted(c.name for c in partners if c.tep and teps.version(c.tep) != teps.version(own.tep))
+    if not far:
         return ""
     names = ", ".join(far[:_SHOWN]) + (f" and {len(far) - _SHOWN} more" if len(far) > _SHOWN else "")
     return (
