@@ -29,6 +29,7 @@ BENCHES = {
     "drain": "a plan for 50 of 1,000 computes; what the journal of a drain costs",
     "vpn": "a large VPN compiled; hidden addresses when their designated compute is scaled in or killed",
     "security": "a large security group compiled; one member more; what a packet costs with port security",
+    "ipv6": "a routed packet, an answer to a neighbour and a dual-stack network, beside IPv4",
     "nat": "a NAT gateway moved, killed, scaled in: what breaks, against OVN; the price of the record",
     "codec": "OpenFlow codec against os-ken",
     "ovsdb": "OVSDB client against ovs.db.idl",

@@ -7,24 +7,21 @@ secured and not in turns. What a switch can forward is what its CPU is worth, so
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import json
-import os
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from ebbtide.compile import affected
 from ebbtide.decide import security
 from ebbtide.decide.security import RuleWish
-from ebbtide.lab import Compute, Lab, Vm, packets
+from ebbtide.lab import Lab, Vm, packets
 from ebbtide.model.facts import Binding, BindingPhase, Edit, Fact, Network, Port, SecurityGroup
 from ebbtide.model.state import State, apply
 from ebbtide.reconcile.compiled import Compiled
 
 from . import clouds
 from .clusters import Ours, lab_named
+from .price import price_of
 from .rows import Options, Row, median, say, spread
 
 COMPUTES, MEMBERS, RULES = 50, 1000, 100
@@ -90,69 +87,6 @@ def _compiled(options: Options) -> Iterator[Row]:
 # --- the price of a packet ---
 
 
-def _cpu(pid: int) -> float:
-    """Seconds of CPU that a process has taken."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class _Message(ctypes.Structure):
-    _fields_ = [  # struct mmsghdr: a struct msghdr (socket.h), and what was sent of it
-        ("name", ctypes.c_void_p),
-        ("name_length", ctypes.c_uint32),
-        ("vector", ctypes.c_void_p),
-        ("vector_length", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-        ("sent", ctypes.c_uint32),
-    ]
-
-
-class _Vector(ctypes.Structure):
-    _fields_ = [("base", ctypes.c_char_p), ("length", ctypes.c_size_t)]
-
-
-def _flood(sender: Vm, frame: bytes, count: int, batch: int = 64) -> None:
-    """The frame, so many times, as fast as the kernel takes it."""
-    send = ctypes.CDLL(None, use_errno=True).sendmmsg
-    vector = _Vector(frame, len(frame))
-    messages = (_Message * batch)(*(_Message(vector=ctypes.addressof(vector), vector_length=1) for _ in range(batch)))
-    with sender.packets() as out:
-        fd, left = out.fileno(), count
-        while left > 0:
-            sent = send(fd, messages, min(batch, left), 0)
-            if sent < 0:
-                os.sched_yield()
-                continue
-            left -= sent
-
-
-def _received(vm: Vm) -> int:
-    told = json.loads(vm.exec(["ip", "-s", "-j", "link", "show", "eth0"]))
-    return int(told[0]["stats64"]["rx"]["packets"])
-
-
-def _price(compute: Compute, sender: Vm, receiver: Vm, count: int) -> tuple[float, float]:
-    """Microseconds of the switch's CPU for each packet that arrived, and how many of all did."""
-    body = packets.udp((sender.ip, 5000), (receiver.ip, 5001), b"x" * 18)
-    frame = packets.ethernet(receiver.mac, sender.mac, 0x0800, body)
-    pid = compute.switch_pid
-    assert pid is not None
-    _flood(sender, frame, 2000)
-    time.sleep(0.3)
-    before, begun = _received(receiver), _cpu(pid)
-    _flood(sender, frame, count)
-    arrived, settled = _received(receiver), -1
-    while arrived != settled:
-        settled = arrived
-        time.sleep(0.2)
-        arrived = _received(receiver)
-    got = arrived - before
-    assert got > count // 10, f"{got} of {count} arrived"
-    return (_cpu(pid) - begun) * 1e6 / got, got / count
-
-
 def _packets(options: Options) -> Iterator[Row]:
     with lab_named("bsec") as lab:
         ours = Ours(lab)
@@ -173,13 +107,18 @@ def _packets(options: Options) -> Iterator[Row]:
                 for vm in (one, two):
                     ours.ask("PATCH", f"/api/v1/ports/{vm.name}?wait=applied", change)
                 time.sleep(1.5)  # cached flows follow their tables
-                price, arrived = _price(compute, one, two, count)
+                price, arrived = price_of(compute, one, two, _frame(one, two), count)
                 found[secured].append(price)
                 share = min(share, arrived)
     plain, secured_price = median(found[False]), median(found[True])
     say(f"security: {spread(found[True], unit=' us')} secured, {spread(found[False], unit=' us')} not")
     note = f"limit: 80 % of the rate; both stages on one compute; {share:.0%} or more arrived; one flow, 60 bytes"
     yield Row("security: CPU of the switch for a packet", secured_price, "us", plain, 1.25, note)
+
+
+def _frame(sender: Vm, receiver: Vm) -> bytes:
+    body = packets.udp((sender.ip, 5000), (receiver.ip, 5001), b"x" * 18)
+    return packets.ethernet(receiver.mac, sender.mac, 0x0800, body)
 
 
 def _vm(ours: Ours, lab: Lab, index: int) -> Vm:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,9 @@ import pytest
 from ebbtide.errors import NotReady
 from ebbtide.lab import Vm, packets
 from ebbtide.lab.probes import Probes, pairs_among
-from ebbtide.model.facts import format_mac
+from ebbtide.model.addresses import link_local, number
+from ebbtide.model.facts import format_mac, parse_mac
+from ebbtide.runtime import frames6
 from tests.isolation.attacks import Attack, Ends, attacks
 from tests.isolation.test_groups import all_heard, allow, opens
 from tests.support.cloud import Cloud
@@ -39,7 +42,7 @@ class Site(NamedTuple):
 
     def ends(self, attack: Attack, victim: str) -> Ends:
         state = self.cloud.controller.app.cluster.state
-        (leg,) = [leg for leg in state.places("r1") if leg.network == "blue"]
+        leg = next(leg for leg in state.places("r1") if leg.network == "blue")
         tep = state.computes[state.by_name["b"]].tep
         lab = self.cloud.lab
         return Ends(lab.vm(attack.by), lab.vm(victim), format_mac(leg.mac), tep, state.networks["green"].vni)
@@ -68,9 +71,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     cloud = Cloud("isolate", directory)
     try:
         cloud.add_computes("a", "b")
-        cloud.add_network("blue", "10.1.0.0/24")
+        six = "2001:db8:1::/64"
+        cloud.call(cloud.service.add_network("blue", ["10.1.0.0/24", six], ipv6_mode="static"))
         cloud.add_network("green", "10.7.0.0/24")
         route(cloud, "r1", "blue")
+        cloud.call(cloud.service.attach("r1", "blue", f"2001:db8:1::{GATEWAY}"))
         for index, (name, compute) in enumerate((("m", "a"), ("u", "a"), ("near", "a"), ("far", "b")), 1):
             cloud.add_vm(name, compute, "blue", index, gateway=GATEWAY)
         for index, (name, compute) in enumerate((("t1", "a"), ("t2", "b")), 1):
@@ -160,11 +165,30 @@ def _unknown(site: Site) -> Iterator[bytes]:
         yield packets.ethernet(ends.gateway_mac, m.mac, 0x0800, packet)
 
 
+def _neighbours(site: Site) -> Iterator[bytes]:
+    """Questions for an address that is known: each is answered by the switch itself, which makes each answer anew."""
+    m, ends = site.cloud.lab.vm("m"), site.ends(next(iter(ATTACKS.values())), "far")
+    mac = parse_mac(m.mac)
+    frame = frames6.solicitation(number(f"2001:db8:1::{GATEWAY}"), (mac, link_local(mac)), parse_mac(ends.gateway_mac))
+    return repeat(frame, 5000)
+
+
+def _routers(site: Site) -> Iterator[bytes]:
+    """Questions for routers: each is for the controller."""
+    mac = parse_mac(site.cloud.lab.vm("m").mac)
+    body = bytes([133, 0, 0, 0, 0, 0, 0, 0, 1, 1]) + mac.to_bytes(6, "big")
+    all_routers = 0xFF02 << 112 | 2
+    ends = (mac, link_local(mac)), (frames6.group_mac(all_routers), all_routers)
+    return repeat(frames6.sealed(58, body, *ends, hops=255, at=2), 5000)
+
+
 FLOODS: dict[str, tuple[Callable[[Site], Iterator[bytes]], str]] = {
     "conntrack is filled": (_connections, "table=210"),
     "the controller is asked for strangers": (_strangers, "table=81"),
     "the controller is told of hops that have ended": (_expired, "table=21"),
     "the controller is asked for hidden addresses": (_unknown, "table=22"),
+    "the switch is asked for a neighbour": (_neighbours, "table=83"),
+    "the controller is asked for routers": (_routers, "table=45"),
 }
 
 

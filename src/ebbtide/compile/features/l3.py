@@ -40,9 +40,11 @@ def router(tag: int, legs: Places, seen: Places = (), *, ways_out: Collection[Fa
     macs = {(net.tag, leg.mac): net for leg, net in legs}
     for (_, mac), net in macs.items():
         flows.append(_answer_to_us(net, mac, cookie))
+    for family in sorted({families.of(leg.address) for leg, _ in [*legs, *seen]}):
+        # Whoever has a route here, a packet may come to it: by a floating IP, too, to what only others have a place in.
+        flows += _expired(family, tag, vrf, cookie)
     for family, entrances in _entrances(legs).items():
         flows += [_entrance(family, own, mac, tag, cookie) for own, mac in sorted(entrances)]
-        flows += _expired(family, tag, vrf, cookie)
         anywhere = match(metadata=vrf, eth_type=family.ethertype)
         if family in ways_out:
             flows.append(Flow(T.FIB, Priority.ROUTE, anywhere, actions=(DecTtl(),), goto=T.PRE_SNAT, cookie=cookie))
