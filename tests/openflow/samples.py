@@ -10,6 +10,7 @@ from ebbtide.compile.flow import (
     NORMAL,
     Action,
     Bucket,
+    CheckLarger,
     Conjunction,
     Ct,
     CtClear,
@@ -208,6 +209,7 @@ ACTIONS: list[tuple[Match, tuple[Action, ...]]] = [
     (TCP, (CtClear(), Output(1))),
     (match(reg1=1), (Conjunction(5, 1, 2), Conjunction(6, 2, 3))),
     (match(), (Trunc(1, 100), Trunc(LOCAL, 64))),
+    (match(), (CheckLarger(1464, "reg8", 1), CheckLarger(0, "xxreg0", 100), CheckLarger(65535, "metadata", 63))),
     (
         match(),
         (

@@ -117,6 +117,7 @@ actions = st.one_of(
     st.just(f.CtClear()),
     st.integers(1, 200).flatmap(lambda n: st.builds(f.Conjunction, u32, st.integers(1, n), st.just(n))),
     st.builds(f.Trunc, ports, u32),
+    subfield().flatmap(lambda sub: st.builds(f.CheckLarger, u16, st.just(sub[0]), st.just(sub[1]))),
     learns,
 )
 action_lists = st.lists(actions, max_size=8).map(tuple)

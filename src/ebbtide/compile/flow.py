@@ -189,6 +189,18 @@ class Trunc(msgspec.Struct, frozen=True, tag=True):
     max_len: int
 
 
+class CheckLarger(msgspec.Struct, frozen=True, tag=True):
+    """NX check_pkt_larger: write into this one bit of the field whether the frame, less a VLAN tag, has more than `length` bytes.
+
+    Open vSwitch carries out what comes after it in the same flow in two versions, and forgets what they have changed once that flow is
+    done: a resubmit that leads to it has to be the last action.
+    """
+
+    length: int
+    name: str
+    offset: int
+
+
 class LearnMatch(msgspec.Struct, frozen=True, tag=True):
     """learn(): the new flow matches `dst` on the packet's `src` field, or on the constant `value` if `src` is None."""
 
@@ -254,6 +266,7 @@ Action = Union[
     CtClear,
     Conjunction,
     Trunc,
+    CheckLarger,
     Learn,
 ]
 

@@ -32,7 +32,7 @@ _OUTPUT, _PUSH_VLAN, _POP_VLAN, _GROUP, _DEC_NW_TTL, _SET_FIELD, _EXPERIMENTER =
 # Nicira subtypes (OVS lib/ofp-actions.c, enum ofp_raw_action_type).
 _REG_MOVE, _REG_LOAD, _RESUBMIT_TABLE, _OUTPUT_REG, _LEARN, _CONTROLLER = 6, 7, 14, 15, 16, 20
 _STACK_PUSH, _STACK_POP, _OUTPUT_REG2, _REG_LOAD2, _CONJUNCTION, _CT, _NAT = 27, 28, 32, 33, 34, 35, 36
-_CONTROLLER2, _OUTPUT_TRUNC, _CT_CLEAR, _RESUBMIT_TABLE_CT, _LEARN2 = 37, 39, 43, 44, 45
+_CONTROLLER2, _OUTPUT_TRUNC, _CT_CLEAR, _RESUBMIT_TABLE_CT, _LEARN2, _CHECK_PKT_LARGER = 37, 39, 43, 44, 45, 49
 
 # Instruction types (1.3.5 section 7.2.4).
 _GOTO, _WRITE_METADATA, _APPLY, _METER = 1, 2, 4, 6
@@ -52,6 +52,7 @@ _S_OUTPUT_REG = Struct("!HHIHH4sH6x")
 _S_STACK = Struct("!HHIHH4sH6x")
 _S_CONJUNCTION = Struct("!HHIHBBI")
 _S_TRUNC = Struct("!HHIHHI")
+_S_CHECK_LARGER = Struct("!HHIHHH4s6x")
 _S_CT = Struct("!HHIHH4sHB3xH")
 _S_NAT = Struct("!HHIH2xHH")
 _S_LEARN = Struct("!HHIHHHHQHBxHH")
@@ -227,6 +228,11 @@ def _trunc(a: f.Trunc) -> bytes:
     return _S_TRUNC.pack(_EXPERIMENTER, 16, NICIRA, _OUTPUT_TRUNC, _port16(a.port), a.max_len)
 
 
+def _check_larger(a: f.CheckLarger) -> bytes:
+    header, _ = _subfield(a.name, a.offset, 1)
+    return _S_CHECK_LARGER.pack(_EXPERIMENTER, 24, NICIRA, _CHECK_PKT_LARGER, a.length, a.offset, header)
+
+
 def _nat(a: f.Nat) -> bytes:
     flags = a.src | a.dst << 1 | a.persistent << 2 | a.hash << 3 | a.random << 4
     size = 16 if a.ipv6 else 4
@@ -323,6 +329,7 @@ _ENCODERS: dict[type, Callable[[Any], bytes]] = {
     f.CtClear: _ct_clear,
     f.Conjunction: _conjunction,
     f.Trunc: _trunc,
+    f.CheckLarger: _check_larger,
     f.Learn: _learn,
     Unknown: _unknown,
 }
@@ -485,6 +492,11 @@ def _d_trunc(d: bytes) -> AnyAction:
     return f.Trunc(_port32(port), max_len)
 
 
+def _d_check_larger(d: bytes) -> AnyAction:
+    *_, length, offset, header = _S_CHECK_LARGER.unpack(d)
+    return f.CheckLarger(length, _name_of(header), offset)
+
+
 def _d_nat(d: bytes) -> f.Nat:
     *_, flags, present = _S_NAT.unpack_from(d)
     pos = 16
@@ -610,6 +622,7 @@ _NICIRA_DECODERS: dict[int, Callable[[bytes], AnyAction]] = {
     _CT: _d_ct,
     _CONTROLLER2: _d_controller2,
     _OUTPUT_TRUNC: _d_trunc,
+    _CHECK_PKT_LARGER: _d_check_larger,
     _CT_CLEAR: _d_ct_clear,
 }
 

@@ -415,6 +415,7 @@ _ACTIONS: dict[type, Callable[[Any], str]] = {
     f.CtClear: lambda _: "ct_clear",
     f.Conjunction: lambda a: f"conjunction({a.id},{a.clause}/{a.n_clauses})",
     f.Trunc: lambda a: f"output(port={format_port(a.port)},max_len={a.max_len})",
+    f.CheckLarger: lambda a: f"check_pkt_larger({a.length})->{_subfield(a.name, a.offset, 1)}",
     f.Learn: _learn,
     actions.Unknown: lambda a: f"unknown({a.data.hex()})",
 }
