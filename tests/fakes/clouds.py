@@ -274,12 +274,19 @@ def _forget(s: Story) -> list[Edit]:
 
 
 def _network(s: Story) -> list[Edit]:
-    return [Edit(None, network(s.fresh(), dhcp=s.random.random() < 0.3))]
+    return [Edit(None, network(s.fresh(), dhcp=s.random.random() < 0.3, mtu=s.random.choice([1400, 1450])))]
 
 
 def _redhcp(s: Story) -> list[Edit]:
     found = s.pick(s.state.networks.values())
     return s.changed(found, dhcp=not found.dhcp) if found is not None else []
+
+
+def _remtu(s: Story) -> list[Edit]:
+    """A network inside or outside becomes wider or narrower, and nothing else of it changes."""
+    found = s.pick([*s.state.networks.values(), *s.state.externals.values()])
+    widths = (1300, 1500) if isinstance(found, External) else (1400, 1450)
+    return s.changed(found, mtu=s.random.choice(widths))
 
 
 def _retag(s: Story) -> list[Edit]:
@@ -332,7 +339,7 @@ def _unnetwork(s: Story) -> list[Edit]:
 
 def _external(s: Story) -> list[Edit]:
     n = s.fresh()
-    return [Edit(None, external(n, vlan=n % 4094))]
+    return [Edit(None, external(n, vlan=n % 4094, mtu=s.random.choice([1300, 1500])))]
 
 
 def _router(s: Story) -> list[Edit]:
@@ -588,6 +595,7 @@ _CHANGES: dict[Callable[[Story], list[Edit]], int] = {
     _forget: 1,
     _network: 1,
     _retag: 3,
+    _remtu: 3,
     _redhcp: 1,
     _port: 8,
     _readdress: 3,

@@ -4,7 +4,7 @@ Only what our pipeline uses is here; anything else is a KeyError. The rules are 
 ovs-actions(7): a resubmit's changes stay for the actions after it, a group of type all gives each bucket its own copy, one of type
 fast failover is its first bucket that is alive, an output to the port in `in_port` is silently dropped, a tunnel takes `tun_id` along
 and nothing else, a table miss without a flow drops, and `ct` with a table sends a copy through conntrack and on from there. What conntrack
-holds stays from walk to walk.
+holds stays from walk to walk. A packet's `size` is that of its frame, without a VLAN tag (bytes; 0 where it does not matter).
 
 Two flows of one priority that both match must do the same: which of them a switch takes is nobody's to say.
 """
@@ -19,6 +19,7 @@ from ebbtide.compile.flow import (
     ANY,
     Action,
     Bucket,
+    CheckLarger,
     Ct,
     CtClear,
     DecTtl,
@@ -185,6 +186,8 @@ class Walk:
             match action:
                 case SetField() | Load() | Move() | CtClear() | PushVlan() | PopVlan():
                     _change(packet, action)
+                case CheckLarger():
+                    _write(packet, action.name, action.offset, 1, int(packet.get("size", 0) > action.length))
                 case DecTtl():
                     assert packet["nw_ttl"] > 1, "tables stop a TTL that ends here"
                     packet["nw_ttl"] -= 1

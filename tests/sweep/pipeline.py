@@ -18,6 +18,7 @@ from ebbtide.compile.flow import (
     TABLE,
     Action,
     Bucket,
+    CheckLarger,
     Ct,
     CtClear,
     DecTtl,
@@ -165,6 +166,9 @@ class Pipeline:
                     packet |= {"vlan_vid": frames.TAGGED, "vlan_pcp": 0}
                 case PopVlan():
                     packet["vlan_vid"] = 0
+                case CheckLarger():
+                    larger = len(frames.write({**packet, "vlan_vid": 0}, walk.body)) > action.length
+                    _write(packet, action.name, action.offset, 1, int(larger))
                 case DecTtl():
                     if packet.get("nw_ttl", 0) <= 1:
                         return

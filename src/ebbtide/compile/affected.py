@@ -124,6 +124,9 @@ class _Change:
         self.routes(fact.id, ports)
         self._subnets(fact.id)
         self._roles(fact.id)
+        was, now = (f.mtu if isinstance(f, Network) else 0 for f in (old, new))
+        for port in ports if was != now else ():
+            self._floatings_of(port)
 
     def port(self, fact: Port, old: Fact | None, new: Fact | None) -> None:
         bound = {b.compute for state in self.both for b in state.bindings.get(fact.id, ())}

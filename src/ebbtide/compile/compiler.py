@@ -24,6 +24,7 @@ from ebbtide.compile.features import (
     nat,
     nd,
     outside,
+    path_mtu,
     security,
     stances,
     subnet_route,
@@ -165,7 +166,7 @@ def _router(state: State, key: Key, view: View) -> Fragment | None:
         [(leg, state.networks[leg.network]) for leg in legs]
         for legs in (state.places(found.id), state.seen.get(found.id, ()))
     )
-    return l3.router(found.tag, own, seen, ways_out=ways_out)
+    return l3.router(found.tag, own, seen, ways_out=ways_out, widths=path_mtu.widths(state, found.id))
 
 
 def _ways_out(state: State, router: Router) -> Collection[Family]:
@@ -259,8 +260,12 @@ def _gate(state: State, key: Key, view: View) -> Fragment | None:
     if found is None or external is None or stance is None:
         return None
     tunnels = {n: i.ofport for n, i in view.tunnels.items()}
-    own_mac, prefixes = _own_mac(state, key.compute), state.untranslated(found.id)
-    return nat.gate(found, external, stance, own_mac, tunnels, _guard(stance, view), prefixes)
+    own_mac, mtu, prefixes = (
+        _own_mac(state, key.compute),
+        path_mtu.narrowest(state, found),
+        state.untranslated(found.id),
+    )
+    return nat.gate(found, external, stance, own_mac, tunnels, _guard(stance, view), mtu, prefixes)
 
 
 def _guard(stance: nat.Stance | None, view: View) -> int:
@@ -329,7 +334,8 @@ def _floating(state: State, key: Key, view: View) -> Fragment | None:
         answers = stances.owner(state, router.id) == key.compute
         guarded = bool(_guard(stances.stance(state, router.id, key.compute), view))
     own_mac = _own_mac(state, key.compute)
-    return outside.floating(external, found, router, lport, own_mac, answers=answers, guarded=guarded)
+    mtu = path_mtu.behind(state, found.external, found.address)
+    return outside.floating(external, found, router, lport, own_mac, answers=answers, guarded=guarded, mtu=mtu)
 
 
 def _ofport(view: View, port: str) -> int:

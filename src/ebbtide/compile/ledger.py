@@ -20,6 +20,7 @@ class T(IntEnum):
     GATEWAY_MAC = 19
     FIB = 21
     SUBNET_ROUTE = 22
+    PATH_MTU = 23
     PRE_DNAT = 25
     PRE_SNAT = 26
     DNAT = 27  # reserved
@@ -72,6 +73,7 @@ TABLE_JOBS: dict[T, str] = {
     T.GATEWAY_MAC: "what is for a router, by destination MAC; what else comes from outside",
     T.FIB: "a router's routes, its own addresses, TTL",
     T.SUBNET_ROUTE: "addresses of a subnet that nobody is known to have: to the subnet's designated compute, which asks for them",
+    T.PATH_MTU: "of what is larger than one of a router's networks: too big for the one that it goes to, or back to its routes",
     T.PRE_DNAT: "from outside: external address to router, floating IP to the address that it stands for",
     T.PRE_SNAT: "to the outside: floating IPs, else to the designated compute or into its NAT",
     T.SNAT: "to the outside: next hop's MAC",
@@ -180,15 +182,20 @@ class Priority:
     GATEWAY = 20
     DHCP_REQUEST = 40
     ND = 50
-    # table 21: a route has ROUTE and the length of its prefix, 128 at most
+    # table 21: a route has ROUTE and the length of its prefix, up to 128; so have the rows of LARGE
     ROUTE = 10
-    EXPIRED = 400
-    NOT_ROUTED = 405
-    OWN_ADDRESS = 410
-    OWN_PING = 411
+    LARGE = 150
+    EXPIRED = 300
+    NOT_ROUTED = 305
+    OWN_ADDRESS = 310
+    OWN_PING = 311
+    # tables 23 and 25
+    FITS = 10
+    TOO_BIG = 20
     # table 25
     INBOUND = 10
     INBOUND_EXPORTED = 12
+    MEASURE = 15
     # table 26
     TO_GATEWAY = 5
     NOT_OURS = 6
@@ -320,7 +327,7 @@ REGISTERS: dict[str, str] = {
     "reg5": "destination compute number; 0: this one",
     "reg6": "destination logical port tag",
     "reg7": "network tag",
-    "reg8": "NAT: bit 0, entered while export was on",
+    "reg8": "NAT: bit 0, entered while export was on; path MTU: bit 1, large, bit 2, too big, bit 3, measured",
     "reg9": "NAT: 0 from compute or wire, 1 asked, 2 answered, 3 opened by a row",
     "reg10": "input port, low 16 bits",
     "reg11": "conntrack zone of the source port",
@@ -346,6 +353,8 @@ COUNTED_BIT, COUNTED_MARK = 1, 2
 SCRATCH_MAC = "xreg0"  # 48 bits of it
 ASKED_REG = "reg9"
 EXPORTED_REG, EXPORT_ADDRESS_REG, EXPORT_PORT_REG = "reg8", "reg0", "reg1"
+SIZE_REG = "reg8"
+LARGE_BIT, TOO_BIG_BIT, MEASURED_BIT = 1, 2, 3  # in SIZE_REG
 FROM_HERE, ASKED, ANSWERED, BY_ROW = 0, 1, 2, 3  # in ASKED_REG
 PART_REG = "reg0"  # which part of a large flood, across the cut
 
@@ -492,6 +501,8 @@ DHCP_METER = 10
 ANNOUNCED_METER = 11
 ROUTER_ASKED_METER = 12
 OUTSIDE_HIDDEN_METER = 13
+TOO_BIG_METER = 14
+TOO_BIG_OUTSIDE_METER = 15
 NEXT_HOPS_PER_SECOND = 100
 EXPIRED_PER_SECOND = 100
 RECORDS_PER_SECOND = 20_000
@@ -504,6 +515,7 @@ ANNOUNCED_PER_SECOND = 50
 ROUTER_ASKED_PER_SECOND = 50
 #: Packets from outside to unknown IPv6 addresses: a /64 is never scanned to its end, and is always being scanned (RFC 6583).
 OUTSIDE_HIDDEN_PER_SECOND = 10
+TOO_BIG_PER_SECOND = 100
 PUNTS_PER_SECOND = 200
 #: A compute that joins a thousand others hears two probes of each, at once.
 PROBES_PER_SECOND = 2000
@@ -644,6 +656,8 @@ class Punt(IntEnum):
     DHCP = 12
     ANNOUNCED = 13
     ROUTER_ASKED = 14
+    TOO_BIG = 15
+    TOO_BIG_OUTSIDE = 16
 
 
 _PUNTS = {int(punt): punt for punt in Punt}

@@ -103,6 +103,7 @@ _RECORDED = {
     ledger.Punt.CLOSED: What.CLOSED,
     ledger.Punt.SEEN: What.SEEN,
 }
+_OF_ROUTERS = (ledger.Punt.NEXT_HOP, ledger.Punt.EXPIRED, ledger.Punt.TOO_BIG, ledger.Punt.TOO_BIG_OUTSIDE)
 
 
 class Cluster:
@@ -704,7 +705,7 @@ class Cluster:
         if read is None or member is None:
             return
         punt, owner = read
-        if punt in (ledger.Punt.NEXT_HOP, ledger.Punt.EXPIRED):
+        if punt in _OF_ROUTERS:
             self.outside.heard(punt, member, owner, packet)
             return
         if punt in (ledger.Punt.HIDDEN, ledger.Punt.ANSWER, ledger.Punt.CLAIM, ledger.Punt.ANNOUNCED):

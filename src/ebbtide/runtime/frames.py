@@ -1,6 +1,7 @@
-"""The few frames that the controller itself sends and reads: ARP towards networks outside, ICMP time exceeded.
+"""The few frames that the controller itself sends and reads: ARP towards networks outside, ICMP time exceeded and packet too big.
 
-RFC 826 for ARP, RFC 5227 for probes, RFC 792 and RFC 1812 (4.3.2.3: as much of the packet as fits into 576 bytes) for time exceeded.
+RFC 826 for ARP, RFC 5227 for probes, RFC 792 and RFC 1812 (4.3.2.3: as much of the packet as fits into 576 bytes) for ICMP, RFC 1191 for
+what it says of an MTU. IPv6 is in `frames6.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ BROADCAST = 0xFFFF_FFFF_FFFF
 _ETHERNET = struct.Struct("!6s6sH")
 _ARP = struct.Struct("!HHBBH6sI6sI")
 _IPV4 = struct.Struct("!BBHHHBBHII")
-_ICMP_TIME_EXCEEDED, _TCP, _UDP = 11, 6, 17
+_ICMP_UNREACHABLE, _FRAGMENTATION_NEEDED, _ICMP_TIME_EXCEEDED, _TCP, _UDP = 3, 4, 11, 6, 17
 _QUOTED = 128 - 14
 
 
@@ -88,7 +89,18 @@ def udp(body: bytes, source: tuple[int, int, int], target: tuple[int, int, int])
 
 
 def time_exceeded(data: bytes, address: int) -> bytes | None:
-    """What a router with that address answers to an untagged IPv4 frame whose TTL has ended; None: nothing may be answered.
+    """What a router with that address answers to an untagged IPv4 frame whose TTL has ended; None: nothing may be answered."""
+    return _icmp_error(data, address, (_ICMP_TIME_EXCEEDED, 0, 0))
+
+
+def too_big(data: bytes, address: int, mtu: int) -> bytes | None:
+    """The same to one that is larger than the network that it goes to, whose MTU that is. It quotes what it is given, up to what such an
+    answer may hold."""
+    return _icmp_error(data, address, (_ICMP_UNREACHABLE, _FRAGMENTATION_NEEDED, mtu))
+
+
+def _icmp_error(data: bytes, address: int, says: tuple[int, int, int]) -> bytes | None:
+    """`says`: type, code and the four bytes behind the checksum.
 
     Not to an ICMP error, a later fragment, or what came from or went to no single host (RFC 1812, 4.3.2.7).
     """
@@ -104,7 +116,7 @@ def time_exceeded(data: bytes, address: int) -> bytes | None:
     if packet[9] == 1 and (len(packet) <= length or packet[length] in (3, 4, 5, 11, 12)):
         return None
     quoted = packet[: min(len(packet), _QUOTED)]
-    body = struct.pack("!BBHI", _ICMP_TIME_EXCEEDED, 0, 0, 0) + quoted
+    body = struct.pack("!BBHI", says[0], says[1], 0, says[2]) + quoted
     body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
     head = _IPV4.pack(0x45, 0xC0, 20 + len(body), 0, 0, 64, 1, 0, address, source)
     head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]

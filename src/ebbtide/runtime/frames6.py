@@ -17,6 +17,7 @@ from ebbtide.compile.features.nd import (
     BY_ROUTER,
     HOPS,
     OVERRIDE,
+    REDIRECT,
     ROUTER_ADVERT,
     ROUTER_SOLICIT,
     SOLICIT,
@@ -31,11 +32,13 @@ _IPV6 = struct.Struct("!IHBB16s16s")
 ICMP, _ETHERTYPE, _HOP_BY_HOP = 58, 0x86DD, 0
 _HEAD = 14 + 40
 ALL_ROUTERS, _REPORTS_TO = 0xFF02 << 112 | 2, 0xFF02 << 112 | 0x16
-_UNREACHABLE, _TIME_EXCEEDED, _REPORT = 1, 3, 143
+_UNREACHABLE, _TOO_BIG, _TIME_EXCEEDED, _REPORT = 1, 2, 3, 143
 _SOURCE, _TARGET, _PREFIX, _MTU, _DNS = 1, 2, 3, 5, 25
 _SOLICITED_NODE = 0xFF02_0000_0000_0000_0000_0001_FF00_0000
 #: An error quotes as much as keeps it within the least MTU (RFC 4443, 2.4 c); what was sent up is cut before that.
 _LEAST = 1280
+#: Headers of one form that stand before others (RFC 8200, 4), and that of a fragment.
+_EXTENSIONS, _FRAGMENT = (0, 43, 60), 44
 
 
 class Spoken(msgspec.Struct, frozen=True):
@@ -171,19 +174,42 @@ def no_further(data: bytes, address: int) -> bytes | None:
     """What a router with that address answers to an untagged IPv6 frame whose hop limit has ended, or that has no way (RFC 4443, 3.1 and
     3.3); None: nothing may be answered."""
     kind = _TIME_EXCEEDED if len(data) >= _HEAD and data[21] <= 1 else _UNREACHABLE
-    return error(data, address, struct.pack("!BBHI", kind, 0, 0, 0), to_many=False)
+    return _error(data, address, kind)
 
 
-def error(data: bytes, address: int, head: bytes, *, to_many: bool) -> bytes | None:
-    """An ICMPv6 error with that head about a frame, back to where it came from (RFC 4443, 2.4 e): not about an error or a redirect, nor to
-    what is not one host; about what went to many only if `to_many`."""
+def too_big(data: bytes, address: int, mtu: int) -> bytes | None:
+    """The same to one that is larger than the network that it goes to, whose MTU that is (RFC 4443, 3.2)."""
+    return _error(data, address, _TOO_BIG, mtu)
+
+
+def _error(data: bytes, address: int, kind: int, more: int = 0) -> bytes | None:
+    """An ICMPv6 error of that type about a frame, back to where it came from; `more`: the four bytes behind the checksum.
+
+    Not to an error or a redirect, nor to what may be the rest of one, nor to what came from or went to no single host (RFC 4443, 2.4 e).
+    """
     source = source_of(data)
     if source is None:
         return None
     target = int.from_bytes(data[38:54], "big")
-    if not source[1] or source[1] >> 120 == 0xFF or (target >> 120 == 0xFF and not to_many):
+    if source[1] < 2 or 0xFF in (source[1] >> 120, target >> 120) or data[0] & 1:
         return None
-    if data[20] == ICMP and (len(data) <= _HEAD or data[_HEAD] < 128 or data[_HEAD] == 137):
+    packet = data[14:]
+    proto, at = _upper_layer(packet)
+    if proto == ICMP and (at >= len(packet) or packet[at] < 128 or packet[at] == REDIRECT):
         return None
-    quoted = data[14 : 14 + _LEAST - 40 - len(head)]
-    return _icmp(head + quoted, (int.from_bytes(data[0:6], "big"), address), source, hops=64)
+    head = struct.pack("!BBHI", kind, 0, 0, more)
+    return _icmp(head + packet[: _LEAST - 40 - len(head)], (int.from_bytes(data[0:6], "big"), address), source, hops=64)
+
+
+def _upper_layer(packet: bytes) -> tuple[int, int]:
+    """Of an IPv6 packet, the protocol behind its extension headers, and where that begins: behind the end, if it is cut or elsewhere."""
+    kind, at = packet[6], 40
+    while at + 8 <= len(packet):
+        if kind in _EXTENSIONS:
+            kind, at = packet[at], at + 8 + 8 * packet[at + 1]
+        elif kind == _FRAGMENT:
+            later = int.from_bytes(packet[at + 2 : at + 4], "big") >> 3
+            kind, at = packet[at], len(packet) if later else at + 8
+        else:
+            break
+    return kind, at

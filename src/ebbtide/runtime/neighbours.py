@@ -64,6 +64,14 @@ def no_further(data: bytes, address: str) -> bytes | None:
     return frames.time_exceeded(data, number(address))
 
 
+def too_big(data: bytes, address: str, *, mtu: int) -> bytes | None:
+    """What a router with that address answers to a frame that is larger than the network that it goes to, whose MTU that is; None: as
+    `no_further`."""
+    if ":" in address:
+        return frames6.too_big(data, number(address), mtu)
+    return frames.too_big(data, number(address), mtu)
+
+
 def destination(data: bytes) -> str | None:
     """The address that an untagged frame goes to; None: it is not IP."""
     if len(data) >= 34 and data[12:14] == b"\x08\x00":

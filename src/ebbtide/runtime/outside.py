@@ -1,4 +1,5 @@
-"""What the controller itself does outside: asks for the next hops' MACs, announces addresses that have moved, answers traceroute.
+"""What the controller itself does outside: asks for the next hops' MACs, announces addresses that have moved, and answers for routers what
+cannot be sent on: its TTL has ended, or it is too big for where it goes.
 
 A next hop is asked by each compute that owns an address there, one after the other, every half minute, and at short intervals while it
 is unknown: what answers is stored, and what differs is followed. Asked from an address of nobody (RFC 5227), so that no neighbour learns a
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ import msgspec
 import structlog
 
 from ebbtide.compile import ledger
-from ebbtide.compile.features import stances
+from ebbtide.compile.features import path_mtu, stances
+from ebbtide.compile.flow import Resubmit, SetField
 from ebbtide.errors import EbbtideError
 from ebbtide.model.addresses import holds, number
 from ebbtide.model.facts import Edit, External, Neighbour, RouterPort, format_mac
@@ -243,8 +245,12 @@ class Outside:
         """A punt of an external network or a router."""
         if punt is ledger.Punt.NEXT_HOP:
             self._heard_next_hop(member, owner, packet.data)
+        elif punt is ledger.Punt.TOO_BIG_OUTSIDE:
+            self._too_big_outside(member, owner, packet)
+        elif punt is ledger.Punt.TOO_BIG:
+            self._too_big(member, owner, packet)
         else:
-            self._expired(member, owner, packet)
+            self._tell_vm(member, owner, packet, neighbours.no_further)
 
     def _heard_next_hop(self, member: Member, tag: int, data: bytes) -> None:
         state = self._cluster.state
@@ -292,10 +298,48 @@ class Outside:
         self._doubted[external] = self._cluster.now() + FOLLOW
         self._wake.set()
 
-    # --- TTL ---
+    # --- what cannot be sent on ---
 
-    def _expired(self, member: Member, tag: int, packet: m.PacketIn) -> None:
-        """Tell a VM that its packet's TTL has ended, as the router's address in the VM's network."""
+    def _too_big(self, member: Member, tag: int, packet: m.PacketIn) -> None:
+        """Tell a VM, or in IPv6 who has sent from outside, the MTU of the network that its packet was to go to."""
+        state = self._cluster.state
+        router = state.routers.get(state.by_router_tag.get(tag, ""))
+        target = neighbours.destination(packet.data)
+        mtu = path_mtu.towards(path_mtu.widths(state, state.by_router_tag.get(tag, "")), target) if target else 0
+        if not mtu or not path_mtu.exceeds(packet.total_len, mtu):
+            return
+        if router is None or packet.data[0:6] != router.mac.to_bytes(6, "big"):
+            self._tell_vm(member, tag, packet, partial(neighbours.too_big, mtu=mtu))
+            return
+        own = next((address for address in router.addresses if ":" in address), "")
+        answer = neighbours.too_big(packet.data, own, mtu=mtu) if own else None
+        if answer is not None:
+            self.send(member, router.external, answer)
+
+    def _too_big_outside(self, member: Member, tag: int, packet: m.PacketIn) -> None:
+        """Tell who has sent to an external address the MTU of what is behind it, as that address."""
+        state = self._cluster.state
+        external = state.externals.get(state.by_tag.get(tag, ""))
+        provider = member.view.providers.get(external.physical) if external is not None else None
+        address = neighbours.destination(packet.data) or ""
+        mtu = path_mtu.behind(state, external.id, address) if external is not None else 0
+        if external is None or provider is None or not mtu or not path_mtu.exceeds(packet.total_len, mtu):
+            return
+        answer = neighbours.too_big(packet.data, address, mtu=mtu)
+        if answer is None or member.switch is None:
+            return
+        came_by = next((f.value for f in packet.match if f.name == ledger.INPUT_REG), 0)
+        if came_by == provider.ofport & 0xFFFF:
+            self.send(member, external.id, answer)
+            return
+        # It was sent here, by who has a part in an address of ours: a switch outside would not send the answer back.
+        inside = SetField("metadata", *ledger.metadata_network(external.tag)), Resubmit(ledger.T.GATEWAY_MAC)
+        member.switch.send_out(inside, answer)
+
+    def _tell_vm(
+        self, member: Member, tag: int, packet: m.PacketIn, says: Callable[[bytes, str], bytes | None]
+    ) -> None:
+        """Answer a VM's packet, as the router's address in the VM's network."""
         state = self._cluster.state
         router = state.by_router_tag.get(tag)
         source = int.from_bytes(packet.data[6:12], "big")
@@ -305,7 +349,7 @@ class Outside:
             for port_id in state.ports_of.get(leg.network, ()):
                 interface = member.view.ports.get(port_id)
                 if state.ports[port_id].mac == source and interface is not None and interface.ofport:
-                    answer = neighbours.no_further(packet.data, leg.address)
+                    answer = says(packet.data, leg.address)
                     if answer is not None and member.switch is not None:
                         member.switch.packet_out(interface.ofport, answer)
                     return

@@ -69,6 +69,7 @@ def test_every_register_stands_there() -> None:
         "reg9": ledger.ASKED_REG,
     }
     assert all(name == register for name, register in roles.items())
+    assert (ledger.SIZE_REG, ledger.LARGE_BIT, ledger.TOO_BIG_BIT, ledger.MEASURED_BIT) == ("reg8", 1, 2, 3)
 
 
 def test_cookies() -> None:
@@ -109,6 +110,8 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.ANNOUNCED_METER),
         str(ledger.ROUTER_ASKED_METER),
         str(ledger.OUTSIDE_HIDDEN_METER),
+        str(ledger.TOO_BIG_METER),
+        str(ledger.TOO_BIG_OUTSIDE_METER),
         f"{ledger.port_meter(0, False)} + {ledger.port_meter(1, False) - ledger.port_meter(0, False)} x its conntrack zone; + 1",
         f"{ledger.metadata_meter(0)} + its conntrack zone",
         str(ledger.PUNTS_PER_SECOND),
@@ -124,6 +127,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.ANNOUNCED_PER_SECOND),
         str(ledger.ROUTER_ASKED_PER_SECOND),
         str(ledger.OUTSIDE_HIDDEN_PER_SECOND),
+        str(ledger.TOO_BIG_PER_SECOND),
         str(ledger.CONNECTIONS_PER_SECOND),
         str(ledger.CONNECTIONS_AT_ONCE),
         str(ledger.CALLS_PER_SECOND),
@@ -180,5 +184,6 @@ def test_no_two_uses_of_a_number_meet() -> None:
     assert top < ledger.ROUTER_TAGS
     assert ledger.DELIVER_VNI | ledger.MAX_LPORT < ledger.PROBE_VNI
     assert ledger.DELIVER_VNI & ledger.MAX_LPORT == 0
+    assert Priority.ROUTE + 128 < Priority.LARGE <= Priority.LARGE + 128 < Priority.EXPIRED < Priority.OWN_ADDRESS
     assert max(ledger.MAX_COMPUTE, ledger.MAX_LPORT, ledger.MAX_TAG) < 1 << ledger.OWNER_BITS
     assert ledger.LPORT_MASK | ledger.NETWORK_MASK | ledger.VRF_MASK | ledger.SPLIT_HORIZON == (1 << 60) - 1

@@ -52,6 +52,8 @@ BASE = Fragment(
         Meter(ledger.ANNOUNCED_METER, ledger.ANNOUNCED_PER_SECOND, burst=ledger.ANNOUNCED_PER_SECOND),
         Meter(ledger.OUTSIDE_HIDDEN_METER, ledger.OUTSIDE_HIDDEN_PER_SECOND, burst=ledger.OUTSIDE_HIDDEN_PER_SECOND),
         Meter(ledger.ROUTER_ASKED_METER, ledger.ROUTER_ASKED_PER_SECOND, burst=ledger.ROUTER_ASKED_PER_SECOND),
+        Meter(ledger.TOO_BIG_METER, ledger.TOO_BIG_PER_SECOND, burst=ledger.TOO_BIG_PER_SECOND),
+        Meter(ledger.TOO_BIG_OUTSIDE_METER, ledger.TOO_BIG_PER_SECOND, burst=ledger.TOO_BIG_PER_SECOND),
     ),
 )
 

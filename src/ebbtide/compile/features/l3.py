@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from ebbtide.compile import families, ledger
 from ebbtide.compile.families import IPV4, IPV6, Family
-from ebbtide.compile.features import arp, nd
-from ebbtide.compile.flow import DecTtl, Flow, M, Move, SetField, ToController, match
+from ebbtide.compile.features import arp, nd, path_mtu
+from ebbtide.compile.flow import Action, DecTtl, Flow, M, Move, SetField, ToController, match
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
 from ebbtide.model.addresses import holds, link_local, number, prefix, split_route
@@ -25,12 +25,16 @@ _NOT_ROUTED = tuple(prefix(text)[:2] for text in ("fe80::/10", "ff00::/8", "::/1
 
 
 Places = Sequence[tuple[RouterPort, Network]]
+_NONE: path_mtu.Widths = {}
 
 
-def router(tag: int, legs: Places, seen: Places = (), *, ways_out: Collection[Family] = ()) -> Fragment:
+def router(
+    tag: int, legs: Places, seen: Places = (), *, ways_out: Collection[Family] = (), widths: path_mtu.Widths = _NONE
+) -> Fragment:
     """Shared by the reach of a VRF, a router's or a VPN's: its own addresses, TTL, its subnets and the way out.
 
     `legs`: its own places. `seen`: those of other VRFs that it has routes to. `ways_out`: the families whose default route leads outside.
+    `widths`: the MTU of all that it has routes to.
     """
     cookie = ledger.cookie(Kind.ROUTER, Feature.ROUTER, tag)
     vrf = ledger.metadata_vrf(tag)
@@ -44,7 +48,9 @@ def router(tag: int, legs: Places, seen: Places = (), *, ways_out: Collection[Fa
         # Whoever has a route here, a packet may come to it: by a floating IP, too, to what only others have a place in.
         flows += _expired(family, tag, vrf, cookie)
     for family, entrances in _entrances(legs).items():
-        flows += [_entrance(family, own, mac, tag, cookie) for own, mac in sorted(entrances)]
+        for where, mac in sorted(entrances):
+            net = macs[where, mac]
+            flows.append(_entrance(family, net, mac, tag, path_mtu.measured(net, widths), cookie))
         anywhere = match(metadata=vrf, eth_type=family.ethertype)
         if family in ways_out:
             flows.append(Flow(T.FIB, Priority.ROUTE, anywhere, actions=(DecTtl(),), goto=T.PRE_SNAT, cookie=cookie))
@@ -72,6 +78,8 @@ def router(tag: int, legs: Places, seen: Places = (), *, ways_out: Collection[Fa
                 cookie=cookie,
             )
         )
+    if legs:
+        flows += path_mtu.band(tag, (net for _, net in legs), widths)
     return Fragment(tuple(flows))
 
 
@@ -83,13 +91,13 @@ def _entrances(legs: Places) -> dict[Family, set[tuple[int, int]]]:
     return found
 
 
-def _entrance(family: Family, network: int, mac: int, tag: int, cookie: int) -> Flow:
+def _entrance(family: Family, net: Network, mac: int, tag: int, size: tuple[Action, ...], cookie: int) -> Flow:
     return Flow(
         T.GATEWAY_MAC,
         Priority.GATEWAY,
         # Untagged: what a VM tags would leave by the provider port on a VLAN of the VM's choice.
-        match(metadata=ledger.metadata_network(network), eth_dst=mac, eth_type=family.ethertype, vlan_vid=0),
-        actions=(SetField(ledger.VRF_REG, tag),),
+        match(metadata=ledger.metadata_network(net.tag), eth_dst=mac, eth_type=family.ethertype, vlan_vid=0),
+        actions=(SetField(ledger.VRF_REG, tag), *size),
         metadata=ledger.metadata_vrf(tag),
         goto=T.FIB,
         cookie=cookie,

@@ -25,7 +25,7 @@ import msgspec
 
 from ebbtide.compile import ledger
 from ebbtide.compile.families import IPV4, Family
-from ebbtide.compile.features import outside
+from ebbtide.compile.features import outside, path_mtu
 from ebbtide.compile.flow import (
     Action,
     Bucket,
@@ -98,10 +98,12 @@ def gate(
     own_mac: int,
     tunnels: Mapping[int, int],
     guard: int = 0,
+    mtu: int = 0,
     prefixes: Sequence[str] = (),
 ) -> Fragment:
     """One compute's: the NAT tables. `own_mac`: its own outside; `tunnels`: the OpenFlow ports of its tunnels to other computes; `guard`:
-    the one of them by which BFD watches whom it stands in for (0: none, and then it does not stand in); `prefixes`: the router's IPv6 ones.
+    the one of them by which BFD watches whom it stands in for (0: none, and then it does not stand in). `mtu`: the smallest of the
+    networks behind the router; `prefixes`: its IPv6 ones that go out as they are.
 
     But for what exports, every stance has flows of the same keys: what a stance takes away is replaced, not deleted, so that it has ended
     when what follows is said to be applied.
@@ -111,7 +113,9 @@ def gate(
     if stance.exports:
         flows += made.export()
     flows += made.outside()
-    flows += made.untranslated(prefixes)
+    flows += made.untranslated(prefixes, mtu)
+    for address in made.addresses:
+        flows += path_mtu.inbound(external, address, mtu, made.cookie)
     return Fragment(tuple(flows), made.groups())
 
 
@@ -424,7 +428,7 @@ class _Gate:
             flows.append(outside.sent_here(self.external, address, self.router.mac, served=served, cookie=self.cookie))
         return flows
 
-    def untranslated(self, prefixes: Sequence[str]) -> list[Flow]:
+    def untranslated(self, prefixes: Sequence[str], mtu: int) -> list[Flow]:
         """IPv6, in and out, of the router's own prefixes alone: no connection is known, so whoever has a part in the NAT may send it on.
 
         From others nothing leaves (RFC 2827), and for others nothing comes in: it would go out again where it came from.
@@ -452,12 +456,15 @@ class _Gate:
         ]
         mac = self.router.mac if self.stance.voice is Voice.OWNER else self.own_mac
         leave = (ToGroup(ledger.voice_group(self.router.tag)),) if self.guard else self._leave_as(mac)
+        measured = path_mtu.entering(self.external, mtu)
         for value, mask, _ in sorted({prefix(text) for text in prefixes}):
             leaving = match(metadata=arrived, eth_type=0x86DD, ipv6_src=(value, mask))
             coming = match(metadata=own, eth_type=0x86DD, eth_dst=self.router.mac, ipv6_dst=(value, mask))
             flows.append(self._flow(T.PRE_SNAT, Priority.AT_GATEWAY, leaving, *leave))
             flows.append(
-                self._flow(T.PRE_DNAT, Priority.INBOUND, coming, *outside.into_vrf(self.router), Resubmit(T.FIB))
+                self._flow(
+                    T.PRE_DNAT, Priority.INBOUND, coming, *measured, *outside.into_vrf(self.router), Resubmit(T.FIB)
+                )
             )
         for address in addresses:
             flows += self._answers_neighbours(address)

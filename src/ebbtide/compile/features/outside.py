@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ebbtide.compile import families, ledger
-from ebbtide.compile.features import arp, base, nd
+from ebbtide.compile.features import arp, base, nd, path_mtu
 from ebbtide.compile.flow import (
     Action,
     CtClear,
@@ -80,6 +80,7 @@ def network(external: External, next_hops: Iterable[Neighbour]) -> Fragment:
             cookie=cookie,
         ),
         Flow(T.GATEWAY_MAC, Priority.OUTSIDE_STRANGER, match(metadata=own), cookie=cookie),
+        path_mtu.refused(external),
     ]
     gateway = ipv4(external.gateway) if external.gateway else None
     if gateway is not None:
@@ -218,9 +219,11 @@ def floating(
     *,
     answers: bool,
     guarded: bool = False,
+    mtu: int = 0,
 ) -> Fragment:
     """One compute's: a floating IP that is exchanged here. `answers`: this is where the outside shall find it; where not, what leaves has
-    the compute's own MAC, so that no switch outside learns two places of one. `guarded`: it answers once the router's owner is dead."""
+    the compute's own MAC, so that no switch outside learns two places of one. `guarded`: it answers once the router's owner is dead. `mtu`:
+    that of the port's network."""
     cookie = ledger.cookie(Kind.PORT, Feature.FLOATING, lport)
     own, vrf = ledger.metadata_network(external.tag), ledger.metadata_vrf(router.tag)
     address, fixed = ipv4(found.address), ipv4(found.fixed)
@@ -261,5 +264,6 @@ def floating(
                 else (answer(external, address, found.mac, found.mac if answers else None, cookie),)
             ),
             sent_here(external, address, found.mac, served=answers, cookie=cookie),
+            *path_mtu.inbound(external, address, mtu, cookie),
         )
     )
