@@ -122,11 +122,91 @@ def test_a_broadcast_frame_is_not_answered() -> None:
     assert frames.time_exceeded(frame, OWN) is None
 
 
+def test_who_has_sent_too_much_is_told_the_next_networks_mtu() -> None:
+    frame = expired(b"x" * 1472)
+    answer = frames.too_big(frame[:128], OWN, 1450)
+    assert answer is not None
+    assert (answer[:6], answer[6:12]) == (frame[6:12], frame[:6])
+    head, icmp = answer[14:34], answer[34:]
+    assert struct.unpack("!II", head[12:20]) == (OWN, int(ipaddress.IPv4Address("10.1.0.1")))
+    assert struct.unpack("!BBHHH", icmp[:8])[:2] == (3, 4)
+    assert struct.unpack("!HH", icmp[4:8]) == (0, 1450)
+    assert icmp[8:] == frame[14:128]
+    assert packets.checksum(head) == packets.checksum(icmp) == 0
+
+
+@pytest.mark.parametrize("kind", [3, 4, 5, 11, 12])
+def test_an_icmp_error_that_is_too_big_is_not_answered(kind: int) -> None:
+    assert frames.too_big(expired(bytes([kind, 0]) + b"\0" * 1472, socket.IPPROTO_ICMP), OWN, 1450) is None
+
+
+def in_ipv6(body: bytes, kind: int = 17, source: str = "fd00::1", target: str = "2001:db8::1") -> bytes:
+    """A frame of the VM to the gateway."""
+    ends = (ipaddress.IPv6Address(end).packed for end in (source, target))
+    return packets.ethernet(
+        GATEWAY, VM, 0x86DD, struct.pack("!IHBB", 6 << 28, len(body), kind, 64) + b"".join(ends) + body
+    )
+
+
+OWN6 = int(ipaddress.IPv6Address("fd00::ff"))
+
+
+@pytest.mark.parametrize("size", [8, 1400, 1401])
+def test_over_ipv6_as_much_is_quoted_as_every_path_takes(size: int) -> None:
+    frame = in_ipv6(b"y" * size)
+    answer = frames.too_big(frame, OWN6, 1280)
+    assert answer is not None
+    assert len(answer) == min(14 + 1280, len(frame) + 48)
+    assert (answer[:6], answer[6:12], answer[12:14]) == (frame[6:12], frame[:6], b"\x86\xdd")
+    head, icmp = answer[14:54], answer[54:]
+    assert struct.unpack("!HBB", head[4:8]) == (len(icmp), 58, 64)
+    assert head[8:40] == OWN6.to_bytes(16, "big") + frame[22:38]
+    assert struct.unpack("!BB", icmp[:2]) + struct.unpack("!I", icmp[4:8]) == (2, 0, 1280)
+    assert icmp[8:] == frame[14 : 14 + len(icmp) - 8]
+    assert packets.checksum(head[8:40] + struct.pack("!II", len(icmp), 58) + icmp) == 0
+
+
+PLENTY = b"\0" * 1300
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "told"),
+    [
+        (b"\x80\0" + PLENTY, 58, True),  # an echo request
+        (b"\x01\0" + PLENTY, 58, False),  # an error
+        (b"\x3a\0" + b"\0" * 6 + b"\x02\0" + PLENTY, 0, False),  # an error behind hop-by-hop options
+        (b"\x3a\0\0\x01" + b"\0" * 4 + b"\x80\0" + PLENTY, 44, True),  # the first fragment of an echo request
+        (b"\x3a\0\0\x08" + b"\0" * 4 + PLENTY, 44, False),  # the rest of what may be an error
+        (b"\x11\0\0\x08" + b"\0" * 4 + PLENTY, 44, True),  # the rest of a datagram
+        (b"\x3a\xff" + PLENTY, 0, False),  # options longer than what is there
+    ],
+)
+def test_over_ipv6_no_error_is_answered(body: bytes, kind: int, told: bool) -> None:
+    assert (frames.too_big(in_ipv6(body, kind), OWN6, 1280) is not None) is told
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("::", "2001:db8::1"), ("::1", "2001:db8::1"), ("ff02::1", "2001:db8::1"), ("fd00::1", "ff02::5")],
+)
+def test_over_ipv6_nobody_but_a_single_host_is_answered(source: str, target: str) -> None:
+    assert frames.too_big(in_ipv6(PLENTY, source=source, target=target), OWN6, 1280) is None
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_at_all_are_a_fault(data: bytes) -> None:
     for tail in (data, expired()[:14] + data, expired()[:34] + data):
-        answer = frames.time_exceeded(tail, OWN)
-        assert answer is None or packets.checksum(answer[34:]) == 0
+        for answer in (frames.time_exceeded(tail, OWN), frames.too_big(tail, OWN, 1450)):
+            assert answer is None or packets.checksum(answer[34:]) == 0
+
+
+@given(st.binary(max_size=200), st.sampled_from([0, 17, 43, 44, 58, 60]))
+def test_no_bytes_at_all_are_a_fault_over_ipv6_either(data: bytes, kind: int) -> None:
+    for tail in (in_ipv6(b"")[:14] + data, in_ipv6(data, kind)):
+        answer = frames.too_big(tail, OWN6, 1280)
+        if answer is not None:
+            pseudo = answer[22:54] + struct.pack("!II", len(answer) - 54, 58)
+            assert packets.checksum(pseudo + answer[54:]) == 0
 
 
 @given(st.binary(max_size=100))
