@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbtide.lab import packets
-from ebbtide.runtime import frames
+from ebbtide.runtime import frames, frames6
 from ebbtide.runtime.frames import Arp
 
 VM, GATEWAY = "02:00:00:00:01:01", "02:eb:04:00:00:01"
@@ -154,7 +154,7 @@ OWN6 = int(ipaddress.IPv6Address("fd00::ff"))
 @pytest.mark.parametrize("size", [8, 1400, 1401])
 def test_over_ipv6_as_much_is_quoted_as_every_path_takes(size: int) -> None:
     frame = in_ipv6(b"y" * size)
-    answer = frames.too_big(frame, OWN6, 1280)
+    answer = frames6.too_big(frame, OWN6, 1280)
     assert answer is not None
     assert len(answer) == min(14 + 1280, len(frame) + 48)
     assert (answer[:6], answer[6:12], answer[12:14]) == (frame[6:12], frame[:6], b"\x86\xdd")
@@ -182,7 +182,7 @@ PLENTY = b"\0" * 1300
     ],
 )
 def test_over_ipv6_no_error_is_answered(body: bytes, kind: int, told: bool) -> None:
-    assert (frames.too_big(in_ipv6(body, kind), OWN6, 1280) is not None) is told
+    assert (frames6.too_big(in_ipv6(body, kind), OWN6, 1280) is not None) is told
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_over_ipv6_no_error_is_answered(body: bytes, kind: int, told: bool) -> N
     [("::", "2001:db8::1"), ("::1", "2001:db8::1"), ("ff02::1", "2001:db8::1"), ("fd00::1", "ff02::5")],
 )
 def test_over_ipv6_nobody_but_a_single_host_is_answered(source: str, target: str) -> None:
-    assert frames.too_big(in_ipv6(PLENTY, source=source, target=target), OWN6, 1280) is None
+    assert frames6.too_big(in_ipv6(PLENTY, source=source, target=target), OWN6, 1280) is None
 
 
 @given(st.binary(max_size=200))
@@ -198,6 +198,11 @@ def test_no_bytes_at_all_are_a_fault(data: bytes) -> None:
     for tail in (data, expired()[:14] + data, expired()[:34] + data):
         for answer in (frames.time_exceeded(tail, OWN), frames.too_big(tail, OWN, 1450)):
             assert answer is None or packets.checksum(answer[34:]) == 0
+    for tail in (data, in_ipv6(b"")[:14] + data, in_ipv6(b"")[:54] + data, in_ipv6(data, 58)):
+        frames6.read(tail)
+        frames6.asks_for_router(tail)
+        for told in (frames6.too_big(tail, OWN6, 1280), frames6.no_further(tail, OWN6), frames6.forwarded(tail, 1, 2)):
+            assert told is None or len(told) >= 54
 
 
 @given(st.binary(max_size=200), st.sampled_from([0, 17, 43, 44, 58, 60]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ebbtide.compile import ledger
 from ebbtide.decide import parts, routing
 from ebbtide.errors import BadInput, NotFound, Refused
+from ebbtide.model.addresses import link_local
 from ebbtide.model.facts import Edit, Fact, Floating, Move, Neighbour, Retired, RouterPort, format_mac, parse_mac
 from ebbtide.model.state import State
 from tests.fakes.clouds import change, compute, external, leg, network, port, router, state
@@ -61,7 +63,7 @@ def outside(found: State, name: str = "second", **wishes: Any) -> Any:
         ({"gateway": "198.51.100.0"}, Refused, "it is the subnet's own or its broadcast address"),
         ({"gateway": "198.51.100.255"}, Refused, "is no host's in"),
         ({"physical": "physnet"}, Refused, "the untagged part of physnet is external network out: choose another VLAN"),
-        ({"name": "out"}, Refused, "exists already with other settings: delete it first"),
+        ({"name": "out"}, Refused, "exists already with other settings: change those of IPv6"),
     ],
 )
 def test_a_network_outside_that_cannot_be_is_refused(wishes: dict[str, Any], kind: type[Exception], words: str) -> None:
@@ -399,7 +401,8 @@ def test_floating_ips_of_a_port_that_is_deleted_stay_and_lead_nowhere() -> None:
 
 def test_the_addresses_and_macs_of_routers_in_a_network_are_known_with_their_owners() -> None:
     both = cloud(router(2), leg(2, 1, address="10.1.0.253", subnet="10.1.0.0/24"))
-    assert routing.own_addresses(both, "n1") == {"10.1.0.254": "router r1", "10.1.0.253": "router r2"}
+    on_link = {str(IPv6Address(link_local(x.mac))): f"router {x.router}" for x in (IN_BLUE, leg(2, 1))}
+    assert routing.own_addresses(both, "n1") == {"10.1.0.254": "router r1", "10.1.0.253": "router r2", **on_link}
     assert routing.own_macs(both, "n1") == {IN_BLUE.mac: "router r1", leg(2, 1).mac: "router r2"}
     assert (routing.own_addresses(both, "n2"), routing.own_macs(both, "n2")) == ({}, {})
 

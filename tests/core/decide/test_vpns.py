@@ -167,5 +167,6 @@ def test_a_vpn_goes_when_nothing_is_associated_and_its_tag_is_kept_for_a_while()
 
 
 def test_a_vpns_address_and_mac_are_not_for_ports() -> None:
-    assert routing.own_addresses(cloud(), "n1") == {"10.1.0.1": "VPN red"}
+    assert routing.own_addresses(cloud(), "n1").keys() >= {"10.1.0.1"}
+    assert set(routing.own_addresses(cloud(), "n1").values()) == {"VPN red"}
     assert set(routing.own_macs(cloud(), "n1").values()) == {"VPN red"}
