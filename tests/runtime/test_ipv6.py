@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from ipaddress import IPv6Address
 
 import pytest
@@ -324,3 +325,45 @@ def test_it_is_told_who_advertises_what_and_what_the_outside_has_to_know(cloud: 
     state = cloud.controller.app.cluster.state
     told = explain.router_story(state, state.routers["r1"], ())
     assert any("IPv6 does not get out of 2001:db8:1::/64, 2001:db8:2::/64" in line for line in told), told
+
+
+def path_mtu(end: Vm | Host, target: str) -> int:
+    """What a kernel learns of a path when it sends packets of 1500 bytes along it."""
+    with end.open_socket(socket.AF_INET6, socket.SOCK_DGRAM) as out:
+        out.connect((target, 9999))
+
+        def learnt() -> bool:
+            with suppress(OSError):
+                out.send(b"x" * (1500 - 48))
+            return out.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU) < 1500
+
+        wait_until(learnt, f"{end.name} to be told of {target}")
+        return out.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)
+
+
+#: ipv6(7): what a connected socket holds its path for.
+IPV6_MTU = 24
+
+
+def test_what_is_too_big_is_told_from_outside_and_inside(cloud: Cloud, outer: Host) -> None:
+    cloud.call(cloud.service.add_network("wide", ["10.3.0.0/24", "2001:db8:3::/64"], mtu=1500, ipv6_mode="static"))
+    # Where what it sends leaves: no tunnel of the lab takes as much.
+    vm5 = cloud.add_vm("vm5", gateway_of(cloud, "r1"), "wide", 5, mtu=1500)
+    cloud.call(cloud.service.set_port("vm5", addresses=[vm5.ip, "2001:db8:3::5"]))
+    cloud.call(cloud.service.attach("r1", "wide", "2001:db8:3::fe"))
+    vm5.speak_ipv6("2001:db8:3::5/64")
+    wait_out(cloud, cloud.lab.vm("vm1"), vm5)
+    assert path_mtu(outer, blue(1)) == 1450
+    assert path_mtu(vm5, red(3)) == 1450
+    assert outer.reaches("2001:db8:3::5", size=1500 - 48), "to the wide one all of it passes"
+    assert vm5.reaches(NEXT_HOP6, size=1500 - 48)
+    with cloud.lab.vm("vm1").listen(80, "::") as listener, outer.connect(blue(1), 80) as near:
+        listener.settimeout(5)
+        far, _ = listener.accept()
+        with far:
+            near.sendall(b"y" * 20_000)
+            far.settimeout(10)
+            got = 0
+            while got < 20_000:
+                got += len(far.recv(65536))
+    cloud.assert_clean()
