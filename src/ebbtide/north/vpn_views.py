@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
-from ebbtide.model.addresses import ipv4, prefix, split_route
+from ebbtide.model.addresses import bits, holds, split_route
 from ebbtide.model.facts import Designation, Port, Router, RouterPort, Vpn, format_mac
 from ebbtide.model.state import SUBNET, State, subnet_name
 from ebbtide.north.tree import U64, Rows, rows
@@ -106,7 +106,7 @@ def _of_place(state: State, leg: RouterPort, origin: str) -> Iterator[Node]:
     yield connected | {"l3vni": net.vni, "route-paths": _paths(state, served.compute if served is not None else 0)}
     for port, address, mac, learnt in _answering(state, leg):
         yield {
-            "destPrefix": f"{address}/32",
+            "destPrefix": f"{address}/{bits(address)}",
             "origin": origin or (_STATIC if learnt else _LOCAL),
             "mac": format_mac(mac),
             "gateway_mac_address": format_mac(leg.mac),
@@ -117,7 +117,6 @@ def _of_place(state: State, leg: RouterPort, origin: str) -> Iterator[Node]:
 
 def _answering(state: State, leg: RouterPort) -> Iterator[tuple[Port, str, int, bool]]:
     """Port, address and MAC of all in the place's subnet, and whether that was learnt."""
-    start, mask, _ = prefix(leg.subnet)
     for name in sorted(state.ports_of.get(leg.network, ())):
         port = state.ports[name]
         if state.active(name) is None:
@@ -125,8 +124,7 @@ def _answering(state: State, leg: RouterPort) -> Iterator[tuple[Port, str, int, 
         held = [(a, port.mac, False) for a in port.addresses]
         held += [(a, state.learnt_in(leg.network)[a].mac, True) for a in state.learnt_of.get(name, ())]
         for address, mac, learnt in held:
-            value = ipv4(address)
-            if value is not None and value & mask == start:
+            if holds(leg.subnet, address):
                 yield port, address, mac, learnt
 
 
