@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from ebbtide.compile import affected
-from ebbtide.decide import security
+from ebbtide.decide import ports, security
 from ebbtide.decide.security import RuleWish
 from ebbtide.lab import Lab, Vm, packets
 from ebbtide.model.facts import Binding, BindingPhase, Edit, Fact, Network, Port, SecurityGroup
@@ -69,7 +69,7 @@ def _compiled(options: Options) -> Iterator[Row]:
         made = Port(f"m{lport}", "n1", 0x02_0000_000000 + lport, lport, (clouds.address(lport),))
         state = apply(state, [Edit(None, made)], state.revision + 1)
         begun = time.process_time()
-        edits, _ = security.change_port(state, made.id, True, ["members"])
+        edits, _ = ports.change(state, made.id, secured=True, groups=["members"])
         state, before = apply(state, edits, state.revision + 1), state
         named = affected.by_edits(edits, before, state)
         compiled.forget(key for keys in named.values() for key in keys if not key.compute)

@@ -155,10 +155,11 @@ def network_list(session: Session) -> None:
         render.as_json(found)
         return
     rows = [
-        (n["id"], n["vni"], n["mtu"], n["subnets"], n["ports"], render.some(n["computes"])) for n in found["networks"]
+        (n["id"], n["vni"], n["mtu"], n["subnets"], n["ipv6-mode"], n["ports"], render.some(n["computes"]))
+        for n in found["networks"]
     ]
     render.table(
-        ("network", "vni", "mtu", "subnets", "ports", "present on"),
+        ("network", "vni", "mtu", "subnets", "ipv6", "ports", "present on"),
         rows,
         "no networks: `ebbtide network add NAME --subnet CIDR`",
     )

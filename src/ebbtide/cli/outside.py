@@ -143,7 +143,7 @@ def external_list(session: Session) -> None:
         render.as_json(found)
         return
     rows = [
-        (e["id"], e["physical"], e["vlan"] or "untagged", e["subnet"], *_hop(e), render.some(e["computes"], 1))
+        (e["id"], e["physical"], e["vlan"] or "untagged", _both(e, "subnet"), *_hop(e), render.some(e["computes"], 1))
         for e in found["externals"]
     ]
     columns = ("external", "physical", "vlan", "subnet", "next hop", "its mac", "computes")
@@ -152,8 +152,14 @@ def external_list(session: Session) -> None:
     )
 
 
-def _hop(found: dict[str, Any]) -> tuple[str, str]:
-    return found["gateway"], found["gateway-mac"] or ("unknown" if found["gateway"] else "")
+def _both(found: dict[str, Any], key: str) -> list[str]:
+    """What it has of IPv4 and of IPv6."""
+    return [value for value in (found[key], found[f"{key}6"]) if value]
+
+
+def _hop(found: dict[str, Any]) -> tuple[list[str], list[str]]:
+    hops = [(found[key], found[f"{key}-mac"]) for key in ("gateway", "gateway6") if found[key]]
+    return [hop for hop, _ in hops], [mac or "unknown" for _, mac in hops]
 
 
 @external.command("show")

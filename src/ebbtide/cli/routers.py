@@ -164,10 +164,12 @@ def _row(found: dict[str, Any]) -> tuple[object, ...]:
         remarks.append("unserved" if found["networks"] else "in no network")
     if found["external"] and not found["snat"]:
         remarks.append("no SNAT")
-    elif found["external"] and not found["addresses"]:
-        remarks.append("no address")
+    elif found["external"] and not any(":" not in address for address in found["addresses"]):
+        remarks.append("no address" if not found["addresses"] else "no IPv4 address")
     if found["next-hop"] and not found["next-hop-mac"]:
         remarks.append("next hop unknown")
+    if found["untranslated"] and found["next-hop6"] and not found["next-hop6-mac"]:
+        remarks.append("IPv6 next hop unknown")
     networks = render.some(list(dict.fromkeys(place["network"] for place in found["networks"])), 2)
     return (
         found["id"],

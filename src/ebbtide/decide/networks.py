@@ -16,7 +16,7 @@ from ebbtide.decide import routing
 from ebbtide.errors import BadInput, NotFound, Refused
 from ebbtide.model.addresses import holds, link_local, parse_ip, prefix
 from ebbtide.model.facts import SLAAC, STATEFUL, STATELESS, STATIC, Edit, Network, Port
-from ebbtide.model.state import State
+from ebbtide.model.state import State, apply
 
 IPV6_MODES = (STATIC, SLAAC, STATELESS, STATEFUL)
 #: As it is said; stored is "".
@@ -54,6 +54,8 @@ def checked(net: Network) -> Network:
         raise BadInput(
             f"IPv6 mode {net.ipv6_mode} has VMs ask DHCP, which network {net.id} is without: `--dhcp`", "ipv6-mode"
         )
+    for subnet in net.subnets if net.ipv6_mode else ():
+        routing.check_mtu_for(net.mtu, subnet, f"network {net.id}")
     if net.ipv6_mode in (SLAAC, STATELESS):
         other = next((s for s in net.subnets if ":" in s and prefix(s)[2] != _SLAAC_LENGTH), "")
         if other:
@@ -64,12 +66,14 @@ def checked(net: Network) -> Network:
 
 def completed(net: Network, mac: int, found: Sequence[str]) -> tuple[str, ...]:
     """A port's addresses and those that its VM makes of its MAC, where it has been given no other of that subnet (RFC 4291, appendix A)."""
-    own = link_local(mac) & (1 << 64) - 1
-    made = []
-    for subnet in net.subnets if net.ipv6_mode in (SLAAC, STATELESS) else ():
-        if ":" in subnet and not any(holds(subnet, address) for address in found):
-            made.append(str(ipaddress.IPv6Address(prefix(subnet)[0] | own)))
-    return tuple(sorted({*found, *made}))
+    makes = net.subnets if net.ipv6_mode in (SLAAC, STATELESS) else ()
+    wanting = [subnet for subnet in makes if ":" in subnet and not any(holds(subnet, address) for address in found)]
+    return tuple(sorted({*found, *(made(subnet, mac) for subnet in wanting)}))
+
+
+def made(subnet: str, mac: int) -> str:
+    """The address that a VM makes of a prefix of 64 bits and its MAC."""
+    return str(ipaddress.IPv6Address(prefix(subnet)[0] | link_local(mac) & (1 << 64) - 1))
 
 
 def change(state: State, name: str, **wishes: Any) -> tuple[list[Edit], Network]:
@@ -83,30 +87,34 @@ def change(state: State, name: str, **wishes: Any) -> tuple[list[Edit], Network]
     known = state.networks.get(name)
     if known is None:
         raise NotFound(f"there is no network {name}")
-    made = checked(msgspec.structs.replace(known, **{k: v for k, v in wishes.items() if v is not None}))
-    for gone in sorted(set(known.subnets) - set(made.subnets)):
-        _unused(state, known, made, gone)
-    if made == known:
+    net = checked(msgspec.structs.replace(known, **{k: v for k, v in wishes.items() if v is not None}))
+    if net == known:
         return [], known
-    edits: list[Edit] = [Edit(known, made)]
+    gone = sorted(set(known.subnets) - set(net.subnets))
+    edits: list[Edit] = [Edit(known, net)]
     for port in (state.ports[port_id] for port_id in sorted(state.ports_of.get(name, ()))):
-        found = completed(made, port.mac, port.addresses)
+        # What it has only because its VM made it of a subnet that goes, goes too.
+        lost = {made(subnet, port.mac) for subnet in gone if ":" in subnet and prefix(subnet)[2] == _SLAAC_LENGTH}
+        found = completed(net, port.mac, [address for address in port.addresses if address not in lost])
         if found != port.addresses:
-            check_addresses(state, made, port.id, found)
+            check_addresses(state, net, port.id, found)
             edits.append(Edit(port, msgspec.structs.replace(port, addresses=found)))
-    return edits, made
+    after = apply(state, edits, state.revision)
+    for subnet in gone:
+        _unused(after, net, subnet)
+    return edits, net
 
 
-def _unused(state: State, known: Network, made: Network, subnet: str) -> None:
+def _unused(state: State, known: Network, subnet: str) -> None:
     legs = (leg for vrf in sorted(state.routers_of.get(known.id, ())) for leg in state.places(vrf))
     placed = next((leg for leg in legs if (leg.network, leg.subnet) == (known.id, subnet)), None)
     if placed is not None:
         raise Refused(f"subnet {subnet}: {routing.named(state, placed.router)} has a place in it, detach that first")
     for port_id in sorted(state.ports_of.get(known.id, ())):
-        outside = _outside(state.ports[port_id].addresses, made.subnets)
-        if outside and holds(subnet, outside):
+        inside = next((address for address in state.ports[port_id].addresses if holds(subnet, address)), "")
+        if inside:
             raise Refused(
-                f"subnet {subnet}: port {port_id} has address {outside} in it, take that away first (`ebbtide port set`)"
+                f"subnet {subnet}: port {port_id} has address {inside} in it, take that away first (`ebbtide port set`)"
             )
 
 
@@ -131,10 +139,10 @@ def check_addresses(state: State, net: Network, port_id: str, found: Sequence[st
     Raises:
         Refused: one is in none of the network's subnets, or somebody else's.
     """
-    outside = _outside(found, net.subnets)
-    if outside:
+    stray = _stray(found, net.subnets)
+    if stray:
         raise Refused(
-            f"address {outside} is in no subnet of network {net.id}, which has {', '.join(net.subnets)}: "
+            f"address {stray} is in no subnet of network {net.id}, which has {', '.join(net.subnets)}: "
             "give another address, or none"
         )
     routers = routing.own_addresses(state, net.id)
@@ -146,7 +154,7 @@ def check_addresses(state: State, net: Network, port_id: str, found: Sequence[st
             raise Refused(f"address {address} is that of port {holder} in network {net.id}")
 
 
-def _outside(found: Sequence[str], subnets: Sequence[str]) -> str:
+def _stray(found: Sequence[str], subnets: Sequence[str]) -> str:
     """The first address that is in none of these subnets, or "". Where there are no subnets, and for link-local IPv6, all is inside."""
     for text in found:
         on_link = holds("fe80::/10", text)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import IPv6Address, IPv6Network, ip_network
+from typing import Any
 
 import msgspec
 
@@ -56,7 +57,9 @@ def check_mtu_for(mtu: int, subnet: str, what: str) -> None:
         Refused: it is less.
     """
     if ":" in subnet and mtu < MIN_MTU_IPV6:
-        raise Refused(f"{what} has an MTU of {mtu}: IPv6 needs {MIN_MTU_IPV6} at least (RFC 8200), set that first")
+        raise Refused(
+            f"{what} has an MTU of {mtu}: IPv6 needs {MIN_MTU_IPV6} at least (RFC 8200), make another one with such a one (`--mtu`)"
+        )
 
 
 def _address(text: str, what: str, field: str, version: int = 0) -> str:
@@ -136,11 +139,12 @@ def add_external(
     subnet: str,
     gateway: str,
     mtu: int,
-    subnet6: str = "",
-    gateway6: str = "",
-    prefixes: Sequence[str] = (),
+    subnet6: str | None = None,
+    gateway6: str | None = None,
+    prefixes: Sequence[str] | None = None,
 ) -> tuple[list[Edit], External]:
-    """Make a network outside. `subnet6`, `gateway6`: the same of IPv6; `prefixes`: what of IPv6 it sends to routers here.
+    """Make a network outside. `subnet6`, `gateway6`: the same of IPv6; `prefixes`: what of IPv6 it sends to routers here. Of one that is
+    there, what is None is as it is.
 
     Raises:
         BadInput: a value is not valid.
@@ -155,15 +159,21 @@ def add_external(
     if gateway:
         gateway = _address(gateway, "gateway", "gateway", 4)
         _host_in(gateway, subnet, "gateway")
-    wish = External(name, 0, physical, vlan, subnet, gateway, mtu, subnet6, gateway6, tuple(prefixes))
-    wish = _with_ipv6(wish)
     known = state.externals.get(name)
+    six: dict[str, Any] = {
+        "subnet6": subnet6,
+        "gateway6": gateway6,
+        "prefixes": None if prefixes is None else tuple(prefixes),
+    }
+    before = External("", 0, "") if known is None else known
+    fields = {field: getattr(before, field) if value is None else value for field, value in six.items()}
+    wish = _with_ipv6(External(name, 0, physical, vlan, subnet, gateway, mtu, **fields))
     if known is not None:
         if known == msgspec.structs.replace(wish, tag=known.tag):
             return [], known
         raise Refused(
-            f"external network {name} exists already with other settings: change those of IPv6 with `ebbtide external set {name}`, delete "
-            "it first, or choose another name"
+            f"external network {name} exists already with other settings: those of IPv6 `ebbtide external set {name}` changes, for others "
+            "delete it first, or choose another name"
         )
     for other in state.externals.values():
         if (other.physical, other.vlan) == (physical, vlan):
@@ -205,7 +215,11 @@ def set_external(
         Refused: a router has an address in the subnet that would go, or two routers would have one prefix there.
     """
     known = external(state, name)
-    wishes = {"subnet6": subnet6, "gateway6": gateway6, "prefixes": None if prefixes is None else tuple(prefixes)}
+    wishes: dict[str, Any] = {
+        "subnet6": subnet6,
+        "gateway6": gateway6,
+        "prefixes": None if prefixes is None else tuple(prefixes),
+    }
     fields = {key: value for key, value in wishes.items() if value is not None}
     if subnet6 == "":
         fields = {"gateway6": "", "prefixes": (), **fields}
@@ -427,7 +441,8 @@ def _checked(state: State, wish: Router) -> Router:
         for address in addresses:
             if ":" in address and not network.subnet6:
                 raise Refused(
-                    f"external address {address}: external network {network.id} has no IPv6 subnet, make it again with one (`--subnet6`)"
+                    f"external address {address}: external network {network.id} has no IPv6 subnet: give it one (`ebbtide external set "
+                    f"{network.id} --subnet6 CIDR`)"
                 )
             _host_in(address, network.subnet6 if ":" in address else network.subnet, "external address")
             whose = _taken_outside(state, network, address, but=wish.id)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ebbtide.decide import bindings, hidden, networks, routing
+from ebbtide.decide import routing
 from ebbtide.decide.ids import Allocator
 from ebbtide.errors import BadInput, NotFound, Refused
 from ebbtide.model.addresses import parse_net, prefix
@@ -244,47 +244,6 @@ def _pair(port: Port, prefix: str, mac: str) -> str:
         raise BadInput(f"address pair {prefix[:60]!r}: {error}", "address-pairs") from None
     value = routing.host_mac(mac, "address-pairs") if mac else port.mac
     return f"{net} {format_mac(value)}"
-
-
-def change_port(
-    state: State,
-    name: str,
-    secured: bool | None = None,
-    groups: Sequence[str] | None = None,
-    pairs: Sequence[tuple[str, str]] | None = None,
-    addresses: Sequence[str] | None = None,
-) -> tuple[list[Edit], Port]:
-    """Change a port's security, and its addresses. Addresses learnt behind it that it may not speak from any more, or is given now, are
-    forgotten.
-
-    Raises:
-        NotFound: there is no such port, or no such group.
-        BadInput, Refused: as `secure`, and as `networks.readdressed`.
-    """
-    known = state.ports.get(name)
-    if known is None:
-        raise NotFound(f"there is no port {name[:80]}")
-    given = known if addresses is None else networks.readdressed(state, known, addresses)
-    made = secure(state, given, secured, groups, pairs)
-    if made == known:
-        return [], known
-    learnt = state.learnt_in(known.network)
-    behind = (learnt[address] for address in state.learnt_of.get(name, ()))
-    gone = [
-        (known.network, found.address)
-        for found in behind
-        if found.address in made.addresses or not hidden.speaks_from(made, found.address, found.mac)
-    ]
-    zoned = _zoned(state, name) if made.secured and not known.secured else []
-    return [Edit(known, made), *zoned, *hidden.withdraw(state, gone)], made
-
-
-def _zoned(state: State, name: str) -> list[Edit]:
-    """Zones that nobody is in, for a port that becomes secured: what conntrack has seen of it before is out of its window by now, and an
-    older controller has stored none."""
-    old = state.bindings.get(name, ())
-    zones = (bindings.bound(state, name, b.compute, b.phase).zone for b in old)
-    return [Edit(b, msgspec.structs.replace(b, zone=zone)) for b, zone in zip(old, zones, strict=True)]
 
 
 # --- in words ---

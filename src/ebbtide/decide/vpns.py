@@ -129,7 +129,10 @@ def clear(state: State, name: str) -> list[Edit]:
 def associate_network(
     state: State, name: str, network: str, address: str = "", mac: str = ""
 ) -> tuple[list[Edit], list[RouterPort]]:
-    """Give a VPN a place in each subnet of a network, at the first address there; or in one, at that address."""
+    """Give a VPN a place in each subnet of a network, at the first address there; or in one, at that address.
+
+    A network that it is in already, in whatever subnets, it is in: one more place is asked for by its address.
+    """
     vpn(state, name)
     net = state.networks.get(network)
     if net is None:
@@ -143,7 +146,7 @@ def associate_network(
             f"--router {routers[0]}`)"
         )
     held = {leg.subnet: leg.address for leg in state.places(name) if leg.network == network}
-    wanted = [address] if address else [held.get(subnet) or routing.first_host(subnet) for subnet in net.subnets]
+    wanted = [address] if address else list(held.values()) or [routing.first_host(subnet) for subnet in net.subnets]
     edits, made = [], []
     for text in wanted:
         found, leg = routing.attach(state, name, network, text, mac)

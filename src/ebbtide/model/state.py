@@ -279,8 +279,12 @@ class State(msgspec.Struct, frozen=True):
         outside = self.externals.get(found.external) if found is not None else None
         if found is None or outside is None or not any(":" in address for address in found.addresses):
             return []
-        own = {leg.subnet for leg in self.legs.get(router, _EMPTY).values()} | {split_route(x)[0] for x in found.routes}
-        return sorted(p for p in own if ":" in p and any(within(p, known) for known in outside.prefixes))
+        return sorted(p for p in self.prefixes6(router) if any(within(p, known) for known in outside.prefixes))
+
+    def prefixes6(self, router: str) -> set[str]:
+        """The IPv6 prefixes of a router: those of its networks, and what is behind them."""
+        ways = {split_route(route)[0] for route in self.routers[router].routes}
+        return {p for p in ways | {leg.subnet for leg in self.legs.get(router, _EMPTY).values()} if ":" in p}
 
     def subnets(self, network: str) -> tuple[str, ...]:
         """The subnets of a network in which some VRF has a place."""

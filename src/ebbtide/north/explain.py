@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ebbtide.compile import ledger
-from ebbtide.compile.features import stances, tunnel
+from ebbtide.compile.features import path_mtu, stances, tunnel
 from ebbtide.decide import adverts, datapaths, drain, parts, routing
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.decide.scalein import carried
 from ebbtide.errors import NotFound
-from ebbtide.model.addresses import dotted, holds, split_route
+from ebbtide.model.addresses import dotted, split_route
 from ebbtide.model.facts import (
     SLAAC,
     STATEFUL,
@@ -314,12 +314,18 @@ def _advertised(state: State, network: Network) -> Iterator[str]:
                 f"`ebbtide network set {network.id} --ipv6-mode` does."
             )
         return
+    if not adverts.speakers(state, network.id):
+        yield (
+            f"Its VMs {_WAYS[network.ipv6_mode]}, but nobody tells them so: no router and no VPN has a place in an IPv6 subnet of it "
+            f"(`ebbtide router attach ROUTER {network.id} --address`)."
+        )
     for number, (vrf, legs) in enumerate(adverts.speakers(state, network.id)):
         prefixes = some(sorted(leg.subnet for leg in legs))
         role = "the default router" if not number else "not the default router"
+        lasts = "the route for eighteen hours, addresses for a month" if not number else "addresses for a month"
         yield (
             f"{_capital(routing.named(state, vrf))} advertises {prefixes} as {role}; VMs {_WAYS[network.ipv6_mode]}. What was "
-            "advertised holds while no controller runs: the route for eighteen hours, addresses for a month."
+            f"advertised holds while no controller runs: {lasts}."
         )
 
 
@@ -350,6 +356,7 @@ def router_story(
         *_refused(refused),
         *_exhausted(router, refused, exhausted),
         *_next_hop(state, router),
+        *_widths(state, router),
         *_extra_routes(state, router),
         *_leased(state, router),
         *_floating(state, router),
@@ -393,14 +400,14 @@ def _served(state: State, router: Router, reachable: Collection[int]) -> Iterato
 
 def _untranslated(state: State, router: Router) -> Iterator[str]:
     """What becomes of IPv6, which goes out as it is: it is for the outside to know the way back."""
-    ways = (way for way, _ in map(split_route, router.routes))
-    prefixes = {p for p in (*(leg.subnet for leg in state.places(router.id)), *ways) if ":" in p}
+    prefixes = state.prefixes6(router.id)
     own = [address for address in router.addresses if ":" in address]
     leave, outside = state.untranslated(router.id), state.externals[router.external]
     if leave:
         yield f"IPv6 goes out without NAT, from {some(leave)} alone: {outside.id} must have a route for that to {some(own)}."
-        ports = [state.ports[p] for leg in state.places(router.id) for p in state.ports_of.get(leg.network, ())]
-        bare = {p.id for p in ports if not p.secured and any(holds(x, a) for x in leave for a in p.addresses)}
+        open_to_all = {leg.network for leg in state.places(router.id) if leg.subnet in leave}
+        ports = [state.ports[p] for network in open_to_all for p in state.ports_of.get(network, ())]
+        bare = {p.id for p in ports if not p.secured}
         if bare:
             yield f"{len(bare)} port(s) there without port security can be reached from outside in IPv6: {some(sorted(bare))}."
     kept = sorted(prefixes - set(leave))
@@ -505,6 +512,17 @@ def _next_hop(state: State, router: Router) -> Iterator[str]:
             yield f"Next hop: {gateway} in {outside.id}, " + (f"MAC {mac}." if mac else "not resolved yet.")
         elif subnet:
             yield f"{outside.id} has no next hop: only its own subnet {subnet} is reached."
+
+
+def _widths(state: State, router: Router) -> Iterator[str]:
+    """Where a VM may send what is larger than another network takes: that goes no further."""
+    found = path_mtu.widths(state, router.id)
+    if any(path_mtu.measured(state.networks[leg.network], found) for leg in state.places(router.id)):
+        told = ", ".join(f"{way} {mtu}" for way, mtu in sorted(found.items(), key=lambda item: (item[1], item[0]))[:5])
+        yield (
+            f"Its networks differ in MTU ({told}): who sends one more than it takes is told so by the controller, and while none leads by "
+            f"nobody. Counted: table {int(ledger.T.PATH_MTU)}, and on the way in table {int(ledger.T.PRE_DNAT)}."
+        )
 
 
 def _extra_routes(state: State, router: Router) -> Iterator[str]:

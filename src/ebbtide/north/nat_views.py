@@ -52,7 +52,10 @@ def _ext_router(state: State, router: Router) -> Node | None:
     outside = state.externals.get(router.external)
     if outside is None:
         return None
-    addresses = [{"subnet-id": outside.subnet, "ip-address": address} for address in router.addresses]
+    addresses = [
+        {"subnet-id": outside.subnet6 if ":" in address else outside.subnet, "ip-address": address}
+        for address in router.addresses
+    ]
     return {
         "router-name": router.id,
         "network-id": outside.id,

@@ -24,7 +24,7 @@ from ebbtide.runtime.service import Service
 
 
 class NewExternal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A network outside to make. `vlan` 0: untagged; `gateway` "": it has no next hop."""
+    """A network outside to make. `vlan` 0: untagged; `gateway` "": it has no next hop. What of IPv6 is null is as it is, or is not."""
 
     id: str = ""
     physical: str
@@ -32,9 +32,9 @@ class NewExternal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     gateway: str = ""
     vlan: int = 0
     mtu: int = 1500
-    subnet6: str = ""
-    gateway6: str = ""
-    prefixes: list[str] = []
+    subnet6: str | None = None
+    gateway6: str | None = None
+    prefixes: list[str] | None = None
     wait: bool = False
 
 

@@ -60,12 +60,15 @@ class Adverts:
         #: When a network is told; an entry for its round counts only as long as its `due` says the same.
         self._due: list[tuple[float, str]] = []
         self._waiting: dict[tuple[int, str], None] = {}
+        #: What could not be told on a compute, whose switch was away.
+        self._missed: dict[int, set[str]] = {}
 
     def begin(self) -> None:
         """A new leadership: all is told in the course of its first minutes. What has gone before it is not known any more."""
         state, now = self._cluster.state, self._cluster.now()
         self._networks = {n: Network(found) for n in state.routers_of if (found := adverts.of(state, n))}
         self._waiting.clear()
+        self._missed.clear()
         self._due.clear()
         for name, known in self._networks.items():
             self._plan(name, known, now + FIRST * _share(name))
@@ -91,6 +94,12 @@ class Adverts:
                 names.update(network for r in routers for network, _ in state.legs.get(r.id, ()))
         for name in names:
             self._look_at(name)
+
+    def back(self, member: Member) -> None:
+        """A compute has its flows: what it has missed is told there."""
+        if member.number in self._missed and member.connected:
+            self._waiting.update(((member.number, name), None) for name in self._missed.pop(member.number))
+            self._wake.set()
 
     def _look_at(self, name: str) -> None:
         now, after = self._cluster.now(), adverts.of(self._cluster.state, name)
@@ -155,6 +164,7 @@ class Adverts:
             del self._waiting[compute, name]
             member, net = self._cluster.members.get(compute), state.networks.get(name)
             if member is None or not member.connected or member.switch is None or net is None:
+                self._missed.setdefault(compute, set()).add(name)
                 continue
             for frame in self._spoken(name):
                 asking.send(member.switch, (ToGroup(ledger.local_group(net.tag)),), frame)

@@ -649,6 +649,7 @@ class Cluster:
 
     def progressed(self, member: Member) -> None:
         """A member has taken a step."""
+        self.adverts.back(member)
         self.places.somebody_has_moved_on()
         self.designations.look()
         self.probing.set()

@@ -27,7 +27,7 @@ from ebbtide.model.addresses import holds, number
 from ebbtide.model.facts import Edit, External, Neighbour, RouterPort, format_mac
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
-from ebbtide.runtime import frames6, neighbours
+from ebbtide.runtime import asking, frames6, neighbours
 from ebbtide.runtime.switch import SwitchLost
 
 if TYPE_CHECKING:
@@ -341,18 +341,16 @@ class Outside:
     ) -> None:
         """Answer a VM's packet, as the router's address in the VM's network."""
         state = self._cluster.state
-        router = state.by_router_tag.get(tag)
-        source = int.from_bytes(packet.data[6:12], "big")
+        router, port = state.by_router_tag.get(tag), state.ports.get(asking.sender(state, packet) or "")
+        interface = member.view.ports.get(port.id) if port is not None else None
+        if port is None or interface is None or not interface.ofport or member.switch is None:
+            return
         for leg in _in_order(state.legs.get(router or "", {}).values(), packet.data):
-            if packet.data[0:6] != leg.mac.to_bytes(6, "big"):
-                continue
-            for port_id in state.ports_of.get(leg.network, ()):
-                interface = member.view.ports.get(port_id)
-                if state.ports[port_id].mac == source and interface is not None and interface.ofport:
-                    answer = says(packet.data, leg.address)
-                    if answer is not None and member.switch is not None:
-                        member.switch.packet_out(interface.ofport, answer)
-                    return
+            if leg.network == port.network and packet.data[0:6] == leg.mac.to_bytes(6, "big"):
+                answer = says(packet.data, leg.address)
+                if answer is not None:
+                    member.switch.packet_out(interface.ofport, answer)
+                return
 
 
 def _in_order(legs: Iterable[RouterPort], data: bytes) -> list[RouterPort]:

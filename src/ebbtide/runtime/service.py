@@ -26,9 +26,9 @@ from ebbtide.decide import (
     hidden,
     lifecycle,
     marking,
-    metadata,
     natmove,
     networks,
+    ports,
     rebalancing,
     returns,
     routing,
@@ -256,7 +256,7 @@ class Service:
             NotFound: there is no such network.
             Refused: it exists and is different, its MAC or an address is taken in this network, or an address is outside its subnets.
         """
-        metadata.check_port_name(port_id)
+        ports.check_port_name(port_id)
         value = routing.host_mac(mac)
         given = networks.addresses(addresses)
 
@@ -274,7 +274,7 @@ class Service:
                     raise Refused(
                         f"port {port_id} exists already with other security: `ebbtide port set {port_id}` changes it"
                     )
-                if known != metadata.owned(known, device, project):
+                if known != ports.owned(known, device, project):
                     raise Refused(
                         f"port {port_id} exists already and is another's: `ebbtide port set {port_id} --device ID` changes that"
                     )
@@ -289,7 +289,7 @@ class Service:
                     raise Refused(f"MAC {format_mac(value)} is that of port {other.id} in network {network}")
             ids = Allocator(state)
             made = Port(port_id, network, value, ids.take("lport"), found)
-            made = metadata.owned(security.secure(state, made, secured, groups, pairs), device, project)
+            made = ports.owned(security.secure(state, made, secured, groups, pairs), device, project)
             return [Edit(None, made), *ids.edits(), *hidden.release(state, network, (), value)], made
 
         return await self.cluster.store.commit(decide)
@@ -305,16 +305,15 @@ class Service:
         project: str | None = None,
     ) -> Port:
         """Change a port's security, its addresses, or whose it is; what is None stays."""
-        found = None if addresses is None else networks.addresses(addresses)
-
-        def decide(state: State) -> tuple[list[Edit], Port]:
-            edits, secure = security.change_port(state, name, secured, groups, pairs, found)
-            made = metadata.owned(secure, device, project)
-            others = [edit for edit in edits if not isinstance(edit.new, Port)]
-            known = state.ports[name]
-            return [*([Edit(known, made)] if made != known else []), *others], made
-
-        return await self.cluster.store.commit(decide)
+        wishes: dict[str, Any] = {
+            "secured": secured,
+            "groups": groups,
+            "pairs": pairs,
+            "device": device,
+            "project": project,
+        }
+        wishes["addresses"] = None if addresses is None else networks.addresses(addresses)
+        return await self.cluster.store.commit(lambda state: ports.change(state, name, **wishes))
 
     async def delete_port(self, port_id: str) -> None:
         """Delete a port, wherever it is plugged."""
@@ -339,9 +338,9 @@ class Service:
         gateway: str = "",
         vlan: int = 0,
         mtu: int = 1500,
-        subnet6: str = "",
-        gateway6: str = "",
-        prefixes: Sequence[str] = (),
+        subnet6: str | None = None,
+        gateway6: str | None = None,
+        prefixes: Sequence[str] | None = None,
     ) -> External:
         """Make a network outside; the same again is "already so"."""
         wish = (name, physical, vlan, subnet, gateway, mtu, subnet6, gateway6, prefixes)
@@ -964,7 +963,7 @@ def _ways(routes: Sequence[str]) -> tuple[str, ...]:
         try:
             net, hop = ipaddress.IPv4Network(way.strip(), strict=False), ipaddress.IPv4Address(via.strip())
         except ValueError as error:
-            words = f"host route {text[:60]!r} is not PREFIX via ADDRESS of IPv4 (others are not told yet): {error}"
+            words = f"host route {text[:60]!r} is not PREFIX via ADDRESS of IPv4 (DHCPv6 tells none): {error}"
             raise BadInput(words, "host-routes") from None
         found.add(f"{net} via {hop}")
     return tuple(sorted(found))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebbtide.decide import adverts, networks, routing, security
+from ebbtide.decide import adverts, networks, ports, routing
 from ebbtide.decide.adverts import Advert, Prefix
 from ebbtide.errors import BadInput, Refused
 from ebbtide.model.addresses import ends, holds, number, overlap, within
@@ -166,9 +166,9 @@ def test_a_vm_that_makes_its_address_has_it_without_being_given_it() -> None:
     found = change(cloud(bare), *edits)
     assert found.ports["p3"].addresses == ("10.2.0.3", made_up)
     assert found.ports["p1"] == P1, "another network's"
-    _, kept = security.change_port(found, "p3", addresses=["10.2.0.3"])
+    _, kept = ports.change(found, "p3", addresses=["10.2.0.3"])
     assert kept.addresses == ("10.2.0.3", made_up)
-    _, given = security.change_port(found, "p3", addresses=["10.2.0.3", "2001:db8:2::33"])
+    _, given = ports.change(found, "p3", addresses=["10.2.0.3", "2001:db8:2::33"])
     assert given.addresses == ("10.2.0.3", "2001:db8:2::33"), "it was given another"
     taken = port(4, 2, addresses=(made_up,))
     with pytest.raises(Refused, match="is that of port p4"):
@@ -182,9 +182,9 @@ def test_a_port_has_nobody_elses_address_and_no_routers_on_the_link() -> None:
     on_link = f"fe80::{(mac >> 24 ^ 0x02_0000) >> 8:x}:{(mac >> 24 & 0xFF) << 8 | 0xFF:x}:fe{mac >> 16 & 0xFF:02x}:{mac & 0xFFFF:x}"
     for address in ("2001:db8:1::1", on_link):
         with pytest.raises(Refused, match="is that of router r1"):
-            security.change_port(found, "p1", addresses=["10.1.0.2", str(networks.addresses([address])[0])])
+            ports.change(found, "p1", addresses=["10.1.0.2", str(networks.addresses([address])[0])])
     with pytest.raises(Refused, match="is in no subnet"):
-        security.change_port(found, "p1", addresses=["2001:db8:5::5"])
+        ports.change(found, "p1", addresses=["2001:db8:5::5"])
     holder = port(7, 2, addresses=networks.addresses([f"fe80::{0xEB:x}:4ff:fe00:2"]))
     with pytest.raises(Refused, match="on the link in IPv6"):
         routing.attach(cloud(holder), "r2", "n2", "2001:db8:2::1", "02:eb:04:00:00:02")

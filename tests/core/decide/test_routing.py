@@ -63,7 +63,7 @@ def outside(found: State, name: str = "second", **wishes: Any) -> Any:
         ({"gateway": "198.51.100.0"}, Refused, "it is the subnet's own or its broadcast address"),
         ({"gateway": "198.51.100.255"}, Refused, "is no host's in"),
         ({"physical": "physnet"}, Refused, "the untagged part of physnet is external network out: choose another VLAN"),
-        ({"name": "out"}, Refused, "exists already with other settings: change those of IPv6"),
+        ({"name": "out"}, Refused, "exists already with other settings: those of IPv6"),
     ],
 )
 def test_a_network_outside_that_cannot_be_is_refused(wishes: dict[str, Any], kind: type[Exception], words: str) -> None:
