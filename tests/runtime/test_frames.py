@@ -135,6 +135,16 @@ def test_who_has_sent_too_much_is_told_the_next_networks_mtu() -> None:
     assert packets.checksum(head) == packets.checksum(icmp) == 0
 
 
+def test_a_vm_with_a_floating_ip_is_quoted_what_it_has_sent() -> None:
+    sent, seen = expired(b"x" * 1472), expired(b"x" * 1472, source="203.0.113.9")
+    answers = [frames.too_big(frame[:128], OWN, 1450) for frame in (sent, seen)]
+    assert answers[0] is not None
+    assert answers[1] is not None
+    quoted = frames.quoting(answers[1], int(ipaddress.IPv4Address("10.1.0.1")))
+    assert quoted[34:] == answers[0][34:]
+    assert quoted[:34] == answers[1][:34]
+
+
 @pytest.mark.parametrize("kind", [3, 4, 5, 11, 12])
 def test_an_icmp_error_that_is_too_big_is_not_answered(kind: int) -> None:
     assert frames.too_big(expired(bytes([kind, 0]) + b"\0" * 1472, socket.IPPROTO_ICMP), OWN, 1450) is None

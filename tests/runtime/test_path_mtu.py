@@ -29,7 +29,7 @@ from tests.support.outside import (
 )
 
 pytestmark = pytest.mark.lab
-SNAT, FLOATING, SECOND = "203.0.113.10", "203.0.113.21", "203.0.113.22"
+SNAT, FLOATING, SECOND, THIRD = "203.0.113.10", "203.0.113.21", "203.0.113.22", "203.0.113.23"
 #: IP_MTU_DISCOVER of ip(7), two of its values (IP_PMTUDISC_DO, IP_PMTUDISC_PROBE), and IP_MTU.
 _MTU_DISCOVER, _ALWAYS, _PROBE, _PATH_MTU = 10, 2, 3, 14
 HEADERS = 28
@@ -239,6 +239,13 @@ def test_a_vm_that_writes_to_another_vms_floating_ip(cloud: Cloud, secured: bool
     build(cloud, 1500, secured)
     vm1 = cloud.lab.vm("vm1")
     assert gateway_of(cloud, "r1") in ("a", "b")
+    for address in (FLOATING, SECOND):
+        assert passes(vm1, address, 1450)
+        assert found(vm1, address) == 1450
+    # With a floating IP of its own, it is told of what it has sent itself, and not of what was made of that.
+    vm1.exec(["ip", "route", "flush", "cache"])
+    cloud.call(cloud.service.add_floating("out", THIRD, "vm1"))
+    settle(cloud)
     for address in (FLOATING, SECOND):
         assert passes(vm1, address, 1450)
         assert found(vm1, address) == 1450

@@ -99,6 +99,23 @@ def too_big(data: bytes, address: int, mtu: int) -> bytes | None:
     return _icmp_error(data, address, (_ICMP_UNREACHABLE, _FRAGMENTATION_NEEDED, mtu))
 
 
+def quoting(error: bytes, source: int) -> bytes:
+    """One of our ICMP errors over IPv4, whose quoted packet has that source: what its sender knows it by (RFC 5508, REQ-4)."""
+    quoted = error[42:]
+    length = (quoted[0] & 0xF) * 4
+    head = quoted[:10] + b"\0\0" + source.to_bytes(4, "big") + quoted[16:length]
+    body = (
+        error[34:36]
+        + b"\0\0"
+        + error[38:42]
+        + head[:10]
+        + struct.pack("!H", checksum(head))
+        + head[12:]
+        + quoted[length:]
+    )
+    return error[:34] + body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+
+
 def _icmp_error(data: bytes, address: int, says: tuple[int, int, int]) -> bytes | None:
     """`says`: type, code and the four bytes behind the checksum.
 

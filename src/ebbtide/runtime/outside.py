@@ -328,6 +328,11 @@ class Outside:
         answer = neighbours.too_big(packet.data, address, mtu=mtu)
         if answer is None or member.switch is None:
             return
+        sender = state.floatings.get((external.id, str(IPv4Address(packet.data[26:30]))))
+        fixed = ipv4(sender.fixed) if sender is not None and sender.port else None
+        if fixed is not None:
+            # A VM of ours: where its floating IP is exchanged, what an error quotes is not.
+            answer = frames.quoting(answer, fixed)
         came_by = next((f.value for f in packet.match if f.name == ledger.INPUT_REG), 0)
         if came_by == provider.ofport & 0xFFFF:
             self.send(member, external.id, answer)
