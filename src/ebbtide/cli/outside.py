@@ -142,24 +142,23 @@ def external_list(session: Session) -> None:
     if session.json:
         render.as_json(found)
         return
-    rows = [
-        (e["id"], e["physical"], e["vlan"] or "untagged", _both(e, "subnet"), *_hop(e), render.some(e["computes"], 1))
-        for e in found["externals"]
-    ]
+    rows = [row for each in found["externals"] for row in _rows(each)]
     columns = ("external", "physical", "vlan", "subnet", "next hop", "its mac", "computes")
     render.table(
         columns, rows, "no networks outside: `ebbtide external add NAME --physical NAME --subnet CIDR --gateway IP`"
     )
 
 
-def _both(found: dict[str, Any], key: str) -> list[str]:
-    """What it has of IPv4 and of IPv6."""
-    return [value for value in (found[key], found[f"{key}6"]) if value]
+def _rows(found: dict[str, Any]) -> list[tuple[object, ...]]:
+    """What it has of IPv4, and below that what it has of IPv6."""
+    first = (found["id"], found["physical"], found["vlan"] or "untagged")
+    shown: list[tuple[object, ...]] = [(*first, *_hop(found, ""), render.some(found["computes"], 1))]
+    return [*shown, ("", "", "", *_hop(found, "6"), "")] if found["subnet6"] else shown
 
 
-def _hop(found: dict[str, Any]) -> tuple[list[str], list[str]]:
-    hops = [(found[key], found[f"{key}-mac"]) for key in ("gateway", "gateway6") if found[key]]
-    return [hop for hop, _ in hops], [mac or "unknown" for _, mac in hops]
+def _hop(found: dict[str, Any], family: str) -> tuple[str, str, str]:
+    gateway, mac = found[f"gateway{family}"], found[f"gateway{family}-mac"]
+    return found[f"subnet{family}"], gateway, mac or ("unknown" if gateway else "")
 
 
 @external.command("show")

@@ -27,7 +27,7 @@ from ebbtide.model.addresses import holds, number
 from ebbtide.model.facts import Edit, External, Neighbour, RouterPort, format_mac
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
-from ebbtide.runtime import asking, frames6, neighbours
+from ebbtide.runtime import asking, frames, frames6, neighbours
 from ebbtide.runtime.switch import SwitchLost
 
 if TYPE_CHECKING:
@@ -328,11 +328,10 @@ class Outside:
         answer = neighbours.too_big(packet.data, address, mtu=mtu)
         if answer is None or member.switch is None:
             return
-        sender = state.floatings.get((external.id, str(IPv4Address(packet.data[26:30]))))
-        fixed = ipv4(sender.fixed) if sender is not None and sender.port else None
-        if fixed is not None:
+        sender = state.floatings.get((external.id, neighbours.sender(packet.data) or ""))
+        if sender is not None and sender.port:
             # A VM of ours: where its floating IP is exchanged, what an error quotes is not.
-            answer = frames.quoting(answer, fixed)
+            answer = frames.quoting(answer, number(sender.fixed))
         came_by = next((f.value for f in packet.match if f.name == ledger.INPUT_REG), 0)
         if came_by == provider.ofport & 0xFFFF:
             self.send(member, external.id, answer)
