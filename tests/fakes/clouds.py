@@ -278,8 +278,17 @@ def _network(s: Story) -> list[Edit]:
 
 
 def _redhcp(s: Story) -> list[Edit]:
-    found = s.pick(s.state.networks.values())
-    return s.changed(found, dhcp=not found.dhcp) if found is not None else []
+    found, mode = s.pick(s.state.networks.values()), s.random.choice(["", "static", "slaac", "dhcpv6-stateful"])
+    return s.changed(found, dhcp=s.random.random() < 0.5, ipv6_mode=mode) if found is not None else []
+
+
+def _reopen(s: Story) -> list[Edit]:
+    """What a network outside says of IPv6."""
+    prefixes = s.random.choice([(), ("fd00::/64",), ("fd00::/12",)])
+    six = s.random.choice([("", ""), ("2001:db8:1::/64", "fe80::1"), ("2001:db8:1::/64", "2001:db8:1::1")])
+    return s.changed(
+        s.pick(s.state.externals.values()), prefixes=prefixes if six[0] else (), subnet6=six[0], gateway6=six[1]
+    )
 
 
 def _remtu(s: Story) -> list[Edit]:
@@ -596,7 +605,8 @@ _CHANGES: dict[Callable[[Story], list[Edit]], int] = {
     _network: 1,
     _retag: 3,
     _remtu: 3,
-    _redhcp: 1,
+    _redhcp: 3,
+    _reopen: 2,
     _port: 8,
     _readdress: 3,
     _unport: 2,

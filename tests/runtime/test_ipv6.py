@@ -9,12 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ipaddress import IPv6Address
+from pathlib import Path
 
 import pytest
 
 from ebbtide.decide.adverts import Advert, Prefix
 from ebbtide.errors import NotReady
-from ebbtide.lab import Vm, wait_until
+from ebbtide.lab import Vm, namespace, packets, wait_until
 from ebbtide.model.addresses import link_local, number
 from ebbtide.north import explain
 from ebbtide.runtime import frames6
@@ -105,9 +106,23 @@ def test_neighbours_are_answered_in_the_senders_own_switch_and_nobody_else_hears
     with vm2.packets() as seen:
         assert vm1.reaches(blue(2))
         assert vm1.reaches(blue(GATEWAY))
-        heard = [f for f in seen.waiting(is_solicitation) if f[6:12] == mac_of(vm1)]
-    assert not heard, "nobody was asked, and no controller was there"
+        assert not vm1.ping(blue(98), deadline=0.1).received
+        asked = seen.receive(lambda f: is_solicitation(f) and f[6:12] == mac_of(vm1))
+    # The first that anybody heard of: no controller was there, and nobody was asked about what is known.
+    assert asked[62:78] == number(blue(98)).to_bytes(16, "big")
     assert neighbour(vm1, blue(2)) == vm2.mac
+
+
+def until(seen: packets.PacketSocket, last: Callable[[bytes], bool]) -> list[bytes]:
+    """All frames that come up to one, and that: it was sent after them by the same way."""
+    heard: list[bytes] = []
+
+    def found(frame: bytes) -> bool:
+        heard.append(frame)
+        return last(frame)
+
+    seen.receive(found)
+    return heard
 
 
 def is_solicitation(frame: bytes) -> bool:
@@ -154,8 +169,10 @@ def test_what_a_vm_says_of_routers_is_nobodys(cloud: Cloud, outer: Host) -> None
     with cloud.lab.vm("vm1").packets() as seen, vm2.packets() as out:
         out.send(frames6.router_advert(lie))
         out.send(frames6.advertisement(number(blue(2)), number_of(vm2)))
-        seen.receive(lambda f: f[12:14] == b"\x86\xdd" and f[20] == 58 and f[54] == 136 and f[6:12] == mac_of(vm2))
-        assert not [f for f in seen.waiting() if mac_of(vm2) in f and f[54] == 134]
+        heard = until(
+            seen, lambda f: f[12:14] == b"\x86\xdd" and f[20] == 58 and f[54] == 136 and f[6:12] == mac_of(vm2)
+        )
+        assert not [f for f in heard if mac_of(vm2) in f and is_router(f)]
     assert "bad" not in cloud.lab.vm("vm1").exec(["ip", "-6", "route"])
     cloud.call(cloud.service.set_network("blue", ipv6_mode="none"))
     settle(cloud)
@@ -231,9 +248,9 @@ def test_from_where_nothing_can_come_back_nothing_leaves(cloud: Cloud, outer: Ho
     with outer.packets() as seen, vm1.packets() as out:
         for source in ("2001:db8:99::1", str(IPv6Address(link_local(number_of(vm1)))), "fd00::1", blue(1)):
             out.send(udp6(number_of(vm1), gateway, source, NEXT_HOP6))
-        seen.receive(lambda f: f[22:38] == number(blue(1)).to_bytes(16, "big") and f[20] == 17)
-        others = [f for f in seen.waiting() if f[12:14] == b"\x86\xdd" and f[20] == 17]
-    assert not others, "its own is the last that was sent, and the only one that came"
+        heard = until(seen, lambda f: f[22:38] == number(blue(1)).to_bytes(16, "big") and f[20] == 17)
+    came = [f for f in heard if f[12:14] == b"\x86\xdd" and f[20] == 17]
+    assert len(came) == 1, "its own is the last that was sent, and the only one that came"
 
 
 def number_of_router(cloud: Cloud) -> int:
@@ -367,3 +384,123 @@ def test_what_is_too_big_is_told_from_outside_and_inside(cloud: Cloud, outer: Ho
             while got < 20_000:
                 got += len(far.recv(65536))
     cloud.assert_clean()
+
+
+def solicits(vm: Vm) -> bytes:
+    """A question for routers."""
+    own, everybody = number_of(vm), frames6.ALL_ROUTERS
+    body = bytes([133, 0, 0, 0, 0, 0, 0, 0, 1, 1]) + mac_of(vm)
+    return frames6.sealed(58, body, (own, link_local(own)), (frames6.group_mac(everybody), everybody), hops=255, at=2)
+
+
+def is_router(frame: bytes) -> bool:
+    return frame[12:14] == b"\x86\xdd" and frame[20] == 58 and frame[54] == 134
+
+
+def test_who_asks_for_routers_without_end_keeps_no_neighbour_from_an_answer(cloud: Cloud, outer: Host) -> None:
+    vm1, vm4 = cloud.lab.vm("vm1"), cloud.add_vm("vm4", "a", "blue", 4)
+    settle(cloud)
+    with vm1.packets() as flood, vm4.packets() as asks:
+        for turn in range(4000):
+            flood.send(solicits(vm1))
+            if turn == 2000:
+                asks.send(solicits(vm4))
+        asks.receive(lambda f: is_router(f) and f[0:6] == mac_of(vm4))
+
+
+def test_nobody_speaks_as_the_router_secured_or_not(cloud: Cloud, outer: Host) -> None:
+    vm1, vm2 = cloud.lab.vm("vm1"), cloud.lab.vm("vm2")
+    wait_router(vm1, vm2)
+    assert vm2.reaches(blue(GATEWAY))
+    known = neighbour(vm2, blue(GATEWAY))
+    with vm1.packets() as lie, vm2.packets() as seen:
+        lie.send(frames6.advertisement(number(blue(GATEWAY)), number_of(vm1)))
+        lie.send(frames6.advertisement(number(blue(99)), number_of(vm1)))
+        heard = until(seen, lambda f: f[62:78] == number(blue(99)).to_bytes(16, "big") and f[54] == 136)
+        assert not [f for f in heard if f[62:78] == number(blue(GATEWAY)).to_bytes(16, "big") and f[54] == 136]
+    assert neighbour(vm2, blue(GATEWAY)) == known
+
+
+def test_a_secured_guest_looks_for_no_address_but_its_own(cloud: Cloud, outer: Host) -> None:
+    vm1, vm2 = cloud.lab.vm("vm1"), cloud.lab.vm("vm2")
+    allow(cloud, "out6", False, family="ipv6")
+    secure(cloud, "vm2", "out6")
+
+    def looks_for(address: str) -> bytes:
+        group = frames6.solicited_node(number(address))
+        body = bytes([135, 0, 0, 0, 0, 0, 0, 0]) + number(address).to_bytes(16, "big")
+        return frames6.sealed(58, body, (number_of(vm2), 0), (frames6.group_mac(group), group), hops=255, at=2)
+
+    with vm2.packets() as out, vm1.packets() as seen:
+        out.send(looks_for(blue(1)))
+        out.send(looks_for(blue(2)))
+        heard = until(seen, lambda f: is_solicitation(f) and f[62:78] == number(blue(2)).to_bytes(16, "big"))
+        assert not [f for f in heard if is_solicitation(f) and f[62:78] == number(blue(1)).to_bytes(16, "big")]
+
+
+def test_what_has_no_route_inside_does_not_come_back_from_outside(cloud: Cloud, outer: Host) -> None:
+    """An extra route whose next hop is plugged nowhere: the outside sends what is for it here, and here it is sent out."""
+    vm1 = cloud.lab.vm("vm1")
+    cloud.call(cloud.service.set_router("r1", routes=[f"2001:db8:5::/64 via {blue(200)}"]))
+    forwards(outer)
+    wait_out(cloud, vm1)
+    with outer.packets() as seen, vm1.packets() as out:
+        out.send(udp6(number_of(vm1), number_of_router(cloud), blue(1), "2001:db8:5::1"))
+        out.send(udp6(number_of(vm1), number_of_router(cloud), blue(1), NEXT_HOP6))
+        heard = until(seen, lambda f: f[38:54] == number(NEXT_HOP6).to_bytes(16, "big") and f[20] == 17)
+        assert not [f for f in heard if f[38:54] == number("2001:db8:5::1").to_bytes(16, "big")]
+    router = cloud.controller.app.cluster.state.routers["r1"].mac
+    host = int.from_bytes(bytes.fromhex(outer.mac.replace(":", "")), "big")
+    with vm1.packets() as seen, outer.packets() as out:
+        out.send(udp6(host, router, blue(2), blue(1)))
+        out.send(udp6(host, router, NEXT_HOP6, blue(1)))
+        heard = until(seen, lambda f: f[22:38] == number(NEXT_HOP6).to_bytes(16, "big") and f[20] == 17)
+        assert not [f for f in heard if f[22:38] == number(blue(2)).to_bytes(16, "big") and f[20] == 17]
+
+
+def forwards(host: Host) -> None:
+    """It sends on what is not for itself, as the next hop that it is."""
+    namespace.inside(host.namespace, lambda: Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1"))
+
+
+def test_outside_the_routers_address_is_answered_for_whoever_asks_how(cloud: Cloud, outer: Host) -> None:
+    wait_out(cloud, cloud.lab.vm("vm1"))
+    mac, target = int.from_bytes(bytes.fromhex(outer.mac.replace(":", "")), "big"), number(ROUTER6)
+    router, group = cloud.controller.app.cluster.state.routers["r1"].mac, frames6.solicited_node(target)
+    body = bytes([135, 0, 0, 0, 0, 0, 0, 0]) + target.to_bytes(16, "big")
+    to_group, to_one = (frames6.group_mac(group), group), (router, target)
+    option = b"\x01\x01" + mac.to_bytes(6, "big")
+    for source, to, more in (
+        (number(NEXT_HOP6), to_group, option),
+        (number(NEXT_HOP6), to_one, option),
+        (number(NEXT_HOP6), to_one, b""),
+        (0, to_group, b""),
+    ):
+        with outer.packets() as seen:
+            seen.send(frames6.sealed(58, body + more, (mac, source), to, hops=255, at=2))
+            told = seen.receive(lambda f: f[12:14] == b"\x86\xdd" and f[20] == 58 and f[54] == 136)
+        assert told[62:78] == target.to_bytes(16, "big")
+        assert (told[6:12], told[58] >> 5) == (router.to_bytes(6, "big"), 0b111 if source else 0b101)
+        assert told[38:54] == (source or frames6.ALL_NODES).to_bytes(16, "big")
+
+
+def test_a_router_that_begins_to_lead_outside_elsewhere_becomes_the_default_one(cloud: Cloud, outer: Host) -> None:
+    """r0 is older by its number and leads nowhere; r2 leads outside as soon as it is in a network that the outside knows."""
+    add, attach = cloud.service.add_network, cloud.service.attach
+    cloud.call(add("inner", ["10.8.0.0/24", "fd00:8::/64"], ipv6_mode="static"))
+    cloud.call(add("known", ["10.9.0.0/24", "2001:db8:9::/64"], ipv6_mode="static"))
+    cloud.call(cloud.service.add_router("r0"))
+    cloud.call(cloud.service.add_router("r2", outside="out", addresses=["2001:db8:ffff::2"]))
+    macs = [cloud.call(attach(name, "inner", f"fd00:8::{n}")).mac for n, name in ((1, "r0"), (2, "r2"))]
+    vm6 = cloud.add_vm("vm6", "a", "inner", 6)
+    with vm6.packets() as seen:
+        vm6.speak_ipv6("fd00:8::6/64")
+        wait_until(lambda: default_of(vm6) == link_local(macs[0]), "the older one")
+        cloud.call(attach("r2", "known", "2001:db8:9::2"))
+        wait_until(lambda: default_of(vm6) == link_local(macs[1]), "the one that leads outside")
+        assert seen.waiting(is_router)
+
+
+def default_of(vm: Vm) -> int:
+    words = vm.exec(["ip", "-6", "route", "show", "default"]).split()
+    return number(words[words.index("via") + 1]) if "via" in words else 0

@@ -120,6 +120,7 @@ class _Change:
         for port in ports:
             self.add(footprint, Key("port", port))
             self.each((b.compute for b in self.after.bindings.get(port, ())), "plug", port)
+            self._solicits(port)
         self.routers |= self._either("vrfs_with", fact.id)
         self.routes(fact.id, ports)
         self._subnets(fact.id)
@@ -127,6 +128,9 @@ class _Change:
         was, now = (f.mtu if isinstance(f, Network) else 0 for f in (old, new))
         for port in ports if was != now else ():
             self._floatings_of(port)
+
+    def _solicits(self, port: str) -> None:
+        self.each({b.compute for state in self.both for b in state.bindings.get(port, ())}, "solicits", port)
 
     def port(self, fact: Port, old: Fact | None, new: Fact | None) -> None:
         bound = {b.compute for state in self.both for b in state.bindings.get(fact.id, ())}
@@ -187,7 +191,9 @@ class _Change:
     def _plugs(self, port: str, network: str, computes: Iterable[int]) -> None:
         for compute in computes:
             self.add(
-                [compute], *(Key(room, port, compute) for room in ("plug", "asks")), Key("local", network, compute)
+                [compute],
+                *(Key(room, port, compute) for room in ("plug", "asks", "solicits")),
+                Key("local", network, compute),
             )
 
     def _floatings_of(self, port: str) -> None:
@@ -238,6 +244,10 @@ class _Change:
         self._subnets(fact.network)
         self._roles(fact.network)
         self.add(self.footprint(fact.network), Key("adverts", fact.network))
+        for port in (
+            {p for state in self.both for p in state.ports_of.get(fact.network, _NONE)} if ":" in fact.subnet else ()
+        ):
+            self._solicits(port)
         for state in self.both:
             self.routes(fact.network, state.ports_of.get(fact.network, _NONE))
             owner = state.vrf(fact.router)

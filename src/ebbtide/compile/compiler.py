@@ -32,7 +32,7 @@ from ebbtide.compile.features import (
 )
 from ebbtide.compile.features.security import Guard
 from ebbtide.compile.fragment import Fragment, Key
-from ebbtide.model.facts import Binding, BindingPhase, External, Floating, Learnt, Membership, Port, Router
+from ebbtide.model.facts import Binding, BindingPhase, External, Floating, Learnt, Membership, Network, Port, Router
 from ebbtide.model.observed import View
 from ebbtide.model.state import SUBNET, State, home_zone, split_subnet, subnet_name
 
@@ -161,12 +161,14 @@ def _router(state: State, key: Key, view: View) -> Fragment | None:
     found = state.vrf(str(key.object))
     if found is None:
         return None
-    ways_out = _ways_out(state, found) if isinstance(found, Router) else ()
+    external = isinstance(found, Router) and bool(found.external)
+    leaving = state.untranslated(found.id)
     own, seen = (
         [(leg, state.networks[leg.network]) for leg in legs]
         for legs in (state.places(found.id), state.seen.get(found.id, ()))
     )
-    return l3.router(found.tag, own, seen, ways_out=ways_out, widths=path_mtu.widths(state, found.id))
+    widths = path_mtu.widths(state, found.id)
+    return l3.router(found.tag, own, seen, external=external, leaving=leaving, widths=widths)
 
 
 def _ways_out(state: State, router: Router) -> Collection[Family]:
@@ -222,8 +224,21 @@ def _dhcp(state: State, key: Key, view: View) -> Fragment | None:
 
 def _adverts(state: State, key: Key, view: View) -> Fragment | None:
     net = state.networks.get(str(key.object))
-    advertised = net is not None and net.ipv6_mode and any(":" in subnet for subnet in state.subnets(net.id))
-    return nd.routed(net) if net is not None and advertised else None
+    return nd.routed(net) if net is not None and _advertised(state, net) else None
+
+
+def _advertised(state: State, net: Network) -> bool:
+    """Whether a network's routers are advertised to its VMs."""
+    return bool(net.ipv6_mode) and any(":" in subnet for subnet in state.subnets(net.id))
+
+
+def _solicits(state: State, key: Key, view: View) -> Fragment | None:
+    binding = state.binding(str(key.object), key.compute)
+    if binding is None or binding.phase is BindingPhase.LEAVING:
+        return None
+    port = state.ports[binding.port]
+    net = state.networks[port.network]
+    return nd.solicits(net, port, binding.zone or home_zone(port.lport)) if _advertised(state, net) else None
 
 
 def _metadata(state: State, key: Key, view: View) -> Fragment | None:
@@ -367,6 +382,7 @@ _ROOMS = {
     "adverts": _adverts,
     "metadata": _metadata,
     "asks": _asks,
+    "solicits": _solicits,
     "exit": _exit,
     "gate": _gate,
     "outside": _outside,
@@ -436,6 +452,7 @@ def own_keys(state: State, compute: int, view: View) -> Iterator[Key]:
     for port in state.ports_on.get(compute, Map()):
         yield Key("plug", port, compute)
         yield Key("asks", port, compute)
+        yield Key("solicits", port, compute)
     for peer in {*state.peers(compute), *view.tunnels}:
         yield Key("tunnel", peer, compute)
     routed: set[str] = set()

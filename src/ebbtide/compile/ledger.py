@@ -147,6 +147,7 @@ class Priority:
     CLAIM = 110
     OWN_CLAIM = 111
     ND_NEXT_HOP = 115
+    ND_IMPOSTOR = 117
     ANSWER_TO_US = 120
     # table 45; ANNOUNCED as in 81
     ND_STRANGER = 1
@@ -184,6 +185,7 @@ class Priority:
     ND = 50
     # table 21: a route has ROUTE and the length of its prefix, up to 128; so have the rows of LARGE
     ROUTE = 10
+    NO_WAY = 9
     LARGE = 150
     EXPIRED = 300
     NOT_ROUTED = 305
@@ -195,10 +197,12 @@ class Priority:
     # table 25
     INBOUND = 10
     INBOUND_EXPORTED = 12
+    NOT_FROM_OUTSIDE = 11
     MEASURE = 15
     # table 26
     TO_GATEWAY = 5
     NOT_OURS = 6
+    BACK_IN = 9
     AT_GATEWAY = 7
     FLOATING = 10
     # table 28
@@ -632,6 +636,18 @@ ASKED_PER_SECOND, ASKED_AT_ONCE = 50, 200
 def metadata_meter(zone: int) -> int:
     """Meter of what the port with this conntrack zone opens to the metadata agent."""
     return _METADATA_METERS + zone
+
+
+# --- advertised routers ---
+
+_SOLICIT_METERS = 110_000
+#: Solicitations of one port for routers, a second and at once: a guest that comes up asks three times in eight seconds (RFC 4861, 10).
+SOLICITS_PER_SECOND, SOLICITS_AT_ONCE = 1, 5
+
+
+def solicit_meter(zone: int) -> int:
+    """Meter of what the port with this conntrack zone asks of routers."""
+    return _SOLICIT_METERS + zone
 
 
 # --- punts ---

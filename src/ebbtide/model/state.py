@@ -10,6 +10,7 @@ Longer than 400 lines: an index, how it is kept and what is read from it belong 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -279,7 +280,7 @@ class State(msgspec.Struct, frozen=True):
         outside = self.externals.get(found.external) if found is not None else None
         if found is None or outside is None or not any(":" in address for address in found.addresses):
             return []
-        return sorted(p for p in self.prefixes6(router) if any(within(p, known) for known in outside.prefixes))
+        return list(_sent_here(frozenset(self.prefixes6(router)), outside.prefixes))
 
     def prefixes6(self, router: str) -> set[str]:
         """The IPv6 prefixes of a router: those of its networks, and what is behind them."""
@@ -343,6 +344,13 @@ class State(msgspec.Struct, frozen=True):
         """The routers whose reach this compute is in."""
         here = {r for network in self.networks_on.get(compute, _EMPTY) for r in self.routers_of.get(network, _EMPTY)}
         return here | set(self.serves.get(compute, _EMPTY))
+
+
+@lru_cache(4096)
+def _sent_here(own: frozenset[str], prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of a router's prefixes that lie within what the outside sends. Remembered: a change asks it for each compute, and with 200 of
+    each it takes 16 ms."""
+    return tuple(sorted(p for p in own if any(within(p, known) for known in prefixes)))
 
 
 def subnet_name(network: str, subnet: str) -> str:

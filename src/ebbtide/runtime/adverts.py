@@ -85,7 +85,8 @@ class Adverts:
         state, names = self._cluster.state, set[str]()
         for fact in (fact for edit in edits for fact in edit):
             if isinstance(fact, facts.RouterPort):
-                names.add(fact.network)
+                # With what it has elsewhere, too: a router that leads outside comes first.
+                names.update([fact.network, *(network for network, _ in state.legs.get(fact.router, ()))])
             elif isinstance(fact, facts.Network):
                 names.add(fact.id)
             elif isinstance(fact, facts.Router | facts.External):

@@ -250,7 +250,7 @@ class Outside:
         elif punt is ledger.Punt.TOO_BIG:
             self._too_big(member, owner, packet)
         else:
-            self._tell_vm(member, owner, packet, neighbours.no_further)
+            self._tell(member, owner, packet, neighbours.no_further)
 
     def _heard_next_hop(self, member: Member, tag: int, data: bytes) -> None:
         state = self._cluster.state
@@ -303,18 +303,32 @@ class Outside:
     def _too_big(self, member: Member, tag: int, packet: m.PacketIn) -> None:
         """Tell a VM, or in IPv6 who has sent from outside, the MTU of the network that its packet was to go to."""
         state = self._cluster.state
-        router = state.routers.get(state.by_router_tag.get(tag, ""))
         target = neighbours.destination(packet.data)
         mtu = path_mtu.towards(path_mtu.widths(state, state.by_router_tag.get(tag, "")), target) if target else 0
         if not mtu or not path_mtu.exceeds(packet.total_len, mtu):
             return
+        self._tell(member, tag, packet, partial(neighbours.too_big, mtu=mtu))
+
+    def _tell(self, member: Member, tag: int, packet: m.PacketIn, says: Callable[[bytes, str], bytes | None]) -> None:
+        """Answer what a router cannot send on: to a VM as its address in the VM's network, to the outside in IPv6 as its address there."""
+        state = self._cluster.state
+        router = state.routers.get(state.by_router_tag.get(tag, ""))
         if router is None or packet.data[0:6] != router.mac.to_bytes(6, "big"):
-            self._tell_vm(member, tag, packet, partial(neighbours.too_big, mtu=mtu))
+            self._tell_vm(member, tag, packet, says)
             return
         own = next((address for address in router.addresses if ":" in address), "")
-        answer = neighbours.too_big(packet.data, own, mtu=mtu) if own else None
+        answer = says(packet.data, own) if own else None
         if answer is not None:
-            self.send(member, router.external, answer)
+            self.send(member, router.external, self._voiced(member, (router.external, own), answer))
+
+    def _voiced(self, member: Member, key: tuple[str, str], frame: bytes) -> bytes:
+        """A frame for an address of ours, with its MAC where it is served: elsewhere with the compute's own, so that no switch outside
+        learns a second place of it."""
+        place = self._places.get(key)
+        if place is not None and place.compute == member.number:
+            return frame
+        own = ledger.mac(self._cluster.state.store_id, ledger.MacOf.COMPUTE, member.number)
+        return frame[:6] + own.to_bytes(6, "big") + frame[12:]
 
     def _too_big_outside(self, member: Member, tag: int, packet: m.PacketIn) -> None:
         """Tell who has sent to an external address the MTU of what is behind it, as that address."""
@@ -334,7 +348,7 @@ class Outside:
             answer = frames.quoting(answer, number(sender.fixed))
         came_by = next((f.value for f in packet.match if f.name == ledger.INPUT_REG), 0)
         if came_by == provider.ofport & 0xFFFF:
-            self.send(member, external.id, answer)
+            self.send(member, external.id, self._voiced(member, (external.id, address), answer))
             return
         # It was sent here, by who has a part in an address of ours: a switch outside would not send the answer back.
         inside = SetField("metadata", *ledger.metadata_network(external.tag)), Resubmit(ledger.T.GATEWAY_MAC)

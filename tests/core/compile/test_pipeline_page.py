@@ -114,6 +114,7 @@ def test_groups_meters_vnis_and_bounds() -> None:
         str(ledger.TOO_BIG_OUTSIDE_METER),
         f"{ledger.port_meter(0, False)} + {ledger.port_meter(1, False) - ledger.port_meter(0, False)} x its conntrack zone; + 1",
         f"{ledger.metadata_meter(0)} + its conntrack zone",
+        f"{ledger.solicit_meter(0)} + its conntrack zone",
         str(ledger.PUNTS_PER_SECOND),
         str(ledger.PROBES_PER_SECOND),
         str(ledger.NEXT_HOPS_PER_SECOND),

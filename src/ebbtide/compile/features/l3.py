@@ -29,12 +29,18 @@ _NONE: path_mtu.Widths = {}
 
 
 def router(
-    tag: int, legs: Places, seen: Places = (), *, ways_out: Collection[Family] = (), widths: path_mtu.Widths = _NONE
+    tag: int,
+    legs: Places,
+    seen: Places = (),
+    *,
+    external: bool = False,
+    leaving: Collection[str] = (),
+    widths: path_mtu.Widths = _NONE,
 ) -> Fragment:
     """Shared by the reach of a VRF, a router's or a VPN's: its own addresses, TTL, its subnets and the way out.
 
-    `legs`: its own places. `seen`: those of other VRFs that it has routes to. `ways_out`: the families whose default route leads outside.
-    `widths`: the MTU of all that it has routes to.
+    `legs`: its own places. `seen`: those of other VRFs that it has routes to. `external`: whether a default route leads outside;
+    `leaving`: the IPv6 prefixes from which it does. `widths`: the MTU of all that it has routes to.
     """
     cookie = ledger.cookie(Kind.ROUTER, Feature.ROUTER, tag)
     vrf = ledger.metadata_vrf(tag)
@@ -51,12 +57,16 @@ def router(
         for where, mac in sorted(entrances):
             net = macs[where, mac]
             flows.append(_entrance(family, net, mac, tag, path_mtu.measured(net, widths), cookie))
-        anywhere = match(metadata=vrf, eth_type=family.ethertype)
-        if family in ways_out:
-            flows.append(Flow(T.FIB, Priority.ROUTE, anywhere, actions=(DecTtl(),), goto=T.PRE_SNAT, cookie=cookie))
-        elif family is IPV6:
+        anywhere: dict[str, int | tuple[int, int]] = {"metadata": vrf, "eth_type": family.ethertype}
+        ways: list[dict[str, int | tuple[int, int]]] = [{}] if external and family is IPV4 else []
+        if family is IPV6:
+            ways = [{"ipv6_src": prefix(text)[:2]} for text in sorted(leaving)]
             # A VM prefers IPv6 where it has both, and is not to wait for what has no way (RFC 4443, 3.1).
-            flows.append(Flow(T.FIB, Priority.ROUTE, anywhere, actions=(_told(tag),), cookie=cookie))
+            flows.append(Flow(T.FIB, Priority.NO_WAY, match(**anywhere), actions=(_told(tag),), cookie=cookie))
+        flows += [
+            Flow(T.FIB, Priority.ROUTE, match(**anywhere, **way), actions=(DecTtl(),), goto=T.PRE_SNAT, cookie=cookie)
+            for way in ways
+        ]
     for leg, net in legs:
         if families.of(leg.address) is IPV4:
             flows.append(_answers_arp(net, leg, cookie))

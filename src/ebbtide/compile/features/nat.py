@@ -458,6 +458,11 @@ class _Gate:
         leave = (ToGroup(ledger.voice_group(self.router.tag)),) if self.guard else self._leave_as(mac)
         measured = path_mtu.entering(self.external, mtu)
         for value, mask, _ in sorted({prefix(text) for text in prefixes}):
+            # What is for one of our own prefixes and has no route here would come back from outside, and go out again.
+            back = match(metadata=arrived, eth_type=0x86DD, ipv6_dst=(value, mask))
+            ours = match(metadata=own, eth_type=0x86DD, eth_dst=self.router.mac, ipv6_src=(value, mask))
+            flows.append(self._flow(T.PRE_SNAT, Priority.BACK_IN, back))
+            flows.append(self._flow(T.PRE_DNAT, Priority.NOT_FROM_OUTSIDE, ours))
             leaving = match(metadata=arrived, eth_type=0x86DD, ipv6_src=(value, mask))
             coming = match(metadata=own, eth_type=0x86DD, eth_dst=self.router.mac, ipv6_dst=(value, mask))
             flows.append(self._flow(T.PRE_SNAT, Priority.AT_GATEWAY, leaving, *leave))
@@ -474,9 +479,9 @@ class _Gate:
         """Who answers for an IPv6 address outside, as `outside` says of ARP."""
         mac = self.router.mac
         if self.guard:
-            return list(outside.neighbour_if(self.external, address, mac, self.router.tag, self.cookie))
+            return outside.neighbours_if(self.external, address, mac, self.router.tag, self.cookie)
         source = {Voice.OWNER: mac, Voice.DEPUTY: self.own_mac}.get(self.stance.voice)
-        return [outside.neighbour(self.external, address, mac, source, self.cookie)]
+        return outside.neighbours(self.external, address, mac, source, self.cookie)
 
     def export(self) -> list[Flow]:
         """What passes while a move exports: its original tuple and its mapping, as a flow of table 90 (never looked up)."""

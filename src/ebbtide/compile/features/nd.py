@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from ebbtide.compile import ledger
 from ebbtide.compile.features import arp
-from ebbtide.compile.flow import Action, Flow, M, Match, Move, Resubmit, SetField, ToController, match
+from ebbtide.compile.flow import Action, Flow, M, Match, Meter, Move, Resubmit, SetField, ToController, match
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, Punt, T
 from ebbtide.model.addresses import number
@@ -62,6 +62,22 @@ def asked(target: int, metadata: tuple[int, int]) -> Match:
     return _seen(SOLICIT, M("metadata", *metadata), M("nd_target", target))
 
 
+def asked_barely(target: int, metadata: tuple[int, int]) -> Match:
+    """A solicitation for an address that does not say where its answer shall go."""
+    return _seen(SOLICIT, M("metadata", *metadata), _BARE, M("nd_target", target))
+
+
+def wanted(target: int, metadata: tuple[int, int]) -> Match:
+    """Somebody is about to take an address: duplicate address detection."""
+    return _seen(SOLICIT, M("ipv6_src", 0), M("metadata", *metadata), M("nd_target", target))
+
+
+def defence(target: int, mac: int) -> tuple[Action, ...]:
+    """It is taken, by a router: to all nodes, and without an option, since it has none that could become another (RFC 4861, 7.2.4)."""
+    to_all = SetField("eth_dst", _ALL_NODES_MAC), SetField("eth_src", mac), SetField("ipv6_dst", ALL_NODES)
+    return (*to_all, *_advertises(target, OVERRIDE | BY_ROUTER))
+
+
 def said_by(address: int, metadata: tuple[int, int]) -> tuple[Match, Match]:
     """What whoever has an address says of itself: that it does, or a question under it."""
     own = M("metadata", *metadata)
@@ -102,18 +118,16 @@ def router(net: Network, mac: int, targets: Iterable[int], cookie: int) -> list[
     flows = []
     for target in sorted(targets):
         flows.append(_answered(net, target, mac, cookie, router=True))
-        bare = _seen(SOLICIT, own, _BARE, M("nd_target", target))
+        bare = asked_barely(target, (own.value, own.mask or 0))
         flows.append(Flow(T.IPV6_ND, Priority.ND_BARE_ROUTER, bare, actions=(_asks(net),), cookie=cookie))
-        wanted = _seen(SOLICIT, M("ipv6_src", 0), own, M("nd_target", target))
-        # To all nodes, and without an option: it has none that could become another (RFC 4861, 7.2.4).
-        defended = (
-            SetField("eth_dst", _ALL_NODES_MAC),
-            SetField("eth_src", mac),
-            SetField("ipv6_dst", ALL_NODES),
-            *_advertises(target, OVERRIDE | BY_ROUTER),
-            *arp.TO_SENDER,
-        )
-        flows.append(Flow(T.IPV6_ND, Priority.ND_DEFENDED, wanted, actions=defended, goto=T.EGRESS, cookie=cookie))
+        taken = wanted(target, (own.value, own.mask or 0))
+        defended = (*defence(target, mac), *arp.TO_SENDER)
+        flows.append(Flow(T.IPV6_ND, Priority.ND_DEFENDED, taken, actions=defended, goto=T.EGRESS, cookie=cookie))
+        # Whoever of our VMs says that it has it, secured or not, is not heard. (What comes out of a tunnel has been looked at.)
+        flows += [
+            Flow(T.ARP_CHECK, Priority.ND_IMPOSTOR, said, cookie=cookie)
+            for said in said_by(target, (own.value, (own.mask or 0) | ledger.SPLIT_HORIZON))
+        ]
     told = _seen(ADVERT, M("eth_dst", mac), own)
     punt = ToController(userdata=ledger.userdata(Punt.ANSWER, net.tag), meter_id=ledger.ANSWER_METER)
     flows.append(Flow(T.ARP_CHECK, Priority.ANSWER_TO_US, told, actions=(punt,), cookie=cookie))
@@ -124,17 +138,24 @@ def _asks(net: Network) -> ToController:
     return ToController(userdata=ledger.userdata(Punt.ROUTER_ASKED, net.tag), meter_id=ledger.ROUTER_ASKED_METER)
 
 
+def solicits(net: Network, port: Port, zone: int) -> Fragment:
+    """One compute's: a port there asks for routers, some times, and the controller answers (RFC 4861, 6.2.6). `zone`: its conntrack zone
+    (of its meter). By a meter of its own, so that no neighbour's questions are in its way."""
+    elan, lport = ledger.metadata_network(net.tag), ledger.metadata_lport(port.lport)
+    seen = _seen(ROUTER_SOLICIT, M("metadata", elan[0] | lport[0], elan[1] | lport[1]))
+    meter = ledger.solicit_meter(zone)
+    cookie = ledger.cookie(Kind.PORT, Feature.ND, port.lport)
+    flow = Flow(T.IPV6_ND, Priority.ND_KNOWN, seen, actions=(_asks(net),), meter=meter, cookie=cookie)
+    return Fragment((flow,), meters=(Meter(meter, ledger.SOLICITS_PER_SECOND, burst=ledger.SOLICITS_AT_ONCE),))
+
+
 def routed(net: Network) -> Fragment:
-    """Shared by the footprint of a network whose routers are advertised: who asks for them asks the controller (RFC 4861, 6.2.6), and what
-    VMs say of routers is nobody's, whether they are secured or not: one of them would have every other's packets."""
+    """Shared by the footprint of a network whose routers are advertised: what VMs say of routers is nobody's, whether they are secured or
+    not: one of them would have every other's packets."""
     cookie = ledger.cookie(Kind.NETWORK, Feature.ND, net.tag)
     own = M("metadata", *ledger.metadata_network(net.tag))
-    return Fragment(
-        (
-            Flow(T.IPV6_ND, Priority.ND_KNOWN, _seen(ROUTER_SOLICIT, own), actions=(_asks(net),), cookie=cookie),
-            *(Flow(T.GATEWAY_MAC, Priority.ND, _seen(kind, own), cookie=cookie) for kind in (ROUTER_ADVERT, REDIRECT)),
-        )
-    )
+    kinds = (ROUTER_ADVERT, REDIRECT)
+    return Fragment(tuple(Flow(T.GATEWAY_MAC, Priority.ND, _seen(kind, own), cookie=cookie) for kind in kinds))
 
 
 def announced(net: Network, cookie: int) -> list[Flow]:

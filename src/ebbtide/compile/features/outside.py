@@ -20,6 +20,7 @@ from ebbtide.compile.flow import (
     Action,
     CtClear,
     Flow,
+    Match,
     Output,
     PopVlan,
     PushVlan,
@@ -174,18 +175,31 @@ def answer(external: External, address: int, mac: int, source: int | None, cooki
     )
 
 
-def neighbour_if(external: External, address: int, mac: int, tag: int, cookie: int) -> tuple[Flow, Flow]:
+def neighbours_if(external: External, address: int, mac: int, tag: int, cookie: int) -> list[Flow]:
     """As `answer_if`, of an IPv6 address."""
-    made = neighbour(external, address, mac, mac, cookie)
-    asked = msgspec.structs.replace(made, actions=(ToGroup(ledger.answer_group(tag)),))
-    return asked, msgspec.structs.replace(made, table=T.ARP_STANDBY)
+    made = neighbours(external, address, mac, mac, cookie)
+    asks = (ToGroup(ledger.answer_group(tag)),)
+    asked = [msgspec.structs.replace(flow, actions=asks) for flow in made]
+    return [*asked, *(msgspec.structs.replace(flow, table=T.ARP_STANDBY) for flow in made)]
 
 
-def neighbour(external: External, address: int, mac: int, source: int | None, cookie: int) -> Flow:
-    """As `answer`, of an IPv6 address."""
-    told = (*nd.answer(address, mac, source, router=True), Resubmit(T.ND_ANSWER)) if source is not None else ()
-    seen = nd.asked(address, ledger.metadata_network(external.tag))
-    return Flow(T.IPV6_ND, Priority.ND_KNOWN, seen, actions=told, cookie=cookie)
+def neighbours(external: External, address: int, mac: int, source: int | None, cookie: int) -> list[Flow]:
+    """As `answer`, of an IPv6 address. A question that does not say where its answer shall go is answered to where it has come from, and
+    who is about to take the address hears at once that it is taken: both without an option, there being none that could become another."""
+    own, out = ledger.metadata_network(external.tag), (Resubmit(T.PROVIDER),)
+    said: list[tuple[int, Match, tuple[Action, ...]]] = [(Priority.ND_KNOWN, nd.asked(address, own), ())]
+    said += [
+        (Priority.ND_BARE_ROUTER, nd.asked_barely(address, own), ()),
+        (Priority.ND_DEFENDED, nd.wanted(address, own), ()),
+    ]
+    if source is not None:
+        told = (
+            (*nd.answer(address, mac, source, router=True), Resubmit(T.ND_ANSWER)),
+            (*nd.answer(address, mac, source, router=True), *out),
+            (*nd.defence(address, source), *out),
+        )
+        said = [(priority, seen, actions) for (priority, seen, _), actions in zip(said, told, strict=True)]
+    return [Flow(T.IPV6_ND, priority, seen, actions=actions, cookie=cookie) for priority, seen, actions in said]
 
 
 def sent_here(external: External, address: int, mac: int, *, served: bool, cookie: int) -> Flow:

@@ -303,8 +303,8 @@ def _sends(net: Network, port: Port, cookie: int, own: Fields) -> Iterator[Flow]
         yield passes(eth_type=ARP, eth_src=mac, arp_sha=mac, arp_spa=0)
         yield passes(eth_type=IPV4, eth_src=mac, ipv4_src=0, ip_proto=UDP, udp_src=68, udp_dst=67, ipv4_dst=0xFFFF_FFFF)
         nd: Fields = {"eth_type": IPV6, "eth_src": mac, "ip_proto": ICMPV6, "ip_frag": 0}
-        # Duplicate address detection, looking for routers and joining a group before there is an address: from nobody, to many.
-        for kind in (_SOLICIT, _ROUTER_SOLICIT, *_LISTENERS):
+        # Looking for routers and joining a group before there is an address: from nobody, to many.
+        for kind in (_ROUTER_SOLICIT, *_LISTENERS):
             yield passes(**nd, ipv6_src=0, icmpv6_type=kind, eth_dst=_TO_MANY)
         advert = match(**own, **nd, icmpv6_type=_ADVERT)
         yield Flow(T.SECURITY_OUT, Priority.NOT_OWN_ND, advert, cookie=cookie)
@@ -331,6 +331,9 @@ def _sends_ipv6(mac: int, source: tuple[int, int], own: Fields, cookie: int) -> 
     for sll in (mac, 0):
         seen = match(**own, **nd, icmpv6_type=_SOLICIT, ipv6_src=source, nd_sll=sll)
         yield Flow(T.SECURITY_OUT, Priority.OWN_ND, seen, actions=on, cookie=cookie)
+    # Duplicate address detection is about its own: somebody else's would not be had by whoever it was given to (RFC 4862, 5.4.3).
+    free = match(**own, **nd, icmpv6_type=_SOLICIT, ipv6_src=0, nd_target=source, eth_dst=_TO_MANY)
+    yield Flow(T.SECURITY_OUT, Priority.OWN_ND, free, actions=on, cookie=cookie)
     solicit = match(**own, eth_type=IPV6, eth_src=mac, ip_proto=ICMPV6, icmpv6_type=_SOLICIT, ipv6_src=source)
     yield Flow(T.SECURITY_OUT, Priority.NOT_OWN_ND, solicit, cookie=cookie)
     seen = match(**own, eth_type=IPV6, eth_src=mac, ipv6_src=source)
