@@ -1,5 +1,5 @@
 """IPv6: what a routed packet costs the switch beside one of IPv4, what an answer to a neighbour costs beside one by ARP, and what a
-network's ports cost to compile once they have addresses of both families.
+network's ports cost to compile once they have addresses of both families. And what it costs that a packet is measured on its way.
 
 Packets are priced on a real switch (`price.py`), between two VMs of one compute in two networks of one router, the families in turns.
 """
@@ -24,6 +24,8 @@ from .price import price_of
 from .rows import Options, Row, median, say, spread
 
 COMPUTES, PORTS = 20, 2000
+#: The VM whose network takes more than the others'.
+WIDE = 3
 PACKETS, ANSWERS, TURNS = 200_000, 20_000, 5
 
 
@@ -80,20 +82,32 @@ def _packets(options: Options) -> Iterator[Row]:
         ours = Ours(lab)
         (compute,) = ours.join(["a"])
         ours.ask("POST", "/api/v1/routers", {"id": "r1"})
-        one, two = (_vm(ours, lab, index) for index in (1, 2))
+        one, two, wide = (_vm(ours, lab, index) for index in (1, 2, 3))
         assert one.reaches(two.ip)
-        mac = _router(ours)
+        assert wide.reaches(two.ip)
+        mac = _router(ours, "six1")
         found: dict[int, list[float]] = {4: [], 6: []}
         asked: dict[int, list[float]] = {4: [], 6: []}
+        measured = []
         count = PACKETS // 4 if options.quick else PACKETS
         for _ in range(2 if options.quick else TURNS):
             for family, frame in ((4, _ipv4(one, two, mac)), (6, _ipv6(one, two, mac))):
                 found[family].append(price_of(compute, one, two, frame, count)[0])
+            measured.append(price_of(compute, wide, two, _ipv4(wide, two, _router(ours, "six3")), count)[0])
             for family, frame in ((4, _arp(one)), (6, _solicitation(one, mac))):
                 asked[family].append(price_of(compute, one, one, frame, ANSWERS // 4 if options.quick else ANSWERS)[0])
     say(f"ipv6: {spread(found[6], unit=' us')} routed, {spread(found[4], unit=' us')} of IPv4")
     note = "limit: 80 % of IPv4's rate; routed, on one compute; one flow, 60 and 80 bytes"
     yield Row("ipv6: CPU of the switch for a routed packet", median(found[6]), "us", median(found[4]), 1.25, note)
+    note = "limit: 80 % of the rate; one small packet, from a network of 1,500 bytes into one of 1,450, beside one from such a one"
+    yield Row(
+        "path MTU: CPU of the switch for a packet that is measured",
+        median(measured),
+        "us",
+        median(found[4]),
+        1.25,
+        note,
+    )
     note = "beside an answer by ARP; each is made by ovs-vswitchd, not by its datapath"
     yield Row(
         "ipv6: CPU of the switch for an answer to a neighbour", median(asked[6]), "us", median(asked[4]), None, note
@@ -105,16 +119,17 @@ def _vm(ours: Ours, lab: Lab, index: int) -> Vm:
     name, mac = f"vm{index}", f"02:00:00:0d:00:{index:02x}"
     addresses = f"10.{index}.0.{index}", f"fd00:{index}::{index}"
     subnets = [f"10.{index}.0.0/24", f"fd00:{index}::/64"]
-    ours.ask("POST", "/api/v1/networks", {"id": f"six{index}", "subnets": subnets, "ipv6-mode": "static"})
+    mtu = 1500 if index == WIDE else 1450
+    ours.ask("POST", "/api/v1/networks", {"id": f"six{index}", "subnets": subnets, "mtu": mtu, "ipv6-mode": "static"})
     ours.ask("POST", "/api/v1/ports", {"id": name, "network": f"six{index}", "mac": mac, "addresses": addresses})
     for gateway in (f"10.{index}.0.254", f"fd00:{index}::fe"):
         ours.ask("POST", "/api/v1/routers/r1/attach?wait=applied", {"network": f"six{index}", "address": gateway})
     return lab.add_vm(name, "a", mac=mac, ip_cidr=f"{addresses[0]}/24", iface_id=name, gateway=f"10.{index}.0.254")
 
 
-def _router(ours: Ours) -> str:
+def _router(ours: Ours, network: str) -> str:
     places = ours.ask("GET", "/api/v1/routers/r1")["networks"]
-    return str(next(place["mac"] for place in places if place["network"] == "six1"))
+    return str(next(place["mac"] for place in places if place["network"] == network))
 
 
 def _ipv4(one: Vm, two: Vm, mac: str) -> bytes:
