@@ -25,8 +25,8 @@ demo: setup ## the main job, told as it goes: computes join, three are scaled in
 	@$(BIN)/ebbtide demo $(ARGS)
 
 .PHONY: test
-test: setup ## all tests but those of `make acceptance`, `make drains` and `make isolation`
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories drains sweep isolation) $(ARGS)
+test: setup ## all tests but those of `make acceptance`, `make drains`, `make tenants` and `make isolation`
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories drains sweep tenants isolation) $(ARGS)
 
 .PHONY: test-kernel
 test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine: minutes each, no part of `make test`
@@ -39,6 +39,10 @@ acceptance: setup ## the specification, line by line: what was done, what was se
 .PHONY: drains
 drains: setup ## drains on real switches, a day in the life, and single strikes of `make crash-sweep`
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/drains tests/sweep $(ARGS)
+
+.PHONY: tenants
+tenants: setup ## what guests live on, on real switches: IPv6, DHCP, metadata, path MTU
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/tenants $(ARGS)
 
 .PHONY: isolation
 isolation: setup ## security groups on real switches, and attacks of a VM on its neighbours while another tenant loses nothing

@@ -1,6 +1,6 @@
 """The proxy on loopback, between guests and a real HTTP server: what passes, what is refused, and what nobody may hold up.
 
-Guests are told apart by the last byte of their loopback address; that of a real VM is made of its lport (`tests/runtime/test_metadata.py`).
+Guests are told apart by the last byte of their loopback address; that of a real VM is made of its lport (`tests/tenants/test_metadata.py`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from .documents import ROOT, files
 SCRIPTS = ("scripts/setup.sh", "scripts/test-kernel.sh", ".ci/run")
 TARGETS = (
     *("help", "setup", "setup-runtime", "demo", "test", "test-kernel"),
-    *("acceptance", "drains", "isolation", "crash-sweep", "lint", "bench", "clean", "distclean"),
+    *("acceptance", "drains", "tenants", "isolation", "crash-sweep", "lint", "bench", "clean", "distclean"),
 )
 
 
