@@ -41,7 +41,7 @@ drains: setup ## drains on real switches, a day in the life, and single strikes 
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/drains tests/sweep $(ARGS)
 
 .PHONY: tenants
-tenants: setup ## what guests live on, on real switches: IPv6, DHCP, metadata, path MTU
+tenants: setup ## what tenants live on, on real switches: routers, the outside, IPv6, DHCP, metadata, MTU
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/tenants $(ARGS)
 
 .PHONY: isolation

@@ -9,9 +9,9 @@ import pytest
 
 from ebbtide.lab import Vm
 from tests.isolation.test_groups import IN_VAIN, allow, both_ways, connection, opens, secure
-from tests.runtime.test_dhcp import DISCOVER, OFFER, REQUEST, ask
 from tests.support.cloud import Cloud
 from tests.support.outside import GATEWAY, LAG, NEXT_HOP, Host, gateway_of, outside, route, settle, wait_served
+from tests.tenants.test_dhcp import DISCOVER, OFFER, REQUEST, ask
 
 pytestmark = pytest.mark.lab
 SNAT, FLOATING = "203.0.113.10", "203.0.113.21"
