@@ -5,6 +5,7 @@
     │   ├── BadInput                 400  exit 2   malformed, unknown leaf, wrong type
     │   ├── NotFound                 404  exit 3   no such object
     │   ├── Refused                  409  exit 4   the request is clear, but may not be done now (one verdict per id)
+    │   ├── MissingParent            442  exit 3   what it refers to is not there (a status of OpenDaylight's)
     │   ├── Forbidden                403  exit 4   the caller's role does not allow it
     │   └── TooLarge                 413  exit 2   more bytes than accepted
     ├── NotReady                     503  exit 5   a part it needs is away; try again
@@ -61,6 +62,14 @@ class NotFound(UserError):
     """No such object."""
 
     status = 404
+    exit_code = 3
+    tag = "data-missing"
+
+
+class MissingParent(UserError):
+    """What the request refers to is not there. OpenDaylight's Neutron interface has this status, which no RFC knows."""
+
+    status = 442
     exit_code = 3
     tag = "data-missing"
 

@@ -22,6 +22,7 @@ from ebbtide.model.facts import (
     Cursor,
     Debt,
     Designation,
+    Document,
     Edit,
     External,
     Fact,
@@ -157,6 +158,8 @@ def key_of(fact: Fact) -> tuple[Any, ...]:
             return ("item", fact.operation, fact.kind, fact.object, fact.compute)
         case Proof():
             return ("proof", fact.operation)
+        case Document():
+            return ("document", fact.kind, fact.id)
         case _:
             return (type(fact).__name__, fact.id)
 

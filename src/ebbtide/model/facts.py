@@ -441,6 +441,21 @@ class Move(msgspec.Struct, frozen=True):
     since: int = 0
 
 
+class Document(msgspec.Struct, frozen=True):
+    """What Neutron has said of one of its things, as it has said it. `kind` as in its paths ("networks"), `body` a JSON object, `revision`
+    its revision_number (0: none was given).
+
+    `refs`: what it names, as "kind/id". `unserved`: why not all of it is in our own facts, in words ("": it is).
+    """
+
+    kind: str
+    id: str
+    body: str
+    revision: int = 0
+    refs: tuple[str, ...] = ()
+    unserved: str = ""
+
+
 Fact = (
     Compute
     | Network
@@ -465,6 +480,7 @@ Fact = (
     | Designation
     | Lease
     | Move
+    | Document
 )
 
 

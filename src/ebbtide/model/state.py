@@ -25,6 +25,7 @@ from ebbtide.model.facts import (
     Cursor,
     Debt,
     Designation,
+    Document,
     Edit,
     External,
     Fact,
@@ -76,6 +77,9 @@ class State(msgspec.Struct, frozen=True):
     it as the far end: number of such rules}. `members_of`: security group -> {port: None}; `held`: security group -> {address or prefix of
     a member: number of members}. `guarded`: security group -> {compute: number of bindings of its ports}, `groups_on` its inverse.
     `zones`: compute -> {conntrack zone: number of bindings that have it}.
+
+    `documents`: kind -> {id: what Neutron has said of it}; `referrers`: "kind/id" -> {kind and id of a document that names it: None};
+    `unserved`: kind and id of documents that are not in our own facts as a whole.
     """
 
     revision: int = 0
@@ -138,6 +142,9 @@ class State(msgspec.Struct, frozen=True):
     guarded: Map[str, Map[int, int]] = _EMPTY
     groups_on: Map[int, Map[str, int]] = _EMPTY
     zones: Map[int, Map[int, int]] = _EMPTY
+    documents: Map[str, Map[str, Document]] = _EMPTY
+    referrers: Map[str, Map[tuple[str, str], None]] = _EMPTY
+    unserved: Map[tuple[str, str], None] = _EMPTY
 
     def footprint(self, network: str) -> Map[int, int]:
         """The computes on which a network is present, each with its number of bindings."""
@@ -329,6 +336,11 @@ class State(msgspec.Struct, frozen=True):
         """The port of a network that has a MAC."""
         found: Map[int, str] = self.macs.get(network, _EMPTY)
         return found.get(mac)
+
+    def document(self, kind: str, document_id: str) -> Document | None:
+        """What Neutron has said of something, by its kind and id."""
+        found: Map[str, Document] = self.documents.get(kind, _EMPTY)
+        return found.get(document_id)
 
     def designated_for(self, network: str) -> set[int]:
         """The computes that have a part in serving a network's subnets."""
@@ -562,6 +574,13 @@ class _Draft:
         self._put("moves", fact.router, fact, present)
         self._serves(fact.router, (fact.old, fact.new), present)
 
+    def _document(self, fact: Document, present: bool) -> None:
+        key = fact.kind, fact.id
+        self._inner("documents", *key, fact, present)
+        for ref in fact.refs:
+            self._inner("referrers", ref, key, None, present)
+        self._put("unserved", key, None, present and bool(fact.unserved))
+
     def look_around(self) -> None:
         """Once all facts are there: what the VRFs of VPNs see, where that may differ."""
         if not self._vpns:
@@ -584,6 +603,7 @@ class _Draft:
 
 _ORDER = (
     *(
+        Document,
         Proof,
         Item,
         Operation,
@@ -663,6 +683,8 @@ def facts(state: State) -> list[Fact]:
         found += rules.values()
     for items in state.items.values():
         found += items.values()
+    for documents in state.documents.values():
+        found += documents.values()
     return found
 
 

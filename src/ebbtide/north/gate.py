@@ -78,7 +78,7 @@ class Gate:
         Raises:
             NotReady: it has not.
         """
-        told = request.url.path.startswith(("/api/", "/rests/", "/restconf/"))
+        told = request.url.path.startswith(("/api/", "/rests/", "/restconf/", "/controller/"))
         if told and request.url.path not in UNREAD and not self._service.state.store_id:
             reason = self._service.cluster.store.reason
             raise NotReady(f"the store has not been read yet ({reason}): nothing is known; try again")

@@ -20,6 +20,7 @@ from ebbtide.north import (
     keeping,
     learnt,
     nat,
+    neutron,
     operations,
     proofs,
     resources,
@@ -62,6 +63,7 @@ def build(service: Service, config: Config) -> Starlette:
         *balance.routes(service),
         *drains.routes(service),
         *nat.routes(service),
+        *neutron.routes(service),
         *proofs.routes(service),
         *keeping.routes(service),
     ]

@@ -21,6 +21,7 @@ from ebbtide.model.facts import (
     Cursor,
     Debt,
     Designation,
+    Document,
     External,
     Fact,
     Floating,
@@ -43,7 +44,7 @@ from ebbtide.model.facts import (
 )
 
 DATABASE = "Ebbtide"
-SCHEMA_VERSION = "1.6.0"
+SCHEMA_VERSION = "1.7.0"
 
 TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Compute": (Compute, ("number",)),
@@ -69,6 +70,7 @@ TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Designation": (Designation, ("service", "object")),
     "Lease": (Lease, ("router", "first")),
     "Move": (Move, ("router",)),
+    "Document": (Document, ("kind", "id")),
 }
 _AS_TEXT = {("Compute", "dpid")}
 _NAMES = {kind: table for table, (kind, _) in TABLES.items()}

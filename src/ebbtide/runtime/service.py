@@ -21,6 +21,7 @@ from ebbtide.compile import ledger
 from ebbtide.decide import (
     datapaths,
     designation,
+    documents,
     drain,
     duties,
     hidden,
@@ -46,6 +47,7 @@ from ebbtide.model import teps
 from ebbtide.model.addresses import parse_ip
 from ebbtide.model.facts import (
     Compute,
+    Document,
     Edit,
     External,
     Fact,
@@ -808,6 +810,33 @@ class Service:
 
         await self.cluster.wait_for(over, deadline)
         return self.state.operations.get(operation_id)
+
+    # --- what Neutron says: see decide/documents.py ---
+
+    async def post_documents(self, kind: str, given: Sequence[dict[str, Any]]) -> list[Document]:
+        """Keep what Neutron says of things, all of them or none; gives the documents as they are then."""
+
+        def decide(state: State) -> tuple[list[Edit], list[Document]]:
+            edits = documents.post(state, kind, given)
+            said = {edit.new.id: edit.new for edit in edits if isinstance(edit.new, Document)}
+            found = [said.get(each["id"]) or documents.one(state, kind, each["id"]) for each in given]
+            return edits, found
+
+        return await self.cluster.store.commit(decide)
+
+    async def put_document(self, kind: str, document_id: str, given: dict[str, Any]) -> Document:
+        """Keep what Neutron says anew of a thing; gives the document as it is then."""
+
+        def decide(state: State) -> tuple[list[Edit], Document]:
+            edits = documents.put(state, kind, document_id, given)
+            made = next((edit.new for edit in edits if isinstance(edit.new, Document)), None)
+            return edits, made or documents.one(state, kind, document_id)
+
+        return await self.cluster.store.commit(decide)
+
+    async def delete_document(self, kind: str, document_id: str) -> None:
+        """Forget what Neutron has said of a thing."""
+        await self.cluster.store.commit(lambda state: (documents.delete(state, kind, document_id), None))
 
     # --- backup ---
 

@@ -22,6 +22,7 @@ from ebbtide.model.facts import (
     Binding,
     Compute,
     Designation,
+    Document,
     Edit,
     Fact,
     Item,
@@ -391,7 +392,7 @@ def _asks(old: Fact | None, new: Fact | None) -> bool:
     """Whether an edit asks for something else to be installed than before."""
     if isinstance(old, Move) and isinstance(new, Move):
         return (old.old, old.new, old.phase, old.turned) != (new.old, new.new, new.phase, new.turned)
-    return not isinstance(new if new is not None else old, Learnt | Operation | Item | Proof)
+    return not isinstance(new if new is not None else old, Learnt | Operation | Item | Proof | Document)
 
 
 def _name(fact: Fact) -> tuple[Any, ...]:

@@ -1,0 +1,94 @@
+"""Neutron's northbound as OpenDaylight has it, and networking-odl speaks it: /controller/nb/v2/neutron/{kind}[/{id}].
+
+Parse, ask the service, answer. What a body has to be is decided in `decide/documents.py`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ebbtide.decide import documents
+from ebbtide.errors import BadInput
+from ebbtide.model.facts import Document
+from ebbtide.north import body
+from ebbtide.north.answers import json_response
+from ebbtide.runtime.service import Service
+
+ROOT = "/controller/nb/v2/neutron"
+
+
+def routes(service: Service) -> list[Route]:
+    """The routes of this room."""
+
+    async def listing(request: Request) -> Response:
+        name = _kind(request)
+        found = sorted(service.state.documents.get(name, {}).items())
+        return json_response({name.replace("-", "_"): [msgspec.Raw(d.body.encode()) for _, d in found]})
+
+    async def one(request: Request) -> Response:
+        name = _kind(request)
+        return _shown(documents.one(service.state, name, request.path_params["id"]))
+
+    async def make(request: Request) -> Response:
+        name = _kind(request)
+        given, several = documents.objects(name, body.decode(await body.read(request)))
+        request.state.ids = [str(each.get("id", ""))[:64] for each in given]
+        made = await service.post_documents(name, given)
+        if not several:
+            return _shown(made[0], 201)
+        return json_response({name.replace("-", "_"): [msgspec.Raw(d.body.encode()) for d in made]}, 201)
+
+    async def change(request: Request) -> Response:
+        name, document_id = _kind(request), request.path_params["id"]
+        documents.one(service.state, name, document_id)
+        given, several = documents.objects(name, body.decode(await body.read(request)))
+        if several:
+            raise BadInput(f"a PUT of {name}/{document_id} takes one object, not a list", tag="malformed-message")
+        request.state.ids = [document_id]
+        return _shown(await service.put_document(name, document_id, given[0]))
+
+    async def delete(request: Request) -> Response:
+        name, document_id = _kind(request), request.path_params["id"]
+        request.state.ids = [document_id[:64]]
+        await service.delete_document(name, document_id)
+        return Response(None, 204)
+
+    async def unknown(request: Request) -> Response:
+        path = request.path_params["path"].strip("/")
+        if path.partition("/")[0] not in documents.KINDS:
+            documents.kind(path)
+        raise BadInput(
+            f"{request.method} {request.url.path[:120]}: a kind takes GET and POST, one of it GET, PUT and DELETE"
+        )
+
+    found = []
+    for ending in ("", "/"):
+        found += [
+            Route(f"{ROOT}/{{kind}}{ending}", listing, methods=["GET"]),
+            Route(f"{ROOT}/{{kind}}{ending}", make, methods=["POST"]),
+            Route(f"{ROOT}/{{kind}}/{{id}}{ending}", one, methods=["GET"]),
+            Route(f"{ROOT}/{{kind}}/{{id}}{ending}", change, methods=["PUT"]),
+            Route(f"{ROOT}/{{kind}}/{{id}}{ending}", delete, methods=["DELETE"]),
+        ]
+    return [*found, Route(f"{ROOT}/{{path:path}}", unknown, methods=["GET", "POST", "PUT", "DELETE", "PATCH"])]
+
+
+def _kind(request: Request) -> str:
+    """The kind that a path names.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    name: str = request.path_params["kind"]
+    whole = request.url.path.removeprefix(ROOT).strip("/")
+    documents.kind(name if name in documents.KINDS else whole)
+    return name
+
+
+def _shown(document: Document, status: int = 200) -> Response:
+    """A document as it was said, in its envelope."""
+    name = documents.KINDS[document.kind].singular
+    return json_response({name: msgspec.Raw(document.body.encode())}, status)

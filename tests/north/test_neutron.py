@@ -1,0 +1,240 @@
+"""Neutron's northbound: what is said is kept as it is, order and repetition do no harm, and hostile bodies are refused with a word.
+
+Replayed are the requests that networking-odl has sent to a controller (`networking_odl.json`), as the real client sends them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ebbtide.decide.documents import CANARY, KINDS, MAX_BODY
+from tests.north.site import Answer, Site
+
+ROOT = "/controller/nb/v2/neutron"
+_RECORDED = json.loads(Path(__file__).with_name("networking_odl.json").read_text())
+
+
+class Neutron(NamedTuple):
+    """A site, asked as Neutron asks."""
+
+    site: Site
+
+    def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
+        return self.site.ask(method, f"{ROOT}/{path}", body, **more)
+
+    def all(self) -> dict[str, Any]:
+        """What is kept, by kind and id."""
+        found = {}
+        for kind in KINDS:
+            (listed,) = self.ask("GET", kind).json.values()
+            found[kind] = {each["id"]: each for each in listed}
+        return found
+
+    def forget_all(self) -> None:
+        for kind in reversed(KINDS):
+            for each in list(self.site.state.documents.get(kind, {})):
+                assert self.ask("DELETE", f"{kind}/{each}").status in (204, 404)
+
+
+@pytest.fixture
+def neutron(site: Site) -> Neutron:
+    made = Neutron(site)
+    made.forget_all()
+    return made
+
+
+def replay(site: Site, scenario: str, *, fresh: bool = True) -> None:
+    """Send what was recorded, in its order; each is answered as the real client expects it."""
+    for sent in _RECORDED[scenario]:
+        answer = site.ask(sent["method"], sent["path"], sent["body"])
+        assert answer.status == sent["status"], (sent, answer.raw)
+        if fresh and sent["method"] in ("POST", "PUT"):
+            (singular,) = sent["body"]
+            assert answer.json[singular] == {**answer.json[singular], **sent["body"][singular]}
+
+
+NETWORK = {"id": "11111111-0000-4000-8000-000000000001", "name": "n", "tenant_id": "t"}
+GROUP = {"id": "22222222-0000-4000-8000-000000000001", "name": "g"}
+
+
+def test_what_neutron_says_is_given_back_as_it_was_said(neutron: Neutron) -> None:
+    assert neutron.ask("GET", "networks").json == {"networks": []}
+    said = {**NETWORK, "anything": {"at": ["all", None, 1.5]}, "revision_number": 3}
+    answer = neutron.ask("POST", "networks", {"network": said})
+    assert (answer.status, answer.json) == (201, {"network": said})
+    assert neutron.ask("GET", f"networks/{NETWORK['id']}").json == {"network": said}
+    assert neutron.ask("GET", "networks/").json == {"networks": [said]}
+    assert neutron.ask("POST", "networks", {"network": said}).status == 201, "networking-odl says some things twice"
+    changed = neutron.ask("PUT", f"networks/{NETWORK['id']}", {"network": {"name": "m", "revision_number": 4}})
+    assert (changed.status, changed.json) == (200, {"network": {**said, "name": "m", "revision_number": 4}})
+    old = neutron.ask("PUT", f"networks/{NETWORK['id']}", {"network": {"name": "old", "revision_number": 3}})
+    assert (old.status, old.json["network"]["name"]) == (200, "m"), "a revision number never goes backwards"
+    again = neutron.ask("POST", "networks", {"network": {**said, "name": "old"}})
+    assert (again.status, again.json["network"]["name"]) == (201, "m")
+    assert neutron.ask("DELETE", f"networks/{NETWORK['id']}").status == 204
+    assert neutron.ask("DELETE", f"networks/{NETWORK['id']}").status == 404
+    assert neutron.ask("PUT", f"networks/{NETWORK['id']}", {"network": {"name": "x"}}).status == 404
+    assert neutron.ask("GET", f"networks/{NETWORK['id']}").status == 404
+
+
+def test_the_canary_is_kept_and_is_no_network(neutron: Neutron) -> None:
+    assert neutron.ask("GET", f"networks/{CANARY}").status == 404, "networking-odl sends everything then"
+    said = {"id": CANARY, "tenant_id": CANARY, "name": "Sync Canary Network", "admin_state_up": False}
+    assert neutron.ask("POST", "networks", {"network": said}).status == 201
+    assert neutron.ask("GET", f"networks/{CANARY}").json == {"network": said}
+    assert CANARY not in neutron.site.state.networks
+    assert not neutron.site.state.unserved
+
+
+def test_several_are_said_at_once_all_or_none(neutron: Neutron) -> None:
+    two = [NETWORK, {**NETWORK, "id": "11111111-0000-4000-8000-000000000002"}]
+    answer = neutron.ask("POST", "networks", {"networks": two})
+    assert (answer.status, answer.json) == (201, {"networks": two})
+    subnets = [
+        {"id": "s1", "network_id": NETWORK["id"], "cidr": "10.0.0.0/24"},
+        {"id": "s2", "network_id": "nobody", "cidr": "10.1.0.0/24"},
+    ]
+    assert neutron.ask("POST", "subnets", {"subnets": subnets}).status == 442
+    assert neutron.ask("GET", "subnets").json == {"subnets": []}
+    assert neutron.ask("PUT", f"networks/{NETWORK['id']}", {"networks": two}).status == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "names"),
+    [
+        ("subnets", {"network_id": "nobody", "cidr": "10.0.0.0/24"}, "network_id nobody"),
+        ("ports", {"network_id": "nobody", "mac_address": "02:00:00:00:00:01"}, "network_id nobody"),
+        (
+            "floatingips",
+            {"floating_network_id": "nobody", "floating_ip_address": "192.0.2.1"},
+            "floating_network_id nobody",
+        ),
+        ("security-group-rules", {"security_group_id": "nobody", "direction": "ingress"}, "security_group_id nobody"),
+    ],
+)
+def test_what_belongs_to_nothing_is_refused_and_says_to_what(
+    neutron: Neutron, kind: str, said: dict[str, Any], names: str
+) -> None:
+    answer = neutron.ask("POST", kind, {KINDS[kind].singular: {"id": "x1", **said}})
+    assert answer.status == 442
+    assert names in answer.json["error"]["message"]
+    assert neutron.ask("GET", f"{kind}/x1").status == 404
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        ("networks", {}, 400),
+        ("networks", [], 400),
+        ("networks", None, 400),
+        ("networks", {"network": []}, 400),
+        ("networks", {"network": None}, 400),
+        ("networks", {"networks": [1]}, 400),
+        ("networks", {"networks": {"id": "x"}}, 400),
+        ("networks", {"port": NETWORK}, 400),
+        ("networks", {"network": NETWORK, "networks": [NETWORK]}, 400),
+        ("networks", {"networks": [NETWORK, NETWORK]}, 400),
+        ("networks", {"networks": [{"id": f"n{n}"} for n in range(1001)]}, 400),
+        ("networks", {"network": {"name": "without id"}}, 400),
+        ("networks", {"network": {"id": 5}}, 400),
+        ("networks", {"network": {"id": "a/b"}}, 400),
+        ("networks", {"network": {"id": "x" * 65}}, 400),
+        ("networks", {"network": {"id": "é"}}, 400),
+        ("networks", {"network": {"id": "x", "mtu": "1450"}}, 400),
+        ("networks", {"network": {"id": "x", "provider:segmentation_id": [1]}}, 400),
+        ("networks", {"network": {"id": "x", "revision_number": -1}}, 400),
+        ("networks", {"network": {"id": "x", "revision_number": True}}, 400),
+        ("networks", {"network": {"id": "x", "revision_number": 1 << 70}}, 400),
+        ("networks", {"network": {"id": "x", "name": "y" * MAX_BODY}}, 413),
+        ("networks", {"network": {"id": "x", "name": "y" * (1 << 20)}}, 413),
+        ("subnets", {"subnet": {"id": "x", "cidr": "10.0.0.0/24"}}, 400),
+        ("subnets", {"subnet": {"id": "x", "network_id": 7, "cidr": "10.0.0.0/24"}}, 400),
+        ("ports", {"port": {"id": "x", "network_id": "n", "mac_address": None}}, 400),
+        ("ports", {"port": {"id": "x", "network_id": "n", "mac_address": "m", "fixed_ips": {"a": 1}}}, 400),
+        ("routers", {"router": {"id": "x", "routes": ["10.0.0.0/8"]}}, 400),
+        ("routers", {"router": {"id": "x", "external_gateway_info": "ext"}}, 400),
+        ("bgpvpns", {"bgpvpn": {"id": "x", "networks": [f"n{n}" for n in range(2001)]}}, 400),
+    ],
+)
+def test_a_body_that_is_none_is_refused_and_nothing_is_kept(
+    neutron: Neutron, kind: str, body: Any, status: int
+) -> None:
+    before = neutron.site.state.revision
+    answer = neutron.ask("POST", kind, raw=json.dumps(body).encode())
+    assert answer.status == status, answer.raw
+    assert answer.json["error"]["message"]
+    assert neutron.site.state.revision == before
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"\xff", b"[" * 5000, b'{"network": {"id": "x", "id": "y"}}', b'{"network": {"id": NaN}}']
+)
+def test_what_is_no_json_is_refused(neutron: Neutron, raw: bytes) -> None:
+    assert neutron.ask("POST", "networks", raw=raw).status == 400
+    assert neutron.ask("GET", "networks").json == {"networks": []}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "qos/policies",
+        "trunks",
+        "sfc/portchains",
+        "sfc/flowclassifiers",
+        "l2-gateways",
+        "lbaas/loadbalancers",
+        "x",
+        "x/y/z",
+    ],
+)
+def test_what_is_not_served_is_never_taken(neutron: Neutron, kind: str) -> None:
+    for method, path in (
+        ("GET", kind),
+        ("POST", kind),
+        ("POST", f"{kind}/"),
+        ("PUT", f"{kind}/1"),
+        ("DELETE", f"{kind}/1"),
+    ):
+        answer = neutron.ask(method, path, {"x": {"id": "1"}} if method != "GET" else None)
+        assert (answer.status, "is not served" in answer.json["error"]["message"]) == (404, True), (
+            method,
+            path,
+            answer.raw,
+        )
+
+
+def test_a_method_that_a_path_has_not_is_refused(neutron: Neutron) -> None:
+    for method, path in (("POST", "networks/x"), ("PUT", "networks"), ("DELETE", "networks"), ("PATCH", "networks/x")):
+        assert neutron.ask(method, path, {"network": NETWORK}).status == 400, (method, path)
+
+
+def test_credentials_are_asked_for(make_site: Callable[..., Site], tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    users = [("reader", "read"), ("neutron", "operate")]
+    file.write_text(
+        "".join(f"[[user]]\nname='{name}'\npassword='plain:secret'\nroles=['{role}']\n" for name, role in users)
+    )
+    file.chmod(0o600)
+    site = make_site(credentials=str(file))
+    reader, writer = ({"Authorization": f"Basic {text}"} for text in ("cmVhZGVyOnNlY3JldA==", "bmV1dHJvbjpzZWNyZXQ="))
+    assert site.get(f"{ROOT}/networks").status == 401
+    assert site.ask("GET", f"{ROOT}/networks", headers=reader).status == 200
+    assert site.ask("POST", f"{ROOT}/networks", {"network": NETWORK}, headers=reader).status == 403
+    assert site.ask("POST", f"{ROOT}/networks", {"network": NETWORK}, headers=writer).status == 201
+
+
+@pytest.mark.parametrize("scenario", sorted(_RECORDED))
+def test_what_networking_odl_sends_is_answered_as_it_expects(make_site: Callable[..., Site], scenario: str) -> None:
+    site = make_site()
+    replay(site, scenario)
+    first = Neutron(site).all()
+    replay(site, scenario, fresh=False)
+    assert Neutron(site).all() == first
+    Neutron(site).forget_all()
+    assert not site.state.documents
+    assert not site.state.referrers
