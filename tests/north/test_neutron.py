@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from ebbtide.decide.documents import CANARY, KINDS, MAX_BODY
+from ebbtide.model.facts import Cursor, Document, Fact, Retired
+from ebbtide.model.state import State, facts
 from tests.north.site import Answer, Site
 
 ROOT = "/controller/nb/v2/neutron"
@@ -48,9 +50,11 @@ def neutron(site: Site) -> Neutron:
     return made
 
 
-def replay(site: Site, scenario: str, *, fresh: bool = True) -> None:
-    """Send what was recorded, in its order; each is answered as the real client expects it."""
+def replay(site: Site, scenario: str, *, fresh: bool = True, until: str = "") -> None:
+    """Send what was recorded, in its order (`until` a method and path); each is answered as the real client expects it."""
     for sent in _RECORDED[scenario]:
+        if until and f"{sent['method']} {sent['path']}".startswith(until):
+            return
         answer = site.ask(sent["method"], sent["path"], sent["body"])
         assert answer.status == sent["status"], (sent, answer.raw)
         if fresh and sent["method"] in ("POST", "PUT"):
@@ -228,13 +232,69 @@ def test_credentials_are_asked_for(make_site: Callable[..., Site], tmp_path: Pat
     assert site.ask("POST", f"{ROOT}/networks", {"network": NETWORK}, headers=writer).status == 201
 
 
+def own(state: State) -> list[Fact]:
+    """What is there of ours, documents and what remembers ids apart."""
+    return [fact for fact in facts(state) if not isinstance(fact, Document | Cursor | Retired)]
+
+
+def test_what_networking_odl_has_said_is_what_is_there(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    replay(site, "A", until="DELETE")
+    state = site.state
+    assert sorted((n.vni, n.mtu, n.subnets, n.dhcp) for n in state.networks.values()) == [
+        (83730, 1450, ("10.1.0.0/24",), True)
+    ]
+    (outside,) = state.externals.values()
+    assert (outside.physical, outside.vlan, outside.subnet, outside.gateway) == (
+        "physnet1",
+        0,
+        "198.51.100.0/24",
+        "198.51.100.1",
+    )
+    (port,) = state.ports.values()
+    assert (port.id, port.addresses, port.device) == ("79ecfc3a-22f8-4403-8ffc-1ab687cf2565", ("10.1.0.237",), "vm-1")
+    assert port.secured
+    assert port.groups == ("1373dd4c-9b65-426a-bcd4-345916aa7c75",)
+    assert sorted(len(rules) for rules in state.rules.values()) == [3, 4]
+    (router,) = state.routers.values()
+    assert (router.external, router.addresses, router.snat, router.routes) == (
+        outside.id,
+        ("198.51.100.111",),
+        True,
+        (),
+    )
+    assert [(leg.network, leg.address) for leg in state.places(router.id)] == [(port.network, "10.1.0.1")]
+    assert [(f.address, f.port) for f in state.floatings.values()] == [("198.51.100.241", "")], "it was disassociated"
+    assert site.get("/api/v1/neutron").json["unserved"] == []
+    told = dict(site.get("/api/v1/neutron").json["documents"])
+    assert (told["networks"], told["ports"], told["security-group-rules"]) == (3, 4, 7)
+
+
+def test_a_floating_ip_leads_to_its_port_as_long_as_neutron_says_so(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    replay(site, "A", until="PUT /controller/nb/v2/neutron/floatingips")
+    (floating,), (router,) = site.state.floatings.values(), site.state.routers
+    assert (floating.fixed, floating.router) == ("10.1.0.237", router)
+
+
+def test_a_vpn_of_a_network_with_a_router_waits_in_sight(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    replay(site, "C")
+    (vpn,) = site.state.vpns.values()
+    assert (vpn.rd, vpn.imports, vpn.exports) == ("64512:100", ("64512:100",), ("64512:100",))
+    (waits,) = site.get("/api/v1/neutron").json["unserved"]
+    assert (waits["kind"], waits["id"], "has a router" in waits["reason"]) == ("bgpvpns", vpn.id, True)
+
+
 @pytest.mark.parametrize("scenario", sorted(_RECORDED))
 def test_what_networking_odl_sends_is_answered_as_it_expects(make_site: Callable[..., Site], scenario: str) -> None:
     site = make_site()
     replay(site, scenario)
-    first = Neutron(site).all()
+    first, had = Neutron(site).all(), set(own(site.state))
     replay(site, scenario, fresh=False)
     assert Neutron(site).all() == first
+    assert set(own(site.state)) == had
     Neutron(site).forget_all()
+    assert own(site.state) == []
     assert not site.state.documents
     assert not site.state.referrers

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ebbtide.errors import BadInput, MissingParent, NotFound, Refused, TooLarge
+from ebbtide.model.addresses import parse_ip, parse_net
 from ebbtide.model.facts import Document, Edit
 from ebbtide.model.state import State
 
@@ -248,13 +249,13 @@ def objects(name: str, given: Any) -> tuple[list[dict[str, Any]], bool]:
     )
 
 
-def post(state: State, name: str, given: Sequence[dict[str, Any]]) -> list[Edit]:
-    """The edits of documents that are posted, all or none. One that is there already is said anew, unless an older revision says it.
+def ids(name: str, given: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The ids of objects that are posted.
 
     Raises:
-        BadInput, MissingParent, TooLarge, Refused: as `_made`.
+        BadInput: one has none, or two have the same.
     """
-    found: dict[str, Document] = {}
+    found: list[str] = []
     for each in given:
         document_id = each.get("id")
         if not isinstance(document_id, str) or not _ID.fullmatch(document_id):
@@ -262,8 +263,20 @@ def post(state: State, name: str, given: Sequence[dict[str, Any]]) -> list[Edit]
                 f"{kind(name).singular} id {str(document_id)[:80]!r} is none: up to 64 letters, digits, dots, dashes and underlines",
                 "id",
             )
-        if document_id in found:
-            raise BadInput(f"{kind(name).singular} {document_id} is there twice in one call: send it once", "id")
+        found.append(document_id)
+    if len(set(found)) != len(found):
+        raise BadInput(f"a {kind(name).singular} is there twice in one call: send it once", "id")
+    return found
+
+
+def post(state: State, name: str, given: Sequence[dict[str, Any]]) -> list[Edit]:
+    """The edits of documents that are posted, all or none. One that is there already is said anew, unless an older revision says it.
+
+    Raises:
+        BadInput, MissingParent, TooLarge, Refused: as `_made`.
+    """
+    found: dict[str, Document] = {}
+    for document_id, each in zip(ids(name, given), given, strict=True):
         known = state.document(name, document_id)
         number = _revision(each)
         if known is not None and number is not None and number < known.revision:
@@ -357,11 +370,34 @@ def _made(
         before = getattr(read(name, known.body), field) if known is not None else parent
         if before != parent:
             raise Refused(f"{what.singular} {document_id}: {field} is {before}, and stays: delete it and make it anew")
+    if isinstance(found, SubnetBody):
+        _check_subnet(found)
     refs = tuple(sorted(set(_refs(found))))
     if len(refs) > MAX_REFS:
         raise BadInput(f"{what.singular} {document_id} names {len(refs)} others: at most {MAX_REFS}")
     revision = max(number or 0, known.revision if known is not None else 0)
     return Document(name, document_id, body, revision, refs, known.unserved if known is not None else "")
+
+
+def _check_subnet(found: SubnetBody) -> None:
+    """Whether a subnet's addresses are some, and of its family.
+
+    Raises:
+        BadInput: they are not.
+    """
+    ways = found.host_routes or ()
+    try:
+        net = parse_net(found.cidr)
+        hops = [
+            parse_ip(text) for text in (*([found.gateway_ip] if found.gateway_ip else []), *(w.nexthop for w in ways))
+        ]
+        families = {each.version for each in (net, *hops, *(parse_net(way.destination) for way in ways))}
+        for text in found.dns_nameservers or ():
+            parse_ip(text)
+    except ValueError as error:
+        raise BadInput(f"subnet: {str(error)[:120]}; send addresses as Neutron's API has them") from None
+    if len(families) > 1:
+        raise BadInput(f"subnet {net}: its gateway or a host route is of the other IP version; send those of its own")
 
 
 def _refs(found: Any) -> Iterable[str]:

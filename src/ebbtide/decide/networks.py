@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from ebbtide.decide import routing
+from ebbtide.decide import hidden, routing
+from ebbtide.decide.ids import retire
 from ebbtide.errors import BadInput, NotFound, Refused
 from ebbtide.model.addresses import holds, link_local, parse_ip, prefix
 from ebbtide.model.facts import SLAAC, STATEFUL, STATELESS, STATIC, Edit, Network, Port
@@ -23,6 +24,38 @@ IPV6_MODES = (STATIC, SLAAC, STATELESS, STATEFUL)
 NONE = "none"
 #: RFC 4862 makes an address of a prefix of 64 bits and an interface identifier.
 _SLAAC_LENGTH = 64
+
+
+def delete(state: State, name: str) -> list[Edit]:
+    """Delete a network that has no ports.
+
+    Raises:
+        NotFound: there is no such network.
+        Refused: it has ports, or a router or VPN has a place in it.
+    """
+    known = state.networks.get(name)
+    if known is None:
+        raise NotFound(f"there is no network {name}")
+    ports = sorted(state.ports_of.get(name, ()))
+    if ports:
+        raise Refused(f"network {name} still has {len(ports)} port(s): {', '.join(ports[:5])}; delete them first")
+    vrfs = [routing.named(state, vrf) for vrf in sorted(state.routers_of.get(name, ()))]
+    if vrfs:
+        raise Refused(f"network {name} has {', '.join(vrfs[:5])} in it: detach it first")
+    return [Edit(known, None), retire(known)]
+
+
+def delete_port(state: State, port_id: str) -> list[Edit]:
+    """Delete a port, wherever it is plugged.
+
+    Raises:
+        NotFound: there is no such port.
+    """
+    known = state.ports.get(port_id)
+    if known is None:
+        raise NotFound(f"there is no port {port_id}")
+    bound = [Edit(b, None) for b in state.bindings.get(port_id, ())]
+    return [*bound, *routing.without_port(state, port_id), *hidden.of_port(state, port_id), Edit(known, None)]
 
 
 def cidrs(texts: Sequence[str]) -> tuple[str, ...]:

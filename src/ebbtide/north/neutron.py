@@ -1,6 +1,7 @@
 """Neutron's northbound as OpenDaylight has it, and networking-odl speaks it: /controller/nb/v2/neutron/{kind}[/{id}].
 
-Parse, ask the service, answer. What a body has to be is decided in `decide/documents.py`.
+What of it is not served, and why, is at /api/v1/neutron. Parse, ask the service, answer. What a body has to be is decided in
+`decide/documents.py`.
 """
 
 from __future__ import annotations
@@ -56,6 +57,13 @@ def routes(service: Service) -> list[Route]:
         await service.delete_document(name, document_id)
         return Response(None, 204)
 
+    async def summary(request: Request) -> Response:
+        state = service.state
+        waiting = (state.document(*key) for key in sorted(state.unserved))
+        shown = [{"kind": d.kind, "id": d.id, "reason": d.unserved} for d in waiting if d is not None]
+        counts = {name: len(state.documents.get(name, ())) for name in documents.KINDS}
+        return json_response({"documents": counts, "unserved": shown, "revision": state.revision})
+
     async def unknown(request: Request) -> Response:
         path = request.path_params["path"].strip("/")
         if path.partition("/")[0] not in documents.KINDS:
@@ -64,7 +72,7 @@ def routes(service: Service) -> list[Route]:
             f"{request.method} {request.url.path[:120]}: a kind takes GET and POST, one of it GET, PUT and DELETE"
         )
 
-    found = []
+    found = [Route("/api/v1/neutron", summary, methods=["GET"])]
     for ending in ("", "/"):
         found += [
             Route(f"{ROOT}/{{kind}}{ending}", listing, methods=["GET"]),

@@ -29,6 +29,7 @@ from ebbtide.decide import (
     marking,
     natmove,
     networks,
+    neutron,
     ports,
     rebalancing,
     returns,
@@ -40,7 +41,7 @@ from ebbtide.decide import (
 from ebbtide.decide.designation import Departure
 from ebbtide.decide.drain import Wish
 from ebbtide.decide.election import Plan
-from ebbtide.decide.ids import Allocator, retire
+from ebbtide.decide.ids import Allocator
 from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, NotFound, NotReady, Refused, StillWorking
 from ebbtide.model import teps
@@ -76,6 +77,8 @@ from ebbtide.runtime.drain_plan import DrainPlan
 from ebbtide.runtime.drains import Drains
 from ebbtide.runtime.drops import Drops
 from ebbtide.runtime.endings import Endings, old_operations
+from ebbtide.runtime.neutron import Waiting
+from ebbtide.runtime.neutron import said as said_of_neutron
 from ebbtide.runtime.rebalances import Rebalances, drained, said
 from ebbtide.runtime.returns import Returns
 from ebbtide.runtime.untranslated import Refusals
@@ -109,6 +112,7 @@ class Service:
         self.rebalances = Rebalances(cluster)
         self.drains = Drains(cluster, self.endings, new_id)
         self.returns = Returns(cluster, new_id)
+        self.waiting = Waiting(cluster)
 
     @property
     def state(self) -> State:
@@ -122,6 +126,7 @@ class Service:
             group.create_task(self.rebalances.run())
             group.create_task(self.drains.run())
             group.create_task(self.returns.run())
+            group.create_task(self.waiting.run())
 
     # --- networks and ports ---
 
@@ -213,22 +218,7 @@ class Service:
 
     async def delete_network(self, name: str) -> None:
         """Delete a network that has no ports."""
-
-        def decide(state: State) -> tuple[list[Edit], None]:
-            known = state.networks.get(name)
-            if known is None:
-                raise NotFound(f"there is no network {name}")
-            ports = sorted(state.ports_of.get(name, ()))
-            if ports:
-                raise Refused(
-                    f"network {name} still has {len(ports)} port(s): {', '.join(ports[:5])}; delete them first"
-                )
-            vrfs = [routing.named(state, vrf) for vrf in sorted(state.routers_of.get(name, ()))]
-            if vrfs:
-                raise Refused(f"network {name} has {', '.join(vrfs[:5])} in it: detach it first")
-            return [Edit(known, None), retire(known)], None
-
-        await self.cluster.store.commit(decide)
+        await self.cluster.store.commit(lambda state: (networks.delete(state, name), None))
 
     def _still_held(self, retired: Retired) -> str:
         holding = self.cluster.holding(retired.since)
@@ -319,16 +309,7 @@ class Service:
 
     async def delete_port(self, port_id: str) -> None:
         """Delete a port, wherever it is plugged."""
-
-        def decide(state: State) -> tuple[list[Edit], None]:
-            known = state.ports.get(port_id)
-            if known is None:
-                raise NotFound(f"there is no port {port_id}")
-            bound = [Edit(b, None) for b in state.bindings.get(port_id, ())]
-            left = [*routing.without_port(state, port_id), *hidden.of_port(state, port_id)]
-            return [*bound, *left, Edit(known, None)], None
-
-        await self.cluster.store.commit(decide)
+        await self.cluster.store.commit(lambda state: (networks.delete_port(state, port_id), None))
 
     # --- routers, networks outside, floating IPs: see decide/routing.py for what each verb refuses ---
 
@@ -811,32 +792,32 @@ class Service:
         await self.cluster.wait_for(over, deadline)
         return self.state.operations.get(operation_id)
 
-    # --- what Neutron says: see decide/documents.py ---
+    # --- what Neutron says: see decide/documents.py, and decide/neutron.py for what it means ---
 
     async def post_documents(self, kind: str, given: Sequence[dict[str, Any]]) -> list[Document]:
-        """Keep what Neutron says of things, all of them or none; gives the documents as they are then."""
-
-        def decide(state: State) -> tuple[list[Edit], list[Document]]:
-            edits = documents.post(state, kind, given)
-            said = {edit.new.id: edit.new for edit in edits if isinstance(edit.new, Document)}
-            found = [said.get(each["id"]) or documents.one(state, kind, each["id"]) for each in given]
-            return edits, found
-
-        return await self.cluster.store.commit(decide)
+        """Keep what Neutron says of things, all of them or none, and do it; gives the documents as they are then."""
+        ids = documents.ids(kind, given)
+        return await self._tell(kind, ids, lambda state: documents.post(state, kind, given))
 
     async def put_document(self, kind: str, document_id: str, given: dict[str, Any]) -> Document:
-        """Keep what Neutron says anew of a thing; gives the document as it is then."""
-
-        def decide(state: State) -> tuple[list[Edit], Document]:
-            edits = documents.put(state, kind, document_id, given)
-            made = next((edit.new for edit in edits if isinstance(edit.new, Document)), None)
-            return edits, made or documents.one(state, kind, document_id)
-
-        return await self.cluster.store.commit(decide)
+        """Keep what Neutron says anew of a thing, and do it; gives the document as it is then."""
+        (made,) = await self._tell(kind, [document_id], lambda state: documents.put(state, kind, document_id, given))
+        return made
 
     async def delete_document(self, kind: str, document_id: str) -> None:
-        """Forget what Neutron has said of a thing."""
-        await self.cluster.store.commit(lambda state: (documents.delete(state, kind, document_id), None))
+        """Forget what Neutron has said of a thing, and take it away."""
+        await self._tell(kind, (), lambda state: documents.delete(state, kind, document_id))
+
+    async def _tell(self, kind: str, shown: Sequence[str], speak: Callable[[State], list[Edit]]) -> list[Document]:
+        def decide(state: State) -> tuple[list[Edit], tuple[list[Edit], list[Document]]]:
+            edits = neutron.change(state, speak(state))
+            new = (edit.new for edit in edits if isinstance(edit.new, Document))
+            made = {each.id: each for each in new if each.kind == kind}
+            return edits, (edits, [made.get(name) or documents.one(state, kind, name) for name in shown])
+
+        edits, found = await self.cluster.store.commit(decide)
+        said_of_neutron(edits)
+        return found
 
     # --- backup ---
 
