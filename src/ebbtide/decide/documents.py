@@ -80,6 +80,8 @@ class NetworkBody(_Body, frozen=True):
     segment: int | None = msgspec.field(name="provider:segmentation_id", default=None)
     external: bool | None = msgspec.field(name="router:external", default=None)
     mtu: int | None = None
+    admin_state_up: bool | None = None
+    qos_policy_id: str | None = None
 
 
 class SubnetBody(_Body, frozen=True):
@@ -106,6 +108,9 @@ class PortBody(_Body, frozen=True):
     allowed_address_pairs: list[Pair] | None = None
     device_owner: str | None = None
     device_id: str | None = None
+    admin_state_up: bool | None = None
+    qos_policy_id: str | None = None
+    extra_dhcp_opts: list[Any] | None = None
     project_id: str | None = None
     tenant_id: str | None = None
 
@@ -123,6 +128,7 @@ class PortBody(_Body, frozen=True):
 class RouterBody(_Body, frozen=True):
     """A router."""
 
+    admin_state_up: bool | None = None
     external_gateway_info: Gateway | None = None
     routes: list[Way] | None = None
 
@@ -139,6 +145,8 @@ class FloatingBody(_Body, frozen=True):
 
 class GroupBody(_Body, frozen=True):
     """A security group. The rules that are embedded in it come as documents of their own too, and these count."""
+
+    stateful: bool | None = None
 
 
 class RuleBody(_Body, frozen=True):

@@ -148,7 +148,7 @@ def _shown(document: Document | None) -> Any:
         case SubnetBody() as found:
             return found.cidr, found.gateway_ip
         case PortBody() as found:
-            return found.fixed_ips, found.device_owner, found.device_id, found.mac_address
+            return found.fixed_ips, found.admin_state_up, found.device_owner, found.device_id, found.mac_address
         case RouterBody() as found:
             return found.external_gateway_info and found.external_gateway_info.network_id
     return ()
@@ -266,15 +266,20 @@ def _is_outside(state: State, network: str) -> bool:
 def _port(state: State, name: str) -> PortBody | None:
     """A port that is to be one of ours: neither a router's nor a floating IP's, and of one of our networks."""
     body: PortBody | None = _read(state, "ports", name)
-    if body is None or body.router or body.device_owner == _FLOATING or not _is_inside(state, body.network_id):
+    if body is None or not _is_vms(body) or not _is_inside(state, body.network_id):
         return None
     return body
+
+
+def _is_vms(body: PortBody) -> bool:
+    """Whether a port is something that plugs in. One that is administratively down is not: nothing passes there."""
+    return not body.router and body.device_owner != _FLOATING and body.admin_state_up is not False
 
 
 def _interfaces(state: State, router: str) -> list[PortBody]:
     """The ports that are places of a router's."""
     ports = [_read(state, kind, name) for kind, name in _naming(state, "routers", router) if kind == "ports"]
-    return [port for port in ports if port.device_owner in LEGS]
+    return [port for port in ports if port.device_owner in LEGS and port.admin_state_up is not False]
 
 
 def _legs(state: State, router: str) -> list[Leg]:
@@ -312,7 +317,12 @@ def _vpn_legs(state: State, vpn: str) -> list[tuple[str, str]]:
 def _routed(state: State, network: str) -> bool:
     """Whether a router has an interface in a network."""
     ports = (_read(state, kind, name) for kind, name in _naming(state, "networks", network) if kind == "ports")
-    return any(port.device_owner in LEGS and _read(state, "routers", port.router) is not None for port in ports)
+    return any(
+        port.device_owner in LEGS
+        and port.admin_state_up is not False
+        and _read(state, "routers", port.router) is not None
+        for port in ports
+    )
 
 
 def _rule(body: RuleBody, name: str) -> RuleWish:
@@ -372,6 +382,12 @@ class _Work:
     def say(self, key: Key, reason: str) -> None:
         """Why not all of a document is served."""
         self.reasons.setdefault(key, []).append(reason)
+
+    def _remark(self, key: Key, *given: tuple[str, Any]) -> None:
+        """Say what of a document is without effect, where it is given."""
+        for what, value in given:
+            if value:
+                self.say(key, f"{what}: given, and not served")
 
     def read(self, kind: str, name: str) -> Any:
         """What is read of a document, or None."""
@@ -472,6 +488,7 @@ class _Work:
         key = "routers", name
         if name not in self.state.routers and not self.tries(key, lambda state: routing.add_router(state, name)[0]):
             return
+        self._remark(key, ("admin_state_up false", body.admin_state_up is False))
         for leg in _legs(self.state, name):
             self._leg(key, leg)
         gateway = body.external_gateway_info
@@ -586,8 +603,9 @@ class _Work:
     def _port(self, name: str) -> None:
         body: PortBody | None = self.read("ports", name)
         key = "ports", name
-        if body is None or body.router or body.device_owner == _FLOATING:
+        if body is None or not _is_vms(body):
             return
+        self._remark(key, ("a QoS policy", body.qos_policy_id), ("extra DHCP options", body.extra_dhcp_opts))
         if not self._holds(body.network_id):
             self.say(key, f"network {body.network_id} is not served to ports (yet)")
             return
@@ -617,7 +635,9 @@ class _Work:
     # --- security groups ---
 
     def _group(self, name: str) -> None:
-        if self.state.document("security-groups", name) is not None:
+        body: documents.GroupBody | None = self.read("security-groups", name)
+        if body is not None:
+            self._remark(("security-groups", name), ("stateful false (it is stateful)", body.stateful is False))
             self.tries(("security-groups", name), lambda state: security.add_group(state, name)[0])
 
     def _no_group(self, name: str) -> None:
@@ -678,6 +698,9 @@ class _Work:
         except (BadInput, Refused, ValueError) as error:
             self.say(key, str(error))
             return
+        body = self.read("networks", name) if wish is not None else NetworkBody()
+        down = ("admin_state_up false", body.admin_state_up is False)
+        self._remark(key, ("a QoS policy", body.qos_policy_id), down)
         if isinstance(wish, Outside):
             self.tries(key, lambda state: _external(state, name, wish))
         elif wish is not None:

@@ -194,6 +194,21 @@ def test_a_port_is_its_vms_with_all_that_neutron_says_of_it() -> None:
     assert not state.bindings
 
 
+def test_what_has_no_effect_says_so_and_a_port_that_is_down_is_none() -> None:
+    state = put(cloud(), "ports", "p1", qos_policy_id="q", extra_dhcp_opts=[{"opt_name": "x", "opt_value": "y"}])
+    assert why(state, "ports", "p1") == "a QoS policy: given, and not served; extra DHCP options: given, and not served"
+    assert "p1" in state.ports
+    state = put(state, "networks", "n1", admin_state_up=False)
+    assert why(state, "networks", "n1") == "admin_state_up false: given, and not served"
+    state = put(state, "security-groups", "g1", stateful=False)
+    assert "it is stateful" in why(state, "security-groups", "g1")
+    state = put(state, "ports", "p1", admin_state_up=False)
+    assert not state.ports
+    state = put(routed(), "ports", "i1", admin_state_up=False)
+    assert state.places("r1") == ()
+    assert put(state, "ports", "i1", admin_state_up=True).places("r1") == routed().places("r1")
+
+
 def test_an_address_or_mac_that_is_another_ports_is_waited_for() -> None:
     state = say(cloud(), "ports", "p2", **port("10.1.0.5", 6))
     assert why(state, "ports", "p2") == "address 10.1.0.5 is that of port p1 in network n1"
@@ -402,8 +417,16 @@ _SAID: dict[tuple[str, str], list[dict[str, Any]]] = {
         port("10.1.0.6", 6, security_groups=["g1", "g2"]),
         port("10.1.0.5", 5, port_security_enabled=False, device_owner="compute:x"),
     ],
-    ("ports", "p2"): [port("10.2.0.5", 7, "n2", "s2", security_groups=["g2"])],
-    ("ports", "i1"): [interface("10.1.0.1", 0x11), interface("10.1.0.1", 0x11, "r2"), port("10.1.0.1", 0x11)],
+    ("ports", "p2"): [
+        port("10.2.0.5", 7, "n2", "s2", admin_state_up=False),
+        port("10.2.0.5", 7, "n2", "s2", security_groups=["g2"]),
+    ],
+    ("ports", "i1"): [
+        interface("10.1.0.1", 0x11),
+        interface("10.1.0.1", 0x11, "r2"),
+        port("10.1.0.1", 0x11),
+        interface("10.1.0.1", 0x11, admin_state_up=False),
+    ],
     ("ports", "i2"): [port("10.2.0.1", 0x12, "n2", "s2", device_owner="network:router_interface", device_id="r1")],
     ("routers", "r1"): [
         {},
