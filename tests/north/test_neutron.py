@@ -232,6 +232,22 @@ def test_credentials_are_asked_for(make_site: Callable[..., Site], tmp_path: Pat
     assert site.ask("POST", f"{ROOT}/networks", {"network": NETWORK}, headers=writer).status == 201
 
 
+def test_networking_odl_starts_without_features_and_asks_for_hosts(neutron: Neutron) -> None:
+    root = "/restconf/operational/neutron:neutron"
+    assert neutron.site.get(f"{root}/neutron:features/").status == 404, "it declares ports active itself then"
+    answer = neutron.site.get(f"{root}/hostconfigs/")
+    assert (answer.status, answer.json) == (200, {"hostconfigs": {"hostconfig": []}})
+    neutron.site.compute("not-connected")
+    assert neutron.site.get(f"{root}/hostconfigs/").json == {"hostconfigs": {"hostconfig": []}}
+    assert neutron.site.get(f"{root}/hostconfigs/hostconfig/not-connected/ODL%20L2").status == 404
+    neutron.ask("POST", "networks", {"network": NETWORK})
+    said = {"id": "p1", "network_id": NETWORK["id"], "mac_address": "02:00:00:00:00:01"}
+    neutron.ask("POST", "ports", {"port": said})
+    assert neutron.site.get(f"{root}/ports/port/p1").json == {"port": [{"uuid": "p1", "status": "DOWN"}]}
+    assert neutron.site.get("/rests/data/neutron:neutron/ports/port=p1").json["neutron:port"][0]["status"] == "DOWN"
+    assert neutron.site.get(f"{root}/ports/port/p2").status == 404
+
+
 def own(state: State) -> list[Fact]:
     """What is there of ours, documents and what remembers ids apart."""
     return [fact for fact in facts(state) if not isinstance(fact, Document | Cursor | Retired)]

@@ -15,12 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ebbtide.errors import BadInput, NotFound
-from ebbtide.north import media, tree, views
+from ebbtide.north import media, neutron_views, tree, views
 from ebbtide.north.answers import json_response
 from ebbtide.north.schema import Schema
 from ebbtide.runtime import vswitch
 from ebbtide.runtime.service import Service
 
+#: What a host says that it is called in Nova, in its Open_vSwitch row, as networking-odl has it written there.
+HOST_ID = "odl_os_hostconfig_hostid"
 LIBRARY = "ietf-yang-library:modules-state"
 #: The revision of ietf-yang-library in use (RFC 7895).
 LIBRARY_VERSION = "2016-06-21"
@@ -44,7 +46,15 @@ def picture(service: Service, config: bool, nonconfig: bool) -> views.Picture:
         own = vswitch.bridge(member.tables) if member.tables is not None and member.link is not None else None
         return views.Seen(member.view, member.connected, own.row["external_ids"] if own else {})
 
-    return views.Picture(service.state, seen, cluster.probes.is_open, config, nonconfig)
+    def host(number: int) -> neutron_views.Host:
+        member = cluster.members.get(number)
+        if member is None:
+            return neutron_views.unseen(number)
+        found = vswitch.root(member.tables) if member.tables is not None else None
+        name = found[1]["external_ids"].get(HOST_ID, "") if found is not None else ""
+        return neutron_views.Host(member.view, member.connected, member.phase, member.applied(), name)
+
+    return views.Picture(service.state, seen, cluster.probes.is_open, config, nonconfig, host)
 
 
 def routes(service: Service, schema: Schema) -> list[Route]:

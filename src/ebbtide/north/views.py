@@ -1,5 +1,5 @@
 """The data trees that OpenDaylight users know, rendered from State: topology, inventory, transport zones, tunnels, computes;
-those of NAT are in `nat_views.py`, those of VPNs and subnet routes in `vpn_views.py`.
+those of NAT are in `nat_views.py`, those of VPNs and subnet routes in `vpn_views.py`, that of Neutron in `neutron_views.py`.
 
 Members only: a compute that waits for admission, or was removed, is in none of them. "config" is what Ebbtide wants, from State
 alone; "nonconfig" is what is seen, and has a compute only while it is connected. Trees are
@@ -20,7 +20,7 @@ from ebbtide.compile.features import tunnel
 from ebbtide.model.facts import Compute
 from ebbtide.model.observed import View
 from ebbtide.model.state import State
-from ebbtide.north import nat_views, vpn_views
+from ebbtide.north import nat_views, neutron_views, vpn_views
 from ebbtide.north.tree import U64, Rows, rows
 from ebbtide.openflow.flows import encode_flow
 from ebbtide.openflow.text import format_flow, format_group, format_meter
@@ -48,6 +48,7 @@ class Picture(msgspec.Struct, frozen=True):
     is_open: Callable[[int, int], bool]
     config: bool = True
     nonconfig: bool = True
+    host: Callable[[int], neutron_views.Host] = neutron_views.unseen
 
     def shown(self, compute: Compute) -> bool:
         """Whether a member is in what was asked for."""
@@ -68,7 +69,7 @@ def trees(picture: Picture) -> dict[str, Any]:
         found |= nat_views.trees(picture.state) | vpn_views.config(picture.state)
     if picture.nonconfig:
         found["itm-state:tunnels_state"] = lambda: {"state-tunnel-list": _tunnels(picture)}
-        found |= vpn_views.nonconfig(picture.state)
+        found |= vpn_views.nonconfig(picture.state) | neutron_views.trees(picture.state, picture.host)
     return found
 
 
