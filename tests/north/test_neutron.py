@@ -184,6 +184,24 @@ def test_what_is_no_json_is_refused(neutron: Neutron, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"network": {"id": "x", "name": "\\ud800"}}',
+        b'{"network": {"id": "x", "name": "\\u0000\\u2028"}}',
+        b'{"network": {"id": "x", "much": 123456789012345678901234567890123456789012345678901234567890}}',
+        b'{"network": {"id": "x", "much": 1e400}}',
+        b'{"network": {"id": "x", "much": ' + b"[" * 900 + b"]" * 900 + b"}}",
+        b'{"network": {"id": "x", "' + b"n" * 60000 + b'": ""}}',
+    ],
+)
+def test_what_is_odd_is_kept_whole_or_refused(neutron: Neutron, raw: bytes) -> None:
+    answer = neutron.ask("POST", "networks", raw=raw)
+    assert answer.status in (201, 400), answer.raw
+    again = neutron.ask("GET", "networks/x")
+    assert again.raw == answer.raw if answer.status == 201 else again.status == 404
+
+
+@pytest.mark.parametrize(
     "kind",
     [
         "qos/policies",

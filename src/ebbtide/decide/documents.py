@@ -363,11 +363,12 @@ def _made(
         Refused: it would move to another network or group.
     """
     what = kind(name)
-    body = msgspec.json.encode(given).decode()
-    if len(body) > MAX_BODY or "\x00" in body:
+    raw = msgspec.json.encode(given)
+    if len(raw) > MAX_BODY:
         raise TooLarge(
-            f"{what.singular} {document_id} has {len(body)} bytes: at most {MAX_BODY} are kept, send less of it"
+            f"{what.singular} {document_id} has {len(raw)} bytes: at most {MAX_BODY} are kept, send less of it"
         )
+    body = raw.decode()
     found = read(name, body)
     for field, parents in what.parents:
         parent = getattr(found, field)

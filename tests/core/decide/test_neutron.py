@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebbtide.decide import documents, ids, neutron
-from ebbtide.errors import MissingParent, NotFound, Refused
+from ebbtide.errors import MissingParent, NotFound, Refused, UserError
 from ebbtide.model.facts import (
     Binding,
     BindingPhase,
@@ -498,6 +498,87 @@ def test_what_was_said_one_by_one_means_what_it_means_at_once(seed: int, length:
         state = tell(state, ids.released(state, state.revision))
         state = tell(state, neutron.again(state))
         assert plain(state) == plain(said_at_once(state))
+
+
+_TEXTS = [
+    *(
+        "",
+        "n1",
+        "s1",
+        "p1",
+        "r1",
+        "g1",
+        "ext",
+        "v1",
+        "10.1.0.5",
+        "10.1.0.0/24",
+        "fe80::1%a",
+        "2001:db8::5",
+        "::/0",
+        "0.0.0.0/0",
+    ),
+    *(
+        "255.255.255.255",
+        "224.0.0.1",
+        "02:00:00:00:00:05",
+        "01:00:00:00:00:00",
+        "vxlan",
+        "flat",
+        "1:1",
+        "é\x00 ",
+        "x" * 300,
+        "ebbtide:x",
+    ),
+]
+_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([-1, 0, 1, 4095, 70001, 1 << 31, 1 << 80]),
+    st.sampled_from(_TEXTS),
+    st.lists(st.sampled_from(_TEXTS), max_size=3),
+    st.lists(
+        st.fixed_dictionaries({"destination": st.sampled_from(_TEXTS), "nexthop": st.sampled_from(_TEXTS)}), max_size=2
+    ),
+    st.lists(
+        st.fixed_dictionaries({"subnet_id": st.sampled_from(_TEXTS), "ip_address": st.sampled_from(_TEXTS)}), max_size=2
+    ),
+    st.lists(
+        st.fixed_dictionaries({"ip_address": st.sampled_from(_TEXTS), "mac_address": st.sampled_from(_TEXTS)}),
+        max_size=2,
+    ),
+    st.fixed_dictionaries(
+        {
+            "network_id": st.sampled_from(_TEXTS),
+            "external_fixed_ips": st.just([{"subnet_id": "se", "ip_address": "::"}]),
+        }
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_is_said_is_refused_with_a_word_or_kept(data: st.DataObject) -> None:
+    state = say(routed(), "bgpvpns", "v1", route_distinguishers=["1:1"], routers=["r1"])
+    state = say(state, "security-group-rules", "x1", security_group_id="g1", direction="ingress")
+    words = []
+    for _ in range(data.draw(st.integers(1, 6))):
+        kind = data.draw(st.sampled_from(sorted(documents.KINDS)))
+        names = [field.encode_name for field in msgspec.structs.fields(documents.KINDS[kind].body)]
+        wrong = {name: data.draw(_VALUES) for name in data.draw(st.lists(st.sampled_from(names), max_size=4))}
+        held = sorted(state.documents.get(kind, ())) or ["new"]
+        name = data.draw(st.sampled_from([*held, "new"]))
+        known = state.document(kind, name)
+        body = {**(msgspec.json.decode(known.body) if known is not None else {}), **wrong, "id": name}
+        try:
+            state = tell(state, neutron.change(state, documents.post(state, kind, [body])))
+        except UserError as error:
+            words.append(str(error))
+    for each in reversed(documents.KINDS):
+        for left in sorted(state.documents.get(each, ())):
+            if state.document(each, left) is not None:
+                state = forget(state, each, left)
+    assert not [fact for fact in facts(state) if not isinstance(fact, Cursor | Retired)]
+    assert all(words)
 
 
 def test_edits_of_one_fact_are_one() -> None:
