@@ -311,6 +311,25 @@ def test_a_floating_ip_leads_to_its_port_as_long_as_neutron_says_so(make_site: C
     assert (floating.fixed, floating.router) == ("10.1.0.237", router)
 
 
+def test_a_vni_that_is_still_held_is_given_as_soon_as_it_is_not(make_site: Callable[..., Site]) -> None:
+    neutron = Neutron(make_site())
+    said = {"provider:network_type": "vxlan", "provider:segmentation_id": 70099}
+    assert neutron.ask("POST", "networks", {"network": {"id": "first", **said}}).status == 201
+    assert neutron.ask("POST", "networks", {"network": {"id": "second", **said}}).status == 201
+    (waits,) = neutron.site.get("/api/v1/neutron").json["unserved"]
+    assert (waits["id"], waits["reason"]) == ("second", "segmentation id 70099 is the VNI of network first")
+    assert neutron.ask("DELETE", "networks/first").status == 204
+    neutron.site.wait(lambda: "second" in neutron.site.state.networks)
+    assert neutron.site.get("/api/v1/neutron").json["unserved"] == []
+    hand_made = {"id": "hand-made", "network": "second", "mac": "02:00:00:00:09:01"}
+    assert neutron.site.post("/api/v1/ports", hand_made).status == 201
+    refused = neutron.ask("DELETE", "networks/second")
+    assert (refused.status, "hand-made" in refused.json["error"]["message"]) == (409, True)
+    assert neutron.ask("GET", "networks/second").status == 200
+    assert neutron.site.ask("DELETE", "/api/v1/ports/hand-made").status == 200
+    assert neutron.ask("DELETE", "networks/second").status == 204
+
+
 def test_a_vpn_of_a_network_with_a_router_waits_in_sight(make_site: Callable[..., Site]) -> None:
     site = make_site()
     replay(site, "C")
