@@ -14,6 +14,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ebbtide.decide.bodies import (
+    AssociationBody,
+    Body,
+    FloatingBody,
+    GroupBody,
+    NetworkBody,
+    PortBody,
+    RouterBody,
+    RuleBody,
+    SubnetBody,
+    VpnBody,
+)
 from ebbtide.errors import BadInput, MissingParent, NotFound, Refused, TooLarge
 from ebbtide.model.addresses import parse_ip, parse_net
 from ebbtide.model.facts import Document, Edit
@@ -28,164 +40,13 @@ MAX_REFS = 2000
 #: networking-odl asks for this network to learn whether the controller knows everything; it is made last, and is no network.
 CANARY = "bd8db3a8-2b30-4083-a8b3-b3fd46401142"
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
-#: Port owners of Neutron's that are places of a router.
-LEGS = ("network:router_interface", "network:router_interface_distributed", "network:ha_router_replicated_interface")
-GATEWAY = "network:router_gateway"
-
-
-class _Body(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is read of a document; the rest of it is kept, and nothing else."""
-
-
-class Named(_Body, frozen=True):
-    """A reference as networking-odl sends those of security groups."""
-
-    id: str
-
-
-class Way(_Body, frozen=True):
-    """A route of a subnet's hosts, or of a router."""
-
-    destination: str
-    nexthop: str
-
-
-class Fixed(_Body, frozen=True):
-    """An address of a port in a subnet."""
-
-    subnet_id: str
-    ip_address: str = ""
-
-
-class Pair(_Body, frozen=True):
-    """An address pair of a port: "" or null, its own MAC."""
-
-    ip_address: str
-    mac_address: str | None = None
-
-
-class Gateway(_Body, frozen=True):
-    """A router's place outside."""
-
-    network_id: str
-    external_fixed_ips: list[Fixed] | None = None
-    enable_snat: bool | None = None
-
-
-class NetworkBody(_Body, frozen=True):
-    """A network, inside or outside."""
-
-    type: str | None = msgspec.field(name="provider:network_type", default=None)
-    physical: str | None = msgspec.field(name="provider:physical_network", default=None)
-    segment: int | None = msgspec.field(name="provider:segmentation_id", default=None)
-    external: bool | None = msgspec.field(name="router:external", default=None)
-    mtu: int | None = None
-    admin_state_up: bool | None = None
-    qos_policy_id: str | None = None
-
-
-class SubnetBody(_Body, frozen=True):
-    """A subnet of a network."""
-
-    network_id: str
-    cidr: str
-    gateway_ip: str | None = None
-    enable_dhcp: bool | None = None
-    ipv6_ra_mode: str | None = None
-    ipv6_address_mode: str | None = None
-    dns_nameservers: list[str] | None = None
-    host_routes: list[Way] | None = None
-
-
-class PortBody(_Body, frozen=True):
-    """A port: a VM's, or one of a router's places."""
-
-    network_id: str
-    mac_address: str
-    fixed_ips: list[Fixed] | None = None
-    security_groups: list[Named | str] | None = None
-    port_security_enabled: bool | None = None
-    allowed_address_pairs: list[Pair] | None = None
-    device_owner: str | None = None
-    device_id: str | None = None
-    admin_state_up: bool | None = None
-    qos_policy_id: str | None = None
-    extra_dhcp_opts: list[Any] | None = None
-    project_id: str | None = None
-    tenant_id: str | None = None
-
-    @property
-    def groups(self) -> list[str]:
-        """The ids of its security groups."""
-        return [g if isinstance(g, str) else g.id for g in self.security_groups or ()]
-
-    @property
-    def router(self) -> str:
-        """The router that it is a place of, inside or outside ("": none)."""
-        return (self.device_id or "") if self.device_owner in (*LEGS, GATEWAY) else ""
-
-
-class RouterBody(_Body, frozen=True):
-    """A router."""
-
-    admin_state_up: bool | None = None
-    external_gateway_info: Gateway | None = None
-    routes: list[Way] | None = None
-
-
-class FloatingBody(_Body, frozen=True):
-    """A floating IP."""
-
-    floating_network_id: str
-    floating_ip_address: str
-    port_id: str | None = None
-    fixed_ip_address: str | None = None
-    router_id: str | None = None
-
-
-class GroupBody(_Body, frozen=True):
-    """A security group. The rules that are embedded in it come as documents of their own too, and these count."""
-
-    stateful: bool | None = None
-
-
-class RuleBody(_Body, frozen=True):
-    """A rule of a security group."""
-
-    security_group_id: str
-    direction: str
-    ethertype: str | None = None
-    protocol: str | int | None = None
-    port_range_min: int | None = None
-    port_range_max: int | None = None
-    remote_ip_prefix: str | None = None
-    remote_group_id: str | None = None
-    remote_address_group_id: str | None = None
-
-
-class VpnBody(_Body, frozen=True):
-    """A BGP VPN. Its own lists of networks and routers count; associations that come as documents of their own say nothing more."""
-
-    type: str | None = None
-    route_targets: list[str] | None = None
-    import_targets: list[str] | None = None
-    export_targets: list[str] | None = None
-    route_distinguishers: list[str] | None = None
-    networks: list[str] | None = None
-    routers: list[str] | None = None
-
-
-class AssociationBody(_Body, frozen=True):
-    """An association of a BGP VPN, as a full sync sends it."""
-
-    bgpvpn_id: str
 
 
 class Kind(NamedTuple):
     """A kind of document: its name in bodies, what is read of it, and the fields that name what has to be there before it."""
 
     singular: str
-    body: type[_Body]
+    body: type[Body]
     parents: tuple[tuple[str, str], ...] = ()
 
 

@@ -17,18 +17,19 @@ import msgspec
 
 from ebbtide.compile import ledger
 from ebbtide.decide import documents, hidden, networks, ports, routing, security, vpns
-from ebbtide.decide.documents import (
-    CANARY,
+from ebbtide.decide.bodies import (
     LEGS,
     FloatingBody,
+    GroupBody,
     NetworkBody,
     PortBody,
     RouterBody,
     RuleBody,
     SubnetBody,
     VpnBody,
-    ref,
+    Way,
 )
+from ebbtide.decide.documents import CANARY, ref
 from ebbtide.decide.ids import Allocator
 from ebbtide.decide.security import RuleWish
 from ebbtide.errors import BadInput, NotFound, Refused
@@ -510,7 +511,7 @@ class _Work:
         if not self.tries(key, lambda state: lead(state, texts)) and texts:
             self.tries(key, lambda state: lead(state, ()))
 
-    def _has_way(self, key: Key, way: documents.Way) -> bool:
+    def _has_way(self, key: Key, way: Way) -> bool:
         """Whether a route's next hop is in a subnet of the router's."""
         known = _is_address(way.nexthop) and any(holds(leg.subnet, way.nexthop) for leg in self.state.places(key[1]))
         if not known:
@@ -635,7 +636,7 @@ class _Work:
     # --- security groups ---
 
     def _group(self, name: str) -> None:
-        body: documents.GroupBody | None = self.read("security-groups", name)
+        body: GroupBody | None = self.read("security-groups", name)
         if body is not None:
             self._remark(("security-groups", name), ("stateful false (it is stateful)", body.stateful is False))
             self.tries(("security-groups", name), lambda state: security.add_group(state, name)[0])

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ebbtide.decide import documents
-from ebbtide.decide.documents import GATEWAY, LEGS, PortBody
+from ebbtide.decide.bodies import GATEWAY, LEGS, PortBody
 from ebbtide.model.facts import Compute, Document, Port
 from ebbtide.model.observed import Phase, View
 from ebbtide.model.state import State
