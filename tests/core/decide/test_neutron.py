@@ -17,6 +17,7 @@ from ebbtide.model.facts import (
     Binding,
     BindingPhase,
     Cursor,
+    Designation,
     Document,
     Edit,
     External,
@@ -32,8 +33,9 @@ from ebbtide.model.facts import (
     Vpn,
     format_mac,
 )
-from ebbtide.model.state import State, apply, facts, rebuild
-from tests.fakes.clouds import compute
+from ebbtide.model.state import NAT, State, apply, facts, rebuild
+from tests.fakes.clouds import compute, random_view
+from tests.fakes.follower import Follower
 
 EMPTY = rebuild([], 1, "00000000-0000-4000-8000-000000000000")
 
@@ -498,6 +500,46 @@ def test_what_was_said_one_by_one_means_what_it_means_at_once(seed: int, length:
         state = tell(state, ids.released(state, state.revision))
         state = tell(state, neutron.again(state))
         assert plain(state) == plain(said_at_once(state))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(1, 50))
+def test_computes_hold_what_they_should_whatever_neutron_says_in_turn(seed: int, length: int) -> None:
+    """Ports are plugged on the way, and a router's NAT is served by whoever has the network outside."""
+    random, follower = Random(seed), Follower()
+    computes = [compute(n, provider_mappings=(("phys", "br-ex"),) if n < 3 else ()) for n in (1, 2, 3)]
+    state = tell(EMPTY, [Edit(None, c) for c in computes])
+    follower.changed([Edit(None, c) for c in computes], state)
+    for _ in range(length):
+        edits = _some_change(state, random)
+        after = tell(state, edits)
+        follower.changed(edits, after)
+        state = after
+        for number in sorted(follower.held):
+            follower.shows(number, random_view(random, state, number, follower.views[number]))
+        follower.check()
+
+
+def _some_change(state: State, random: Random) -> list[Edit]:
+    """Something that Neutron says, or a port that is plugged, or a router that is served, or ids that are free again."""
+    unplugged = [name for name in sorted(state.ports) if name not in state.bindings]
+    unserved = [r.id for r in state.routers.values() if r.external and (NAT, r.id) not in state.designations]
+    match random.randrange(6):
+        case 0 if unplugged:
+            return [Edit(None, Binding(random.choice(unplugged), random.randint(1, 3), BindingPhase.ACTIVE))]
+        case 1 if unserved:
+            return [Edit(None, Designation(NAT, random.choice(sorted(unserved)), 1, 2))]
+        case 2:
+            freed = ids.released(state, state.revision)
+            return [*freed, *neutron.again(apply(state, freed, state.revision))]
+    kind, name = random.choice(list(_SAID))
+    try:
+        if random.random() < 0.2:
+            return neutron.change(state, documents.delete(state, kind, name))
+        given = {"id": name, **{k.replace("__", ":"): v for k, v in random.choice(_SAID[kind, name]).items()}}
+        return neutron.change(state, documents.post(state, kind, [given]))
+    except (MissingParent, NotFound):
+        return []
 
 
 _TEXTS = [
