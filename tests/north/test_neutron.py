@@ -230,6 +230,12 @@ def test_what_is_not_served_is_never_taken(neutron: Neutron, kind: str) -> None:
         )
 
 
+def test_what_is_said_to_be_something_else_than_json_is_not_read(neutron: Neutron) -> None:
+    raw, kind = json.dumps({"network": NETWORK}).encode(), {"Content-Type": "text/plain"}
+    assert neutron.ask("POST", "networks", raw=raw, headers=kind).status == 415
+    assert neutron.ask("GET", "networks").json == {"networks": []}
+
+
 def test_a_method_that_a_path_has_not_is_refused(neutron: Neutron) -> None:
     for method, path in (("POST", "networks/x"), ("PUT", "networks"), ("DELETE", "networks"), ("PATCH", "networks/x")):
         assert neutron.ask(method, path, {"network": NETWORK}).status == 400, (method, path)

@@ -6,6 +6,8 @@ What of it is not served, and why, is at /api/v1/neutron. Parse, ask the service
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +16,7 @@ from starlette.routing import Route
 from ebbtide.decide import documents
 from ebbtide.errors import BadInput
 from ebbtide.model.facts import Document
-from ebbtide.north import body
+from ebbtide.north import body, media
 from ebbtide.north.answers import json_response
 from ebbtide.runtime.service import Service
 
@@ -35,7 +37,7 @@ def routes(service: Service) -> list[Route]:
 
     async def make(request: Request) -> Response:
         name = _kind(request)
-        given, several = documents.objects(name, body.decode(await body.read(request)))
+        given, several = documents.objects(name, await _said(request))
         request.state.ids = [str(each.get("id", ""))[:64] for each in given]
         made = await service.post_documents(name, given)
         if not several:
@@ -45,7 +47,7 @@ def routes(service: Service) -> list[Route]:
     async def change(request: Request) -> Response:
         name, document_id = _kind(request), request.path_params["id"]
         documents.one(service.state, name, document_id)
-        given, several = documents.objects(name, body.decode(await body.read(request)))
+        given, several = documents.objects(name, await _said(request))
         if several:
             raise BadInput(f"a PUT of {name}/{document_id} takes one object, not a list", tag="malformed-message")
         request.state.ids = [document_id]
@@ -94,6 +96,13 @@ def _kind(request: Request) -> str:
     whole = request.url.path.removeprefix(ROOT).strip("/")
     documents.kind(name if name in documents.KINDS else whole)
     return name
+
+
+async def _said(request: Request) -> Any:
+    """The body, as JSON."""
+    raw = await body.read(request)
+    media.check_body(request.headers.get("content-type", ""), (media.JSON,))
+    return body.decode(raw)
 
 
 def _shown(document: Document, status: int = 200) -> Response:
