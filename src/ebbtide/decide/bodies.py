@@ -73,6 +73,7 @@ class SubnetBody(Body, frozen=True):
     ipv6_address_mode: str | None = None
     dns_nameservers: list[str] | None = None
     host_routes: list[Way] | None = None
+    created_at: str | None = None
 
 
 class PortBody(Body, frozen=True):

@@ -147,7 +147,7 @@ def _shown(document: Document | None) -> Any:
         case NetworkBody() as found:
             return found.type, found.physical, found.segment, found.external
         case SubnetBody() as found:
-            return found.cidr, found.gateway_ip
+            return found.cidr, found.gateway_ip, found.created_at
         case PortBody() as found:
             return found.fixed_ips, found.admin_state_up, found.device_owner, found.device_id, found.mac_address
         case RouterBody() as found:
@@ -206,8 +206,9 @@ def _near(state: State, document: Document) -> Iterator[Key]:
 
 
 def _subnets(state: State, network: str) -> list[SubnetBody]:
-    """A network's subnets, in order of their ids."""
-    return [_read(state, kind, name) for kind, name in _naming(state, "networks", network) if kind == "subnets"]
+    """A network's subnets, the oldest first: what is served does not change with one that is added."""
+    found = [_read(state, kind, name) for kind, name in _naming(state, "networks", network) if kind == "subnets"]
+    return sorted(found, key=lambda subnet: subnet.created_at or "")
 
 
 def _network(state: State, name: str) -> Inside | Outside | None:
@@ -234,6 +235,26 @@ def _network(state: State, name: str) -> Inside | Outside | None:
     dns = " ".join(list(dict.fromkeys(servers))[:MAX_TOLD])
     cidrs = tuple(sorted({text for text, _ in subnets}))
     return Inside(body.segment, body.mtu or 1450, cidrs, dhcp, dns, tuple(sorted(ways)[:MAX_TOLD]), mode)
+
+
+def _halves(state: State, name: str, wish: Inside | Outside) -> Iterator[str]:
+    """What subnets of a network say that a network of ours has but once, or fewer of, in words."""
+    subnets = _subnets(state, name)
+    four, six = ([s for s in subnets if (":" in s.cidr) == ipv6] for ipv6 in (False, True))
+    if isinstance(wish, Outside):
+        if len(four) > 1 or len(six) > 1:
+            yield f"of its subnets {' and '.join(filter(None, (wish.subnet, wish.subnet6)))} are served, one of each IP version"
+        return
+    if len({s.enable_dhcp is not False for s in four}) > 1:
+        yield "DHCP is served in all its IPv4 subnets, though some of them are without"
+    if len({s.ipv6_ra_mode or s.ipv6_address_mode for s in six}) > 1:
+        yield f"its IPv6 subnets have several modes: {wish.mode} is served in all"
+    if len({text for s in subnets for text in s.dns_nameservers or ()}) > MAX_TOLD:
+        yield f"of its name servers {MAX_TOLD} are told"
+    if len([way for s in four for way in s.host_routes or ()]) > MAX_TOLD:
+        yield f"of its host routes {MAX_TOLD} are told"
+    if any(s.host_routes for s in six):
+        yield "host routes of IPv6 are not told"
 
 
 def _outside(body: NetworkBody, subnets: Sequence[tuple[str, SubnetBody]]) -> Outside:
@@ -699,12 +720,16 @@ class _Work:
         except (BadInput, Refused, ValueError) as error:
             self.say(key, str(error))
             return
-        body = self.read("networks", name) if wish is not None else NetworkBody()
+        if wish is None:
+            return
+        for reason in _halves(self.state, name, wish):
+            self.say(key, reason)
+        body: NetworkBody = self.read("networks", name)
         down = ("admin_state_up false", body.admin_state_up is False)
         self._remark(key, ("a QoS policy", body.qos_policy_id), down)
         if isinstance(wish, Outside):
             self.tries(key, lambda state: _external(state, name, wish))
-        elif wish is not None:
+        else:
             if not self.tries(key, lambda state: _inside(state, name, wish)) and wish.mode:
                 self.tries(key, lambda state: _inside(state, name, wish._replace(mode="")))
             known = self.state.networks.get(name)

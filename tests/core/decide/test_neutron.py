@@ -159,6 +159,28 @@ def test_a_network_that_cannot_be_served_is_kept_and_says_why(said: dict[str, An
     assert (why(state, "networks", "n1"), why(state, "ports", "p1"), list(state.ports)) == ("", "", ["p1"])
 
 
+def test_what_only_some_subnets_say_is_in_sight() -> None:
+    state = say(cloud(), "subnets", "t1", network_id="ext", cidr="203.0.113.0/24", gateway_ip="203.0.113.1")
+    assert why(state, "networks", "ext") == "of its subnets 198.51.100.0/24 are served, one of each IP version"
+    assert state.externals["ext"].subnet == "198.51.100.0/24"
+    state = put(state, "subnets", "se", created_at="2026-11-22T17:01:15Z")
+    assert state.externals["ext"].subnet == "203.0.113.0/24", "it is of nobody knows when"
+    state = put(state, "subnets", "t1", created_at="2026-11-22T17:01:16Z")
+    assert state.externals["ext"].subnet == "198.51.100.0/24", "the oldest is served, whatever its id"
+    state = say(state, "subnets", "s0", network_id="n1", cidr="10.5.0.0/24", enable_dhcp=False)
+    assert "some of them are without" in why(state, "networks", "n1")
+    six = {"network_id": "n1", "host_routes": [{"destination": "2001:db8:f::/48", "nexthop": "2001:db8::9"}]}
+    state = say(state, "subnets", "s6", cidr="2001:db8::/64", ipv6_ra_mode="slaac", **six)
+    assert "host routes of IPv6 are not told" in why(state, "networks", "n1")
+    state = say(state, "subnets", "s7", network_id="n1", cidr="2001:db8:7::/64")
+    assert "several modes: slaac is served in all" in why(state, "networks", "n1")
+    servers = [f"192.0.2.{n}" for n in range(21)]
+    ways = [{"destination": f"10.9.{n}.0/24", "nexthop": "10.5.0.9"} for n in range(21)]
+    state = put(state, "subnets", "s0", dns_nameservers=servers, host_routes=ways)
+    assert "of its name servers 20 are told; of its host routes 20 are told" in why(state, "networks", "n1")
+    assert len(state.networks["n1"].routes) == len(state.networks["n1"].dns.split()) == 20
+
+
 def test_a_vni_that_is_taken_is_waited_for() -> None:
     state = say(say(EMPTY, "networks", "n1", **VXLAN), "networks", "n2", **VXLAN)
     assert why(state, "networks", "n2") == "segmentation id 70001 is the VNI of network n1"
