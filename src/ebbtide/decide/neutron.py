@@ -101,9 +101,10 @@ def change(state: State, edits: Sequence[Edit]) -> list[Edit]:
     return work.bring_in_line(_concerned(state, work.state, edits))
 
 
-def again(state: State) -> list[Edit]:
-    """What can be served now, and could not be before. Nothing else changes."""
-    return _Work(state, ()).bring_in_line(set(state.unserved)) if state.unserved else []
+def again(state: State, some: Iterable[Key]) -> list[Edit]:
+    """What can be served now of some documents, and could not be before. Nothing else changes."""
+    waiting = {key for key in some if key in state.unserved}
+    return _Work(state, ()).bring_in_line(waiting) if waiting else []
 
 
 def fused(edits: Iterable[Edit]) -> list[Edit]:

@@ -6,7 +6,7 @@ Nothing is decided here: see `decide/neutron.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
@@ -19,6 +19,8 @@ from ebbtide.runtime.cluster import Cluster
 log = structlog.get_logger("neutron")
 #: Seconds between two tries: each looks at all that waits.
 _PAUSE = 2.0
+#: Documents that are tried in one transaction.
+_BATCH = 100
 
 
 def said(edits: Iterable[Edit]) -> None:
@@ -37,6 +39,8 @@ class Waiting:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        #: The revision at which all were tried last.
+        self._tried = 0
 
     async def run(self) -> None:
         """Try again after changes while this controller leads; until cancelled."""
@@ -45,18 +49,30 @@ class Waiting:
             await cluster.changed.until(self._is_due, float("inf"))
             revision = cluster.state.revision
             try:
-                said(await cluster.store.commit(_again))
+                for some in batched(sorted(cluster.state.unserved)):
+                    said(await cluster.store.commit(_again(some)))
+                    await asyncio.sleep(0)
+                self._tried = revision
             except EbbtideError as error:
                 log.warning("neutron_waits", reason=str(error))
             except Exception:
                 log.exception("neutron_fault")
+                self._tried = revision
             await asyncio.sleep(_PAUSE)
-            await cluster.wait_for(lambda: cluster.state.revision > revision, float("inf"))  # noqa: B023 (asked at once)
 
     def _is_due(self) -> bool:
-        return self._cluster.store.leading.is_set() and bool(self._cluster.state.unserved)
+        state = self._cluster.state
+        return self._cluster.store.leading.is_set() and bool(state.unserved) and state.revision != self._tried
 
 
-def _again(state: State) -> tuple[list[Edit], list[Edit]]:
-    edits = neutron.again(state)
-    return edits, edits
+def batched(waiting: Sequence[neutron.Key]) -> Iterator[Sequence[neutron.Key]]:
+    """A few at a time, so that others get their turn."""
+    return (waiting[n : n + _BATCH] for n in range(0, len(waiting), _BATCH))
+
+
+def _again(some: Sequence[neutron.Key]) -> Callable[[State], tuple[list[Edit], list[Edit]]]:
+    def decide(state: State) -> tuple[list[Edit], list[Edit]]:
+        edits = neutron.again(state, some)
+        return edits, edits
+
+    return decide
