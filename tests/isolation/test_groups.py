@@ -265,16 +265,58 @@ def test_what_is_said_of_a_packet_is_what_its_tables_do_with_it(cloud: Cloud) ->
     assert {(False, "udp", True), (False, "ip", True), (True, "ip", False)} <= verdicts
 
 
+def test_what_is_said_of_a_packet_of_ipv6_is_what_its_tables_do_with_it(cloud: Cloud) -> None:
+    cloud.call(cloud.service.set_network("blue", subnets=["10.1.0.0/24", "2001:db8:1::/64"]))
+    for vm, index in (("web1", 1), ("web2", 2)):
+        known = cloud.controller.app.cluster.state.ports[vm].addresses
+        cloud.call(cloud.service.set_port(vm, addresses=[*known, f"2001:db8:1::{index}"]))
+    cloud.call(cloud.service.add_group("clients"))
+    six = {"family": "ipv6"}
+    allow(cloud, "web", True, **six, protocol="tcp", ports="80")
+    allow(cloud, "web", True, **six, protocol="tcp", ports="8000-8099", prefix="2001:db8:1::2/127")
+    allow(cloud, "web", True, **six, protocol="udp", remote="clients")
+    allow(cloud, "web", True, **six, protocol="icmpv6", icmp_type=128)
+    allow(cloud, "web", True, protocol="sctp", ports="5000")
+    allow(cloud, "web", False, **six, protocol="udp", ports="53")
+    secure(cloud, "web1", "web")
+    secure(cloud, "web2", "clients")
+    state = cloud.controller.app.cluster.state
+    port, compute = state.ports["web1"], cloud.lab.compute("a")
+    verdicts = set()
+    for inbound in (True, False):
+        for protocol, name in ((6, "tcp6"), (17, "udp6"), (132, "sctp6"), (58, "icmp6")):
+            for at in (79, 80, 53, 5000, 7999, 8000, 8099, 8100) if protocol != 58 else (1, 128, 129):
+                for far in ("2001:db8:1::2", "2001:db8:1::3", "2001:db8:1::4", "2001:db8:99::9"):
+                    ports = (at, 0) if protocol == 58 else (at, at)
+                    said = security.judge(state, port, security.Packet(inbound, far, protocol, *ports))
+                    assert said.passes == trace(compute, port, inbound, (protocol, name, at), far), (
+                        inbound,
+                        name,
+                        at,
+                        far,
+                    )
+                    verdicts.add((inbound, name, said.passes))
+    assert {(True, "tcp6", True), (True, "udp6", True), (True, "icmp6", True), (False, "udp6", True)} <= verdicts
+    assert {(True, "sctp6", False), (False, "tcp6", False), (True, "udp6", False)} <= verdicts, (
+        "a rule is of one family"
+    )
+
+
 def trace(compute: Compute, port: Port, inbound: bool, kind: tuple[int, str, int], far: str) -> bool:
     """Whether the first packet of a connection comes out of the stage."""
     protocol, name, at = kind
-    source, target = (far, port.addresses[0]) if inbound else (port.addresses[0], far)
-    said = f"in_port=1,{name},nw_src={source},nw_dst={target},ct_state=new|trk,ct_nw_src={source},ct_nw_dst={target}"
+    own = next(address for address in port.addresses if (":" in address) == (":" in far))
+    source, target = (far, own) if inbound else (own, far)
+    field = ("ipv6_{}", "ct_ipv6_{}") if ":" in far else ("nw_{}", "ct_nw_{}")
+    ends = [(words.format(end), value) for words in field for end, value in (("src", source), ("dst", target))]
+    said = f"in_port=1,{name},ct_state=new|trk," + ",".join(f"{word}={value}" for word, value in ends)
     said += f",ct_nw_proto={protocol}"
-    if protocol == 1:
-        said += f",icmp_type={at},icmp_code=0,ct_tp_src={at},ct_tp_dst=0"
+    if protocol in (1, 58):
+        icmp = "icmpv6" if protocol == 58 else "icmp"
+        said += f",{icmp}_type={at},{icmp}_code=0,ct_tp_src={at},ct_tp_dst=0"
     elif protocol in (6, 17, 132):
-        said += f",{name}_src=40000,{name}_dst={at},ct_tp_src=40000,ct_tp_dst={at}"
+        ports = name.removesuffix("6")
+        said += f",{ports}_src=40000,{ports}_dst={at},ct_tp_src=40000,ct_tp_dst={at}"
     else:
         said += f",nw_proto={protocol}"
     said += f",reg6={port.lport},reg11=9,reg12=9,metadata={port.lport << 40:#x}"
