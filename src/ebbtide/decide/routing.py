@@ -18,7 +18,7 @@ from ebbtide.compile import ledger
 from ebbtide.decide import hidden, parts
 from ebbtide.decide.ids import Allocator, retire
 from ebbtide.errors import BadInput, NotFound, Refused
-from ebbtide.model.addresses import ends, holds, ipv4, link_local, number, overlap, parse_ip, split_route, within
+from ebbtide.model.addresses import ends, holds, ipv4, link_local_text, number, overlap, parse_ip, split_route, within
 from ebbtide.model.facts import Edit, External, Floating, Port, Router, RouterPort, Vpn, format_mac, parse_mac
 from ebbtide.model.state import State, apply
 
@@ -555,7 +555,7 @@ def attach(state: State, name: str, network: str, address: str = "", mac: str = 
             f"network {network} belongs to VPN {vpns[0]}, which is its gateway: `ebbtide vpn dissociate {vpns[0]} --network {network}` "
             "first"
         )
-    on_link = str(IPv6Address(link_local(value)))
+    on_link = link_local_text(value)
     for port_id in state.ports_of.get(network, ()):
         port = state.ports[port_id]
         if on_link in port.addresses:
@@ -695,7 +695,7 @@ def without_port(state: State, port: str) -> list[Edit]:
 def own_addresses(state: State, network: str) -> dict[str, str]:
     """Addresses of routers and VPNs in a network, and whose they are, in words."""
     legs = _legs_in(state, network)
-    on_link = {str(IPv6Address(link_local(leg.mac))): named(state, leg.router) for leg in legs}
+    on_link = {link_local_text(leg.mac): named(state, leg.router) for leg in legs}
     return {**on_link, **{leg.address: named(state, leg.router) for leg in legs}}
 
 

@@ -73,6 +73,11 @@ def link_local(mac: int) -> int:
     return 0xFE80 << 112 | (left ^ 0x02_0000) << 40 | 0xFFFE << 24 | right
 
 
+def link_local_text(mac: int) -> str:
+    """That address, as it is stored and said."""
+    return str(IPv6Address(link_local(mac)))
+
+
 def parse_ip(text: str) -> IPv4Address | IPv6Address:
     """An address that may be stored: without a zone, which names an interface of one host.
 

@@ -19,6 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ebbtide.errors import NotReady
+from ebbtide.runtime.pulse import woken
 
 #: Events that a reader who comes back may have missed.
 KEPT = 1024
@@ -69,12 +70,7 @@ class Watcher:
 
     async def take(self) -> list[Event]:
         """What has come, oldest first; empty after a while without any."""
-        try:
-            async with asyncio.timeout(KEEPALIVE):
-                await self._some.wait()
-        except TimeoutError:
-            pass
-        self._some.clear()
+        await woken(self._some, KEEPALIVE)
         found = list(self._box.values())
         self._box.clear()
         return found

@@ -25,6 +25,7 @@ from ebbtide.model.addresses import link_local, number
 from ebbtide.model.facts import Edit
 from ebbtide.openflow import messages as m
 from ebbtide.runtime import asking, frames6
+from ebbtide.runtime.pulse import woken
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -126,12 +127,7 @@ class Adverts:
     async def run(self) -> None:
         """Tell what is due; until cancelled."""
         while True:
-            try:
-                async with asyncio.timeout(self._idle()):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
+            await woken(self._wake, self._idle())
             if not self._cluster.store.leading.is_set():
                 await asyncio.sleep(FOLLOWER)
                 continue

@@ -32,6 +32,7 @@ from ebbtide.model.facts import Edit, Learnt, format_mac
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
 from ebbtide.runtime import asking, neighbours
+from ebbtide.runtime.pulse import woken
 
 if TYPE_CHECKING:
     from ebbtide.runtime.cluster import Cluster
@@ -335,12 +336,7 @@ class Hidden:
     async def run(self) -> None:
         """Ask, watch and store when it is due; until cancelled."""
         while True:
-            try:
-                async with asyncio.timeout(self._idle()):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
+            await woken(self._wake, self._idle())
             if not self._cluster.store.leading.is_set():
                 await asyncio.sleep(TOGETHER)
                 continue

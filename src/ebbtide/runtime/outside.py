@@ -28,6 +28,7 @@ from ebbtide.model.facts import Edit, External, Neighbour, RouterPort, format_ma
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
 from ebbtide.runtime import asking, frames, frames6, neighbours
+from ebbtide.runtime.pulse import woken
 from ebbtide.runtime.switch import SwitchLost
 
 if TYPE_CHECKING:
@@ -90,12 +91,7 @@ class Outside:
     async def run(self) -> None:
         """Ask and announce when it is due; until cancelled."""
         while True:
-            try:
-                async with asyncio.timeout(self._idle()):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
+            await woken(self._wake, self._idle())
             if not self._cluster.store.leading.is_set():
                 self._places.clear()
                 self._announcing.clear()

@@ -35,3 +35,13 @@ class Pulse:
             except TimeoutError:
                 continue
         return True
+
+
+async def woken(wake: asyncio.Event, seconds: float) -> None:
+    """Wait until it is set, or that long; it is clear then: what sets it from here on wakes the next who waits."""
+    try:
+        async with asyncio.timeout(seconds):
+            await wake.wait()
+    except TimeoutError:
+        pass
+    wake.clear()

@@ -14,7 +14,6 @@ it has left does not know, the new one judges (`passed_on`): conntrack at the ol
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from ebbtide.compile import ledger
@@ -36,7 +35,7 @@ from ebbtide.compile.flow import (
 )
 from ebbtide.compile.fragment import Fragment
 from ebbtide.compile.ledger import Feature, Kind, Priority, T
-from ebbtide.model.addresses import ipv4, link_local, prefix, split_pair
+from ebbtide.model.addresses import ipv4, link_local_text, prefix, split_pair
 from ebbtide.model.facts import Network, Port, SecurityGroup, SecurityRule
 
 ARP, RARP, IPV4, IPV6 = 0x0806, 0x8035, 0x0800, 0x86DD
@@ -345,7 +344,7 @@ def _own(port: Port) -> Iterator[tuple[int, str]]:
     for text in port.addresses:
         yield port.mac, text
     for mac in sorted(macs(port)):
-        yield mac, str(IPv6Address(link_local(mac)))
+        yield mac, link_local_text(mac)
     for pair, mac in map(split_pair, port.pairs):
         yield mac, pair
 
