@@ -37,6 +37,19 @@ def phases(site: Site) -> list[str]:
     return [line["phase"] for line in site.log() if line.get("event") == "move_phase"]
 
 
+def _wait_until_silent(site: Site) -> None:
+    """Until no switch was sent anything for a second: who takes on a router's connections is told of them after the cloud has settled."""
+    told: list[Any] = [None, 0.0]
+
+    def silent() -> bool:
+        counts = site.tell("counts")
+        if counts != told[0]:
+            told[:] = counts, time.monotonic()
+        return time.monotonic() - told[1] > 1
+
+    site.wait(silent, "the controller to have nothing to say")
+
+
 def test_two_of_five_leave_with_a_router_a_vpn_and_their_ports(site: Site) -> None:
     cloud = Cloud(site)
     cloud.build(PLACES)
@@ -57,6 +70,7 @@ def test_two_of_five_leave_with_a_router_a_vpn_and_their_ports(site: Site) -> No
 
 def test_a_settled_fleet_is_sent_no_change_by_the_controller_after_a_killed_one(site: Site) -> None:
     Cloud(site).build(PLACES)
+    _wait_until_silent(site)
     before, held = site.tell("counts"), dumps.of_fleet(site, "abcde", exact=True)
     site.kill("controller")
     site.start_controller()
