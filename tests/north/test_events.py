@@ -145,6 +145,30 @@ def test_only_what_readers_can_use_is_passed_on() -> None:
     assert made.newest == 100
 
 
+def test_ports_of_neutron_are_told_to_who_asks_for_them() -> None:
+    async def story() -> tuple[list[str], list[str]]:
+        made = hub()
+        sources = [made.stream(None), made.stream(None, {"neutron-port"})]
+        for source in sources:
+            await anext(source)
+        waiting = [asyncio.ensure_future(taken(source, 1)) for source in sources]
+        await asyncio.sleep(0)
+        made.heard("neutron-port", {"name": "p1", "status": "ACTIVE"})
+        made.heard("state", {"revision": 7})
+        return await waiting[0], await waiting[1]
+
+    usual, asked = asyncio.run(story())
+    assert "event: state" in usual[0]
+    assert 'event: neutron-port\ndata: {"name":"p1","status":"ACTIVE"}' in asked[0]
+
+
+def test_a_kind_of_event_that_is_none_is_refused(site: Site) -> None:
+    answer = site.get(f"{EVENTS}?kinds=state,weather")
+    assert answer.status == 400
+    assert "weather" in str(answer.json)
+    assert "neutron-port" in str(answer.json)
+
+
 def test_what_is_kept_is_bounded() -> None:
     made = hub()
     for number in range(events.KEPT + 10):

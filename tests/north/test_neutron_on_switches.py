@@ -49,6 +49,12 @@ def test_ports_become_active_and_a_host_goes_with_its_compute(lab: Lab, tmp_path
         for direction in ("ingress", "egress"):
             rule = {"security_group_id": "g1", "direction": direction, "protocol": "icmp", "ethertype": "IPv4"}
             say(site, "security-group-rule", f"x-{direction}", **rule)
+        events: list[dict[str, Any]] = []
+        site.app.cluster.listeners.append(lambda what, facts: events.append(facts) if what == "neutron-port" else None)
+
+        def told(name: str) -> list[tuple[str, list[str]]]:
+            return [(each["status"], each["hosts"]) for each in events if each["name"] == name]
+
         vms = {}
         for number, name in ((1, "a"), (2, "b")):
             mac, ip = f"02:00:00:00:00:0{number}", f"10.1.0.{number}"
@@ -59,19 +65,32 @@ def test_ports_become_active_and_a_host_goes_with_its_compute(lab: Lab, tmp_path
             vms[number] = lab.add_vm(f"vm{number}", name, mac=mac, ip_cidr=f"{ip}/24", iface_id=f"vm{number}")
         site.wait(lambda: site.ready(2) and len(site.state.bindings) == 2)
         assert {status(site, name) for name in ("vm1", "vm2")} == {"ACTIVE"}
+        site.wait(lambda: told("vm1") == [("ACTIVE", ["nova-a"])])
         assert vms[1].reaches("10.1.0.2")
         assert site.ask("DELETE", f"{ROOT}/security-group-rules/x-ingress").status == 204
         site.wait(lambda: site.ready(2))
         assert vms[1].ping("10.1.0.2").received == 0
 
+        one = {each["id"]: each for each in site.get("/api/v1/neutron/ports?ids=vm1,nobody").json["ports"]}
+        assert one == {"vm1": {"id": "vm1", "status": "ACTIVE", "hosts": ["nova-a"]}}
+        migration = lab.migration("vm1", "b")
+        migration.begin()
+        site.wait(lambda: told("vm1")[-1:] == [("ACTIVE", ["nova-a", "nova-b"])])
+        migration.fail()
+        site.wait(lambda: told("vm1")[-1:] == [("ACTIVE", ["nova-a"])])
+
         assert site.rpc("scalein-api:scalein-computes-start", ["a"]).status == 204
         assert hosts(site) == {"nova-b"}
+        marks = {each["host"]: each["tombstoned"] for each in site.get("/api/v1/neutron/hosts").json["hosts"]}
+        assert marks == {"nova-a": True, "nova-b": False}
         assert site.rpc("scalein-api:scalein-computes-recover", ["a"], "recover-node-ids").status == 204
         assert hosts(site) == {"nova-a", "nova-b"}
         assert site.rpc("scalein-api:scalein-computes-start", ["a"]).status == 204
         lab.remove_vm("vm1")
         site.wait(lambda: "vm1" not in site.state.bindings)
         assert status(site, "vm1") == "DOWN"
+        site.wait(lambda: told("vm1")[-1:] == [("DOWN", [])])
+        assert [each for each, _ in told("vm2")] == ["ACTIVE"], "nothing has become of it since"
         assert site.rpc("scalein-api:scalein-computes-end", ["a"]).status == 204
         assert hosts(site) == {"nova-b"}
         for path in ("ports/vm1", "ports/vm2", "security-groups/g1", "subnets/s1", "networks/n1"):

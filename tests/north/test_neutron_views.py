@@ -26,7 +26,7 @@ from ebbtide.north.neutron_views import Host
 from tests.fakes.clouds import compute, leg, network, port, router, state
 
 NOVA = compute(1, hostname="host-1", provider_mappings=(("physnet1", "br-ex"),))
-NAMED, MARKED, NEW = compute(2, hostname="host-2"), compute(3, tombstoned=True), compute(4)
+NAMED, MARKED, NEW = compute(2, hostname="host-2", nova_host="nova-2"), compute(3, tombstoned=True), compute(4)
 KERNEL = View(datapath=Datapath(kind="system"))
 
 
@@ -35,12 +35,12 @@ def read(known: State, hosts: dict[int, Host], path: str, *, old: bool = True) -
     return tree.envelope(tree.locate(trees, tree.steps(path), old), old)
 
 
-def ready(applied: int = 1, name: str = "") -> Host:
-    return Host(KERNEL, True, Phase.READY, applied, name)
+def ready(applied: int = 1) -> Host:
+    return Host(KERNEL, True, Phase.READY, applied)
 
 
 def test_hosts_are_ready_computes_that_are_not_leaving() -> None:
-    hosts = {1: ready(), 2: ready(name="nova-2"), 3: ready(), 4: Host(KERNEL, True, Phase.RECONCILED)}
+    hosts = {1: ready(), 2: ready(), 3: ready(), 4: Host(KERNEL, True, Phase.RECONCILED)}
     known = state(NOVA, NAMED, MARKED, NEW)
     found = read(known, hosts, "neutron:neutron/hostconfigs/")["hostconfigs"]["hostconfig"]
     assert [(each["host-id"], each["host-type"]) for each in found] == [("host-1", "ODL L2"), ("nova-2", "ODL L2")]

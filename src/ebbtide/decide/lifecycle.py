@@ -65,6 +65,7 @@ class Claim(msgspec.Struct, frozen=True):
     base: int = 0
     certificate: str = ""
     macs: tuple[str, ...] = ()
+    nova_host: str = ""
 
 
 class Outcome(StrEnum):
@@ -112,6 +113,7 @@ def _replaced(old: Compute, claim: Claim, dpid: int, asked: str = "") -> Compute
         system_id=claim.system_id,
         ovs_uuid=claim.ovs_uuid,
         hostname=claim.hostname,
+        nova_host=claim.nova_host,
         teps=claim.teps or old.teps,
         # A switch that starts says one after the other; what was said before is not taken back by silence.
         macs=old.macs if set(claim.macs) <= set(old.macs) else claim.macs,
@@ -409,6 +411,7 @@ def _join(state: State, claim: Claim, *, approved: bool, reason: str, has_tep: b
         system_id=claim.system_id,
         ovs_uuid=claim.ovs_uuid,
         hostname=claim.hostname,
+        nova_host=claim.nova_host,
         teps=claim.teps if has_tep else (),
         asked="" if has_tep else claim.teps[0],
         macs=claim.macs,

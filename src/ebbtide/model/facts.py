@@ -39,6 +39,7 @@ class Compute(msgspec.Struct, frozen=True):
     `applicants` are hosts that ask to take its place, or to come back as it though they have changed ("system-id@TEP");
     `successor` is the one of them that was approved, and may do so while the compute is silent.
     `macs` are those of its bridges' own interfaces, as aa:bb:cc:dd:ee:ff.
+    `nova_host` is what it says that it is called in Nova ("": as its `hostname`).
     `weight` and `base` say how many designated services it is to have (`decide/election.py`).
     `removed_at` is the revision at which it was removed (0: not removed).
     """
@@ -66,6 +67,12 @@ class Compute(msgspec.Struct, frozen=True):
     successor: str = ""
     past: tuple[str, ...] = ()
     removed_at: int = 0
+    nova_host: str = ""
+
+    @property
+    def host(self) -> str:
+        """What Neutron and Nova call it."""
+        return self.nova_host or self.hostname or self.name
 
     @property
     def tep(self) -> str:

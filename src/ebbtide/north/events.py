@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from ebbtide.errors import NotReady
+from ebbtide.errors import BadInput, NotReady
 from ebbtide.runtime.pulse import woken
 
 #: Events that a reader who comes back may have missed.
@@ -29,7 +29,9 @@ BOX = 1024
 WATCHERS = 256
 #: Seconds between comments that keep an idle stream open.
 KEEPALIVE = 15.0
-KINDS = ("state", "compute", "progress", "operation")
+#: What everybody is told of who does not ask for something else.
+KINDS = frozenset({"state", "compute", "progress", "operation"})
+ALL = KINDS | {"neutron-port"}
 Listener = Callable[[str, dict[str, Any]], None]
 
 
@@ -50,13 +52,16 @@ class Event(NamedTuple):
 class Watcher:
     """One reader's box."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Set[str] = KINDS) -> None:
+        self.kinds = kinds
         self._box: OrderedDict[tuple[str, str], Event] = OrderedDict()
         self._some = asyncio.Event()
         self.overflown = False
 
     def put(self, event: Event) -> None:
-        """Newest state wins; a box that is full is emptied, and the reader told to read everything anew."""
+        """Of what it asks for, newest state wins; a box that is full is emptied, and the reader told to read everything anew."""
+        if event.kind not in self.kinds:
+            return
         self._box.pop((event.kind, event.name), None)
         self._box[event.kind, event.name] = event
         if len(self._box) > BOX:
@@ -98,7 +103,7 @@ class Hub:
 
     def heard(self, what: str, facts: dict[str, Any]) -> None:
         """The cluster's listener."""
-        if what not in KINDS:
+        if what not in ALL:
             return
         event = Event(self._next, what, str(facts.get("name", "")), dict(facts))
         self._next += 1
@@ -119,9 +124,9 @@ class Hub:
             return None
         return [e for e in self._kept if e.id > last]
 
-    async def stream(self, last: int | None) -> AsyncIterator[str]:
-        """Everything from now on, after what was missed."""
-        watcher = Watcher()
+    async def stream(self, last: int | None, kinds: Set[str] = KINDS) -> AsyncIterator[str]:
+        """Everything of these kinds from now on, after what was missed."""
+        watcher = Watcher(kinds)
         self._watchers.add(watcher)
         try:
             missed = [] if last is None else self.missed(last)
@@ -130,7 +135,8 @@ class Hub:
             if missed is None:
                 yield self._say("reset")
             for event in missed or ():
-                yield event.text()
+                if event.kind in kinds:
+                    yield event.text()
             while not self._closed:
                 found = await watcher.take()
                 if watcher.overflown:
@@ -155,7 +161,20 @@ class Hub:
             given = request.headers.get("last-event-id", "") or request.query_params.get("last-event-id", "")
             # What is no id of ours is of another life: the answer is `reset`.
             last = (int(given) if given.isdecimal() and len(given) < 20 else -1) if given else None
+            kinds = _kinds(request.query_params.get("kinds", ""))
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-            return StreamingResponse(self.stream(last), 200, headers, "text/event-stream")
+            return StreamingResponse(self.stream(last, kinds), 200, headers, "text/event-stream")
 
         return [Route("/api/v1/events", events)]
+
+
+def _kinds(given: str) -> Set[str]:
+    """The kinds that a reader asks for.
+
+    Raises:
+        BadInput: there is no such kind.
+    """
+    asked = frozenset(filter(None, given.split(",")))
+    if not asked <= ALL:
+        raise BadInput(f"kinds = {','.join(sorted(asked - ALL))[:80]}: there are {', '.join(sorted(ALL))}", "kinds")
+    return asked or KINDS

@@ -1,11 +1,13 @@
 """Neutron's northbound as OpenDaylight has it, and networking-odl speaks it: /controller/nb/v2/neutron/{kind}[/{id}].
 
-What of it is not served, and why, is at /api/v1/neutron. Parse, ask the service, answer. What a body has to be is decided in
+What of it is not served, and why, is at /api/v1/neutron; /api/v1/neutron/hosts and /ports say where ports may be bound, and which are
+served (the event "neutron-port" tells of changes). Parse, ask the service, answer. What a body has to be is decided in
 `decide/documents.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ from starlette.routing import Route
 from ebbtide.decide import documents
 from ebbtide.errors import BadInput
 from ebbtide.model.facts import Document
+from ebbtide.model.observed import Phase
 from ebbtide.north import body, media
 from ebbtide.north.answers import json_response
 from ebbtide.runtime.service import Service
@@ -66,6 +69,38 @@ def routes(service: Service) -> list[Route]:
         counts = {name: len(state.documents.get(name, ())) for name in documents.KINDS}
         return json_response({"documents": counts, "unserved": shown, "revision": state.revision})
 
+    async def hosts(request: Request) -> Response:
+        state, members = service.state, service.cluster.members
+        shown = []
+        for compute in sorted(state.members(), key=lambda c: c.host):
+            member = members.get(compute.number)
+            phase = member.phase if member is not None else Phase.CONNECTED
+            shown.append(
+                {
+                    "host": compute.host,
+                    "compute": compute.name,
+                    "phase": str(phase) if member is not None and member.connected else "away",
+                    "ready": phase is Phase.READY and member is not None and member.connected,
+                    "tombstoned": compute.tombstoned,
+                    "datapath": (member.view.datapath.kind if member is not None else "") or "system",
+                    "bridge-mappings": dict(compute.provider_mappings),
+                }
+            )
+        return json_response({"hosts": shown, "revision": state.revision})
+
+    async def ports(request: Request) -> Response:
+        state = service.state
+        known: Mapping[str, Document] = state.documents.get("ports", {})
+        asked = request.query_params.get("ids")
+        ids = sorted(known) if asked is None else [name for name in asked.split(",") if name in known]
+        if asked is not None and asked.count(",") >= documents.MAX_BULK:
+            raise BadInput(f"ids: at most {documents.MAX_BULK} in one call; leave it away for all", "ids", "too-big")
+        shown = []
+        for name in ids:
+            status, at = service.arrivals.told(name)
+            shown.append({"id": name, "status": status, "hosts": list(at)})
+        return json_response({"ports": shown, "revision": state.revision})
+
     async def unknown(request: Request) -> Response:
         path = request.path_params["path"].strip("/")
         if path.partition("/")[0] not in documents.KINDS:
@@ -74,7 +109,11 @@ def routes(service: Service) -> list[Route]:
             f"{request.method} {request.url.path[:120]}: a kind takes GET and POST, one of it GET, PUT and DELETE"
         )
 
-    found = [Route("/api/v1/neutron", summary, methods=["GET"])]
+    found = [
+        Route("/api/v1/neutron", summary, methods=["GET"]),
+        Route("/api/v1/neutron/hosts", hosts, methods=["GET"]),
+        Route("/api/v1/neutron/ports", ports, methods=["GET"]),
+    ]
     for ending in ("", "/"):
         found += [
             Route(f"{ROOT}/{{kind}}{ending}", listing, methods=["GET"]),

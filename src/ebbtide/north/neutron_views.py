@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from ebbtide.decide import documents
-from ebbtide.decide.bodies import GATEWAY, LEGS, PortBody
-from ebbtide.model.facts import Compute, Document, Port
+from ebbtide.decide import arrivals
+from ebbtide.decide.arrivals import Heard
+from ebbtide.model.facts import Compute, Document
 from ebbtide.model.observed import Phase, View
 from ebbtide.model.state import State
 from ebbtide.north.tree import Rows, rows
@@ -23,14 +23,17 @@ HOST_TYPE = "ODL L2"
 
 
 class Host(msgspec.Struct, frozen=True):
-    """What is seen of a compute. `name`: what it says that it is called in Nova ("": it says nothing); `applied`: the newest revision that
-    its switch has confirmed."""
+    """What is seen of a compute. `applied`: the newest revision that its switch has confirmed."""
 
     view: View = View()
     connected: bool = False
     phase: Phase = Phase.CONNECTED
     applied: int = 0
-    name: str = ""
+
+    @property
+    def heard(self) -> Heard:
+        """As far as ports wait for it."""
+        return Heard(self.applied, self.connected and self.phase not in (Phase.BRAKED, Phase.FOREIGN))
 
 
 def unseen(number: int) -> Host:
@@ -68,7 +71,7 @@ def _host(compute: Compute, seen: Host) -> Node:
         "datapath_type": seen.view.datapath.kind or "system",
     }
     text = msgspec.json.encode(config).decode()
-    return {"host-id": seen.name or compute.hostname or compute.name, "host-type": HOST_TYPE, "config": text}
+    return {"host-id": compute.host, "host-type": HOST_TYPE, "config": text}
 
 
 def _ports(state: State, host: Callable[[int], Host]) -> Rows:
@@ -84,36 +87,10 @@ def _ports(state: State, host: Callable[[int], Host]) -> Rows:
 
 
 def _port(state: State, host: Callable[[int], Host], name: str) -> Node:
-    port, document = state.ports.get(name), state.document("ports", name)
-    assert document is not None
-    served = (
-        is_served(state, host, port) if port is not None else _is_placed(state, documents.read("ports", document.body))
-    )
-    return {"uuid": name, "status": "ACTIVE" if served else "DOWN"}
+    """Neutron knows no state between: what is plugged and not confirmed is down."""
 
+    def heard(number: int) -> Heard:
+        return host(number).heard
 
-def _is_placed(state: State, body: PortBody) -> bool:
-    """Whether a router is where this port of it is."""
-    router = state.routers.get(body.router)
-    if router is None:
-        return False
-    if body.device_owner == GATEWAY:
-        return router.external == body.network_id
-    held = {(leg.network, leg.address) for leg in state.places(router.id)}
-    wanted = {(body.network_id, fixed.ip_address) for fixed in body.fixed_ips or ()}
-    return body.device_owner in LEGS and bool(wanted) and wanted <= held
-
-
-def is_served(state: State, host: Callable[[int], Host], port: Port) -> bool:
-    """Whether a port is plugged, and its own compute and all that can be reached and send to it have confirmed what they need for that."""
-    binding = state.active(port.id)
-    if binding is None or host(binding.compute).applied < binding.since:
-        return False
-    needed = set(state.footprint(port.network))
-    for vrf in state.vrfs_with(port.network):
-        needed |= state.reach(vrf)
-    for group in port.groups:
-        needed |= state.asks_for(group)
-    heard = (host(number) for number in needed)
-    waited_for = (h for h in heard if h.connected and h.phase not in (Phase.BRAKED, Phase.FOREIGN))
-    return all(h.applied >= binding.since for h in waited_for)
+    found = arrivals.of_port(state, name, heard).status
+    return {"uuid": name, "status": found if found == arrivals.ACTIVE else arrivals.DOWN}

@@ -22,7 +22,6 @@ from ebbtide.runtime import vswitch
 from ebbtide.runtime.service import Service
 
 #: What a host says that it is called in Nova, in its Open_vSwitch row, as networking-odl has it written there.
-HOST_ID = "odl_os_hostconfig_hostid"
 LIBRARY = "ietf-yang-library:modules-state"
 #: The revision of ietf-yang-library in use (RFC 7895).
 LIBRARY_VERSION = "2016-06-21"
@@ -50,9 +49,7 @@ def picture(service: Service, config: bool, nonconfig: bool) -> views.Picture:
         member = cluster.members.get(number)
         if member is None:
             return neutron_views.unseen(number)
-        found = vswitch.root(member.tables) if member.tables is not None else None
-        name = found[1]["external_ids"].get(HOST_ID, "") if found is not None else ""
-        return neutron_views.Host(member.view, member.connected, member.phase, member.applied(), name)
+        return neutron_views.Host(member.view, member.connected, member.phase, member.applied())
 
     return views.Picture(service.state, seen, cluster.probes.is_open, config, nonconfig, host)
 

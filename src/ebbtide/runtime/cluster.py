@@ -128,6 +128,8 @@ class Cluster:
         self.probing = asyncio.Event()
         self.changed = Pulse()
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
+        #: Who is told of changes of State, while this controller leads.
+        self.edited: list[Callable[[Sequence[Edit]], None]] = []
         self.places = Places(self)
         self.designations = Designations(self)
         self.outside = Outside(self)
@@ -321,7 +323,7 @@ class Cluster:
                 self._heard[member.number] = self.now()
                 member.detach_link(link)
                 self._view_changed(member, member.view)
-                self._notify("compute", name=member.name)
+                self.notify("compute", name=member.name)
 
     async def _admit(self, link: OvsdbLink, claim: lifecycle.Claim | None, number: int, said: Pulse) -> int:
         """Ask the identity table about what the session says of itself."""
@@ -444,7 +446,7 @@ class Cluster:
                     # A switch that waits, silent, and a br-int that is foreign no longer show in rows that are not ours.
                     member.wake()
         said.fire()
-        self._notify("rows")
+        self.notify("rows")
 
     def _tep(self, number: int) -> str:
         compute = self.state.computes.get(number)
@@ -488,7 +490,7 @@ class Cluster:
             self._owners[switch] = member
             member.attach_switch(switch)
             asyncio.get_running_loop().call_later(OPENING_EYES + 0.01, self._look_again, member)
-            self._notify("compute", name=member.name)
+            self.notify("compute", name=member.name)
             await switch.lost.wait()
             log.info("openflow_session_lost", compute=member.name, reason=switch.reason)
         except TimeoutError:
@@ -507,7 +509,7 @@ class Cluster:
             if member is not None:
                 self._heard[member.number] = self.now()
                 member.detach_switch(switch)
-                self._notify("compute", name=member.name)
+                self.notify("compute", name=member.name)
 
     def _say_once(self, who: str, what: str, reason: str, **facts: Any) -> None:
         """Log a refusal when its reason is a new one: who is refused comes again every second."""
@@ -586,11 +588,13 @@ class Cluster:
         self.outside.changed(edits)
         self.hidden.changed(edits)
         self.adverts.changed(edits)
+        for told in self.edited:
+            told(edits)
         self._release_soon()
-        self._notify("state", revision=after.revision)
+        self.notify("state", revision=after.revision)
         facts = (new if new is not None else old for old, new in edits)
         for name in dict.fromkeys(_work(fact) for fact in facts if isinstance(fact, Operation | Item)):
-            self._notify("operation", name=name, state=after.operations[name].state if name in after.operations else "")
+            self.notify("operation", name=name, state=after.operations[name].state if name in after.operations else "")
 
     def _membership_changed(self, compute: Compute, ports: set[str]) -> None:
         member = self._member(compute.number)
@@ -653,7 +657,7 @@ class Cluster:
         self.places.somebody_has_moved_on()
         self.designations.look()
         self.probing.set()
-        self._notify("progress", name=member.name)
+        self.notify("progress", name=member.name)
         self._release_soon()
         if member.clean and any(d.compute == member.number for d in self.state.debts.values()):
             self.proofs.pay(member.number)
@@ -680,7 +684,8 @@ class Cluster:
         task = asyncio.ensure_future(self.store.commit(decide))
         task.add_done_callback(_log_failure)
 
-    def _notify(self, what: str, **facts: Any) -> None:
+    def notify(self, what: str, **facts: Any) -> None:
+        """Tell all listeners that something has changed, and wake who waits."""
         if what == "compute":
             self.designations.look()
         for listener in self.listeners:

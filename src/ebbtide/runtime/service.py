@@ -70,6 +70,7 @@ from ebbtide.model.facts import (
 from ebbtide.model.observed import Datapath
 from ebbtide.model.state import State, apply, facts, rebuild
 from ebbtide.runtime import drain_plan, drops, natmoves, paths, records, sessions, untranslated, vswitch
+from ebbtide.runtime.arrivals import Arrivals
 from ebbtide.runtime.auditor import Report, audit
 from ebbtide.runtime.cluster import Cluster
 from ebbtide.runtime.connections import Entry
@@ -113,6 +114,7 @@ class Service:
         self.drains = Drains(cluster, self.endings, new_id)
         self.returns = Returns(cluster, new_id)
         self.waiting = Waiting(cluster)
+        self.arrivals = Arrivals(cluster)
 
     @property
     def state(self) -> State:
@@ -127,6 +129,7 @@ class Service:
             group.create_task(self.drains.run())
             group.create_task(self.returns.run())
             group.create_task(self.waiting.run())
+            group.create_task(self.arrivals.run())
 
     # --- networks and ports ---
 
