@@ -99,6 +99,9 @@ def show_plan(found: dict[str, Any]) -> None:
     sessions = {s["router"]: s for s in found["sessions"]}
     _services(found, sessions)
     _vms(found)
+    for host in found["hosts"]:
+        told = f": {host['words']}" if host["words"] else ""
+        render.line(f"{host['compute']} is {found['vms-moved-by']}'s host {host['host'] or '?'}{told}")
     click.echo()
     flows, tunnels = found["flows"], found["tunnels"]
     render.line(

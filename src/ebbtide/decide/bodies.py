@@ -87,6 +87,7 @@ class PortBody(Body, frozen=True):
     allowed_address_pairs: list[Pair] | None = None
     device_owner: str | None = None
     device_id: str | None = None
+    host: str | None = msgspec.field(name="binding:host_id", default=None)
     admin_state_up: bool | None = None
     qos_policy_id: str | None = None
     extra_dhcp_opts: list[Any] | None = None

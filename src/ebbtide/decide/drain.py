@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ebbtide.decide import designation, duties, natmove, parts, scalein
+from ebbtide.decide import designation, documents, duties, natmove, parts, scalein
 from ebbtide.decide.dead import Sight
 from ebbtide.decide.designation import Departure, Going, Standing
 from ebbtide.errors import NotFound, Refused
@@ -45,6 +45,8 @@ VERB, END = "drain", "end"
 COMPUTE, SERVICE, VM = "compute", "service", "vm"
 #: Nobody moves VMs for us: they are watched.
 NOBODY = "none"
+#: Who moves VMs and also knows what nobody else does: whether a host is empty of those that are plugged nowhere.
+VOUCHERS = frozenset({"nova"})
 #: How often a VM's migration may fail, and milliseconds after the first and later failures until it is tried again.
 TRIES, PAUSES = 3, (5_000, 30_000)
 #: Seconds after the deadline for which a migration, or a move of a service, that is under way is waited for.
@@ -74,13 +76,20 @@ class Wish(msgspec.Struct, frozen=True):
     dead: bool = False
 
 
+class Vouch(NamedTuple):
+    """What who moves VMs says of a compute: why it is not empty for them ("": it is), and whether they have given it up for good."""
+
+    keeps: str = ""
+    failed: bool = False
+
+
 class Seen(NamedTuple):
     """What a step knows besides State. `now`: milliseconds since the epoch. `hold`: why nothing may be removed now, nor given up, in words.
 
     `led`: seconds of this leadership: clocks differ, so in its beginning no deadline is over. `sight(number)`: whether a compute lives.
     `settled(revision)`: whether everybody who can be heard has settled on it. `filled(number)`: why a compute may not be empty though State
     says so, in words. `heard(item)`: whether the mover of an item has been heard of of late; `asked(kind)`: whether any of that kind has.
-    `serves(number)`: see `scalein.end`.
+    `serves(number)`: see `scalein.end`. `vouched(operation, number)`: what those who move its VMs say of a compute.
     """
 
     now: int
@@ -96,6 +105,7 @@ class Seen(NamedTuple):
     asked: Callable[[str], bool]
     serves: Callable[[int], Sequence[str]]
     new_id: Callable[[], str]
+    vouched: Callable[[Operation, int], Vouch]
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -633,7 +643,7 @@ class _Step:
         vms, services = (sum(i.kind == kind for i in waiting) for kind in (VM, SERVICE))
         told = [f"{n} {word}{'s' if n != 1 else ''} to go" for n, word in ((vms, "VM"), (services, "service")) if n]
         told += [f"{i.object}: {i.reason}" for i in failed[:3]]
-        told = told or ["" if self.operation.dead else self.seen.filled(number)]
+        told = told or [self._filled(number)]
         if not self.operation.dead and not self.seen.standings.get(number, Standing()).reachable:
             told.insert(0, f"cannot be reached (if it is dead: `ebbtide drain {self.name(number)} --dead`)")
         self.put(item, item.state, "; ".join(told) or "is empty")
@@ -658,7 +668,8 @@ class _Step:
         for number in live:
             waiting, failed = self._left(number)
             in_flight = any(i.state is ItemState.MOVING for i in waiting)
-            if (late and (very_late or not in_flight)) or (failed and not waiting):
+            given_up = bool(failed) or self.seen.vouched(self.operation, number).failed
+            if (late and (very_late or not in_flight)) or (given_up and not waiting):
                 self._give_up(number, self._why_left(number), late)
 
     def _why_left(self, number: int) -> list[str]:
@@ -667,7 +678,7 @@ class _Step:
         found = [
             f"{words(i.object) if i.kind == SERVICE else i.object}: {i.reason or i.state}" for i in failed or waiting
         ]
-        filled = self.seen.filled(number)
+        filled = self._filled(number)
         return (
             found
             or [*([filled] if filled else []), *self.seen.serves(number)]
@@ -675,7 +686,13 @@ class _Step:
         )
 
     def _is_empty(self, number: int) -> bool:
-        return self.operation.dead or (not self.state.ports_on.get(number) and not self.seen.filled(number))
+        return self.operation.dead or (not self.state.ports_on.get(number) and not self._filled(number))
+
+    def _filled(self, number: int) -> str:
+        """Why a compute may not be empty though State says so, in words."""
+        if self.operation.dead:
+            return ""
+        return self.seen.filled(number) or self.seen.vouched(self.operation, number).keeps
 
     def _remove(self, numbers: list[int]) -> bool:
         state, seen = self.state, self.seen
@@ -894,6 +911,8 @@ class _Step:
         elif item.state is ItemState.MOVING and item.mover:
             if not self.seen.heard(item):
                 self._let_go(item, f"{item.mover}, which moved it, is not heard of")
+        elif here is None and self._is_elsewhere(item):
+            self.put(item, ItemState.DONE, "is plugged nowhere, and another host's by now", mover="")
         elif here is None:
             self._let_go(item, "is plugged nowhere: it was stopped, or starts again")
         elif here.phase is BindingPhase.LEAVING:
@@ -903,6 +922,13 @@ class _Step:
             self.put(item, ItemState.MOVING, f"is plugged on {places}, and no mover of ours is at it")
         elif item.state is not ItemState.FAILED:
             self._let_go(item, item.reason if item.tries else self._waits())
+
+    def _is_elsewhere(self, item: Item) -> bool:
+        """Whether Neutron says that a VM which is plugged nowhere is on a host that stays."""
+        document = self.state.document("ports", item.object)
+        host = documents.read("ports", document.body).host if document is not None else ""
+        leaving = {self.state.computes[n].host for n in self.operation.computes if n in self.state.computes}
+        return host not in leaving and any(c.host == host for c in self.state.members())
 
     def _waits(self) -> str:
         kind = self.operation.vms

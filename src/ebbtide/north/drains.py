@@ -8,6 +8,7 @@ seen by the controller itself; only a failure is told.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -23,8 +24,10 @@ from ebbtide.model.state import NAT, State
 from ebbtide.north import auth, body, shapes
 from ebbtide.north.answers import json_response, verdict
 from ebbtide.north.api import check_deadline
+from ebbtide.runtime import vouches
 from ebbtide.runtime.drain_plan import DrainPlan, Load, Sessions
 from ebbtide.runtime.service import Service
+from ebbtide.runtime.vouches import Said
 
 #: VMs at the same time, computes at the same time, characters of a reason: at most.
 _AT_ONCE, _WAVE, _REASON = 1000, 100_000, 1000
@@ -73,6 +76,23 @@ class Reporting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mover: str
     claim: int
     failure: str = ""
+
+
+class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a mover says of a compute: what its host is called, `state` (matched, emptying, empty or failed), and why."""
+
+    compute: str
+    host: str
+    state: str
+    words: str = ""
+
+
+class Vouching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mover says which hosts computes are (`operation` ""), or how far those of a drain are."""
+
+    mover: str
+    hosts: list[Host]
+    operation: str = ""
 
 
 def _instant(seconds: float | None, name: str) -> int:
@@ -124,7 +144,9 @@ def routes(service: Service) -> list[Route]:
         wish = _wish(given)
         if given.plan:
             found = await service.plan_drain(ids, wish)
-            return json_response({**plan_shown(service.state, found, wish), "revision": service.state.revision})
+            shown_hosts = _hosts(service, [v.number for v in found.counted.decision.verdicts], wish)
+            told = plan_shown(service.state, found, wish)
+            return json_response({**told, "hosts": shown_hosts, "revision": service.state.revision})
         if wish.forced or wish.outages:
             auth.need(request, "force")
         operation, changed = await service.drain(ids, wish)
@@ -166,6 +188,19 @@ def routes(service: Service) -> list[Route]:
         await service.drains.report(given.operation, given.vm, given.mover, given.claim, failure)
         return json_response({"revision": service.state.revision})
 
+    async def hosts(request: Request) -> Response:
+        given = await body.struct(request, Vouching)
+        if len(given.hosts) > _WAVE:
+            raise BadInput(f"{len(given.hosts)} hosts in one call: at most {_WAVE}", "hosts", "too-big")
+        for one in given.hosts:
+            if one.state not in vouches.STATES:
+                raise BadInput(f"state = {one.state[:80]!r}: there are {', '.join(vouches.STATES)}", "state")
+        said = {
+            one.compute: Said(one.host[:255], one.state, " ".join(one.words.split())[:_REASON]) for one in given.hosts
+        }
+        unknown = service.drains.hosts(request.path_params["kind"], given.operation, said)
+        return json_response({"unknown": unknown, "revision": service.state.revision})
+
     return [
         Route("/api/v1/drains", begin, methods=["POST"]),
         Route("/api/v1/drains", listing, methods=["GET"]),
@@ -174,6 +209,7 @@ def routes(service: Service) -> list[Route]:
         Route("/api/v1/operations/{id}/resume", resume, methods=["POST"]),
         Route("/api/v1/movers/{kind}/claim", claim, methods=["POST"]),
         Route("/api/v1/movers/{kind}/report", report, methods=["POST"]),
+        Route("/api/v1/movers/{kind}/hosts", hosts, methods=["POST"]),
     ]
 
 
@@ -234,6 +270,17 @@ def _item(service: Service, item: Item) -> dict[str, Any]:
             told["phase"] = str(move.phase)
             told["reason"] = item.reason or move.reason
     return told
+
+
+def _hosts(service: Service, numbers: Sequence[int], wish: Wish) -> list[dict[str, str]]:
+    """Which hosts these computes are for who moves their VMs, as far as that has been said."""
+    found = []
+    for number in numbers:
+        said = service.drains.vouches.known(wish.vms, number)
+        if said is not None:
+            name = shapes.name_of(service.state, number)
+            found.append({"compute": name, "host": said.host, "state": said.state, "words": said.words})
+    return found
 
 
 def plan_shown(state: State, found: DrainPlan, wish: Wish) -> dict[str, Any]:

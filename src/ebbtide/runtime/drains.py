@@ -18,13 +18,14 @@ from ebbtide.decide import dead, designation, drain, foresight, marking, scalein
 from ebbtide.decide.designation import Going
 from ebbtide.decide.drain import Claim, Goal, Problem, Seen, Wish
 from ebbtide.decide.scalein import Decision
-from ebbtide.errors import BadInput, EbbtideError, NotReady
+from ebbtide.errors import BadInput, EbbtideError, NotReady, Refused
 from ebbtide.model.facts import Edit, Item, Operation
 from ebbtide.model.observed import Phase
 from ebbtide.model.state import State
 from ebbtide.runtime.cluster import Cluster
 from ebbtide.runtime.endings import Endings, old_operations
 from ebbtide.runtime.sights import sights
+from ebbtide.runtime.vouches import Said, Vouches
 
 log = structlog.get_logger("drains")
 #: Seconds between two steps: what comes together is entered together, so that the store is not written for each VM.
@@ -46,6 +47,7 @@ class Drains:
         self._new_id = new_id
         self._heard: dict[tuple[str, str, str], float] = {}
         self._asked: dict[str, float] = {}
+        self.vouches = Vouches(cluster.now)
 
     # --- the loop ---
 
@@ -131,6 +133,7 @@ class Drains:
             asked=self.asked,
             serves=lambda number: designation.holds(state, number, standings),
             new_id=self._new_id,
+            vouched=lambda operation, number: self.vouches.of(operation, self._endings.name(number), number),
         )
 
     def _hold(self, state: State) -> str:
@@ -193,6 +196,25 @@ class Drains:
             self._hear(one.operation, one.vm, mover)
             log.info("vm_given", operation=one.operation, vm=one.vm, mover=mover)
         return given
+
+    def hosts(self, kind: str, operation: str, said: Mapping[str, Said]) -> list[str]:
+        """A mover says what it knows of computes, by name. Gives the names that are no member's.
+
+        Raises:
+            NotFound: there is no such operation.
+            Refused: it is over, or movers of another kind are at it.
+        """
+        state = self._cluster.state
+        known = drain.find(state, operation) if operation else None
+        if known is not None and (known.vms != kind or not known.open):
+            raise Refused(
+                f"operation {operation} is {known.state}, with movers of kind {known.vms}: let go of its hosts"
+            )
+        self._asked[kind] = self._cluster.now()
+        found = {state.by_name[name]: one for name, one in said.items() if name in state.by_name}
+        self.vouches.say(kind, operation, found)
+        self._cluster.changed.fire()
+        return sorted(set(said) - set(state.by_name))
 
     async def report(self, operation: str, vm: str, mover: str, claim: int, failure: str) -> None:
         """A mover says that it is still at it, or (`failure`) that it could not do it.
@@ -273,6 +295,9 @@ class Drains:
                 )
         standings, share = self._cluster.designations.standings(), self._cluster.settings.drain_share
         found = drain.problems(state, numbers, goals, targets, standings, wish, share)
+        if not wish.dead:
+            names = [(n, self._endings.name(n)) for n in sorted(numbers)]
+            found += self.vouches.problems(wish.vms, names, wish.forced)
         busy = drain.busy(state, numbers)
         # One that has died in the middle of a drain is taken out of it; by one drain of the dead at a time.
         if busy is not None and not (wish.dead and busy[0].verb == drain.VERB and not busy[0].dead):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,9 @@ from hypothesis import strategies as st
 
 from ebbtide.decide import dead, designation, drain, foresight, marking, routing, scalein
 from ebbtide.decide.dead import Sight
-from ebbtide.decide.drain import COMPUTE, SERVICE, VM, Seen, Wish
+from ebbtide.decide.drain import COMPUTE, SERVICE, VM, Seen, Vouch, Wish
 from ebbtide.errors import Refused
-from ebbtide.model.facts import BindingPhase, Edit, Item, ItemState, Membership, Operation
+from ebbtide.model.facts import BindingPhase, Document, Edit, Item, ItemState, Membership, Operation
 from ebbtide.model.state import SUBNET, subnet_name
 from tests.fakes.core_cloud import CoreCloud, Host, Life
 
@@ -36,6 +38,7 @@ class Drained:
         self.hold = ""
         self.moving: set[str] = set()
         self.filled: dict[int, str] = {}
+        self.vouches: dict[int, Vouch] = {}
         self.heard = True
         self.settled = True
         self.led = 3600.0
@@ -86,6 +89,7 @@ class Drained:
             lambda kind: self.heard,
             lambda number: designation.holds(self.cloud.state, number, standings),
             self.new_id,
+            lambda operation, number: self.vouches.get(number, Vouch()),
         )
 
     def new_id(self) -> str:
@@ -277,6 +281,41 @@ def test_nobody_is_removed_or_given_up_while_something_holds_it() -> None:
     told.filled = {}
     told.run()
     assert told.members() == "bcd"
+
+
+def test_with_movers_who_know_more_a_compute_goes_only_when_they_call_it_empty() -> None:
+    told = Drained(vms="")
+    told.vouches = {1: Vouch("2 servers to go")}
+    told.begin("a", Wish(vms="nova"))
+    told.run()
+    assert told.members() == "abcd"
+    assert told.item(COMPUTE, "a").reason == "2 servers to go"
+    told.vouches = {}
+    told.run()
+    assert told.members() == "bcd"
+
+
+def test_a_compute_that_movers_give_up_for_good_is_recovered_in_their_words() -> None:
+    told = Drained(vms="")
+    told.vouches = {1: Vouch("server s1: No valid host was found", failed=True)}
+    told.begin("ab", Wish(vms="nova"))
+    told.run()
+    assert (told.members(), told.marked()) == ("acd", "")
+    assert told.state_of(COMPUTE, "a") is FAILED
+    assert "No valid host" in told.item(COMPUTE, "a").reason
+
+
+def test_a_stopped_vm_has_gone_when_neutron_has_it_on_a_host_that_stays() -> None:
+    told = Drained(vms="a")
+    told.begin("ab", Wish(vms="nova"))
+    told.step()
+    told.cloud.unplug("vm1", 1)
+    for host, state in (("b", PENDING), ("nobody", PENDING), ("c", DONE)):
+        body = {"network_id": "blue", "mac_address": "02:00:00:00:00:01", "binding:host_id": host}
+        known = told.cloud.state.document("ports", "vm1")
+        told.cloud.commit([Edit(known, Document("ports", "vm1", json.dumps(body)))])
+        told.step()
+        assert told.state_of(VM, "vm1") is state
 
 
 def test_the_deadline_recovers_and_names_and_waits_for_what_is_in_flight() -> None:
