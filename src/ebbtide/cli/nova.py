@@ -1,0 +1,95 @@
+"""`ebbtide nova-mover`: run one where Nova and the controller can be reached, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from ebbtide.cli.session import Session, connection_options, pass_session
+from ebbtide.errors import BadInput, NotFound, NotReady, Refused
+
+#: Servers at the same time, at most.
+_MOST = 100
+_BLOCK: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
+
+
+@click.command("nova-mover")
+@click.option("--cloud", metavar="NAME", default="", help="The cloud in clouds.yaml [OS_CLOUD, or OS_... variables].")
+@click.option("--name", metavar="NAME", default="", help="What it is called; no two have one name [the host's].")
+@click.option("--at-once", type=int, default=10, show_default=True, help="So many servers move at the same time.")
+@click.option(
+    "--block-migration",
+    type=click.Choice(list(_BLOCK)),
+    default="auto",
+    show_default=True,
+    help="Whether disks are copied: auto lets Nova find out.",
+)
+@click.option("--cold", is_flag=True, help="Move stopped servers too, by cold migration, and confirm it.")
+@click.option(
+    "--remove-hosts",
+    is_flag=True,
+    help="Remove drained hosts from Nova, Placement and Neutron once their nova-compute is down.",
+)
+@click.option(
+    "--log-format", default="auto", metavar="TEXT", help="auto (text on a terminal, else JSON), json or text."
+)
+@click.option("--log-level", default="info", metavar="TEXT", help="debug, info, warning or error.")
+@connection_options(hidden=False)
+@pass_session
+def nova_mover(
+    session: Session,
+    cloud: str,
+    name: str,
+    at_once: int,
+    block_migration: str,
+    cold: bool,
+    remove_hosts: bool,
+    log_format: str,
+    log_level: str,
+) -> None:
+    """Empty the Nova hosts of computes that are drained with `ebbtide drain --vms nova`.
+
+    It disables their nova-compute, live-migrates their servers, says when Nova and Placement call a host empty, and enables again what it
+    has disabled where a drain is aborted or a compute recovered. Killed at any time, the next start goes on.
+
+    \b
+    Examples:
+      OS_CLOUD=mycloud ebbtide nova-mover --url https://192.0.2.1:8181
+      ebbtide nova-mover --cloud mycloud --at-once 4 --cold --remove-hosts
+    """
+    if not 1 <= at_once <= _MOST:
+        raise BadInput(f"--at-once {at_once}: 1 to {_MOST} servers")
+    try:
+        from ebbtide.openstack.mover import Mover, Options
+        from ebbtide.openstack.nova import Cloud
+    except ModuleNotFoundError as error:
+        raise BadInput(f"{error.name} is missing: install ebbtide[openstack]") from None
+    from ebbtide import log
+
+    log.configure(log_format, log_level)
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    options = Options(at_once, _BLOCK[block_migration], cold=cold, remove=remove_hosts)
+    mover = Mover(_asking(session), Cloud(cloud), name or f"nova-mover@{socket.gethostname()}", options)
+    mover.run(over.is_set)
+
+
+def _asking(session: Session) -> Callable[..., Any]:
+    """Calls of the controller, whose errors are those of the whole program."""
+    from ebbtide.cli.client import Answered
+
+    kinds = {404: NotFound, 400: Refused, 409: Refused}
+
+    def ask(method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        try:
+            return session.client.call(method, path, body)
+        except Answered as error:
+            raise kinds.get(error.status, NotReady)(str(error)) from None
+
+    return ask

@@ -1,0 +1,111 @@
+"""Which nova-compute a compute is, and what has to become of the service. Pure.
+
+What has been done is in Nova alone: the reason for which a service is disabled names the operation and the compute, so whoever starts next,
+here or elsewhere, knows what is ours. A service that somebody else has disabled is not ours, and is left as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+#: As it stands in Nova.
+_REASON = re.compile(r"ebbtide drain (?P<operation>\S+) of (?P<compute>\S+)")
+
+
+class Compute(NamedTuple):
+    """A member of the cluster, as the controller tells of it. `host`: what Nova has to call it."""
+
+    name: str
+    host: str
+    tombstoned: bool
+
+
+class Service(NamedTuple):
+    """A nova-compute. `reason`: why it is disabled ("": it is not, or nobody says why)."""
+
+    id: str
+    host: str
+    enabled: bool
+    up: bool
+    reason: str = ""
+
+
+class Ours(NamedTuple):
+    """What a reason of ours names."""
+
+    operation: str
+    compute: str
+
+
+def reason(operation: str, compute: str) -> str:
+    """For what a service is disabled. Nova keeps up to 255 characters."""
+    return f"ebbtide drain {operation} of {compute}"
+
+
+def ours(service: Service) -> Ours | None:
+    """What a drain of ours has disabled it for; None: none has."""
+    found = _REASON.fullmatch(service.reason) if not service.enabled else None
+    return Ours(found["operation"], found["compute"]) if found is not None else None
+
+
+def match(computes: Iterable[Compute], services: Iterable[Service]) -> tuple[dict[str, Service], dict[str, str]]:
+    """The service of each compute, by its name; and, for those without, why, in words.
+
+    Names are compared as they are: a short name that happens to begin a long one may be another host.
+    """
+    by_host: dict[str, list[Service]] = {}
+    for service in services:
+        by_host.setdefault(service.host, []).append(service)
+    claimed: dict[str, list[str]] = {}
+    known = sorted(computes)
+    for compute in known:
+        claimed.setdefault(compute.host, []).append(compute.name)
+    found: dict[str, Service] = {}
+    wrong: dict[str, str] = {}
+    for compute in known:
+        services_there = by_host.get(compute.host, [])
+        rivals = claimed[compute.host]
+        if len(rivals) > 1:
+            wrong[compute.name] = f"{' and '.join(rivals)} all say that they are host {compute.host}"
+        elif len(services_there) == 1:
+            found[compute.name] = services_there[0]
+        elif services_there:
+            wrong[compute.name] = f"{len(services_there)} nova-compute services are called {compute.host}"
+        else:
+            near = sorted(h for h in by_host if h.partition(".")[0] == compute.host.partition(".")[0])
+            hint = f"; there is {', '.join(near[:3])}" if near else ""
+            wrong[compute.name] = (
+                f"no nova-compute is called {compute.host}{hint}: set external_ids:odl_os_hostconfig_hostid there to what Nova calls it"
+            )
+    return found, wrong
+
+
+def to_enable(services: Iterable[Service], computes: Mapping[str, Compute]) -> list[Service]:
+    """Services that a drain of ours has disabled, and whose compute stays: it was recovered, or the drain aborted, or it has come back.
+
+    `computes`: the members by name, read after the drains: a mark and the drain that needs it begin at once.
+    """
+    found = []
+    for service in services:
+        mine = ours(service)
+        compute = computes.get(mine.compute) if mine is not None else None
+        if compute is not None and not compute.tombstoned and compute.host == service.host:
+            found.append(service)
+    return found
+
+
+def to_remove(
+    services: Iterable[Service], computes: Mapping[str, Compute], removed: Mapping[str, set[str]]
+) -> list[Service]:
+    """Services whose compute a drain of ours has removed, its end proven, and whose nova-compute is down. `removed`: by operation."""
+    found = []
+    taken = {compute.host for compute in computes.values()}
+    for service in services:
+        mine = ours(service)
+        if mine is None or service.up or service.host in taken:
+            continue
+        if mine.compute in removed.get(mine.operation, ()):
+            found.append(service)
+    return found

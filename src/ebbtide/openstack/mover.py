@@ -1,0 +1,388 @@
+"""Empties Nova's hosts for drains of kind "nova".
+
+    a drain begins     its computes' services are disabled, for a reason that names operation and compute
+    while it goes on   servers leave: live, at most as many at a time as the drain allows; whether a host is empty is said to the controller
+    a compute stays    its service is enabled again, if it was disabled by us
+    a compute went     its service, resource provider and agents are removed, if that is asked for
+
+All that has to be known at the next start is in Nova and with the controller: killed anywhere, it goes on. Two of these at a time do the
+same work once, since a server that Nova is at is not begun again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from ebbtide.errors import EbbtideError, NotFound, NotReady, Refused
+from ebbtide.openstack import hosts, servers
+from ebbtide.openstack.hosts import Compute, Service
+from ebbtide.openstack.nova import Cloud
+from ebbtide.openstack.servers import Server, Way
+
+log = structlog.get_logger("nova")
+KIND = "nova"
+#: Seconds between two rounds while a drain goes on, and else; between two words on a migration, and on which host is which.
+BUSY, IDLE, BEAT, TOLD = 0.5, 2.0, 5.0, 45.0
+#: Seconds without an answer after which a claim is somebody else's; between two looks at a migration.
+LEASE, LOOK = 28.0, 0.5
+#: How often a server without a claim is tried, and seconds between.
+TRIES, PAUSES = 3, (5.0, 30.0)
+#: Seconds after which a server that has not begun to move by our call is asked for again.
+BEGINS = 60.0
+_OPEN = ("pending", "moving")
+Ask = Callable[..., Any]
+_ACTIONS = {Way.LIVE: ("live-migration",), Way.COLD: ("migrate",), Way.CONFIRM: ("confirmResize",)}
+
+
+class Options:
+    """`at_once`: servers at a time, in all drains; `block`: see `Cloud.migrate_live`; `cold`: move stopped servers too; `remove`: hosts
+    that were drained are removed from Nova, Placement and Neutron."""
+
+    def __init__(
+        self, at_once: int = 10, block: bool | str = "auto", *, cold: bool = False, remove: bool = False
+    ) -> None:
+        self.at_once, self.block, self.cold, self.remove = at_once, block, cold, remove
+
+
+class Job:
+    """One server that leaves its host. `claims`: those of its ports, by port; `failure`: why it has not left, at its end."""
+
+    def __init__(self, server: Server, operation: str, way: Way) -> None:
+        self.server, self.operation, self.way = server, operation, way
+        self.claims: dict[str, Mapping[str, Any]] = {}
+        self.failure = ""
+        self.work: Future[None] | None = None
+        self.told = self.heard = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether its work has ended."""
+        return self.work is not None and self.work.done()
+
+
+class Mover:
+    """`ask(method, path, body)`: a call of the controller's REST interface, below /api/v1."""
+
+    def __init__(self, ask: Ask, cloud: Cloud, name: str, options: Options) -> None:
+        self._ask, self._cloud, self._name, self._options = ask, cloud, name, options
+        self._jobs: dict[str, Job] = {}
+        # Each of its threads has a connection, and keeps it.
+        self._workers = ThreadPoolExecutor(options.at_once, "move")
+        self._devices: dict[str, tuple[str, str]] = {}
+        #: Of servers without a claim: how often they have failed, when, and Nova's words.
+        self._failed: dict[str, tuple[int, float, str]] = {}
+        self._matched = float("-inf")
+        self._said: set[str] = set()
+        self._ended = False
+
+    def run(self, over: Callable[[], bool]) -> None:
+        """Until `over` says so; migrations that have begun go on in Nova, and the next start finds them."""
+        try:
+            self._run(over)
+        finally:
+            self._ended = True
+            self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, over: Callable[[], bool]) -> None:
+        while not over():
+            busy = False
+            try:
+                busy = self.round()
+                self._said.clear()
+            except EbbtideError as error:
+                self._once(str(error))
+            time.sleep(BUSY if busy else IDLE)
+
+    def _once(self, words: str) -> None:
+        if words not in self._said:
+            self._said.add(words)
+            log.warning("nova_waits", reason=words)
+
+    # --- a round ---
+
+    def round(self) -> bool:
+        """Do what is to be done now; whether a drain goes on."""
+        # Drains before marks: a mark and the drain that needs it begin at once, so a mark that is missing here was taken away.
+        drains = [d for d in self._ask("GET", "/drains")["operations"] if d["vms"] == KIND]
+        told = {d["id"]: self._ask("GET", f"/operations/{d['id']}") for d in drains if d["state"] == "running"}
+        computes = self._computes()
+        services = self._cloud.services()
+        matched, wrong = hosts.match(computes.values(), services)
+        self._tell_matches(computes, matched, wrong)
+        if not told:
+            self._devices.clear()
+        for operation in told.values():
+            self._hold_off(operation, matched)
+        self._go_on(told, matched)
+        for operation in told.values():
+            self._vouch(operation, matched, wrong)
+        self._give_back(services, computes)
+        if self._options.remove:
+            self._remove(services, computes)
+        return bool(told) or bool(self._jobs)
+
+    def _computes(self) -> dict[str, Compute]:
+        found = self._ask("GET", "/neutron/hosts")["hosts"]
+        return {h["compute"]: Compute(h["compute"], h["host"], h["tombstoned"]) for h in found}
+
+    def _tell_matches(
+        self, computes: Mapping[str, Compute], matched: Mapping[str, Service], wrong: Mapping[str, str]
+    ) -> None:
+        if time.monotonic() - self._matched < TOLD:
+            return
+        said = [
+            {
+                "compute": name,
+                "host": compute.host,
+                "state": "matched" if name in matched else "failed",
+                "words": wrong.get(name, ""),
+            }
+            for name, compute in sorted(computes.items())
+        ]
+        self._ask("POST", f"/movers/{KIND}/hosts", {"mover": self._name, "hosts": said})
+        self._matched = time.monotonic()
+
+    def _hold_off(self, operation: Mapping[str, Any], matched: Mapping[str, Service]) -> None:
+        """Nothing new is scheduled to hosts that are to be empty. Who is disabled already is somebody else's, and stays so."""
+        for name in _emptied(operation):
+            service = matched.get(name)
+            if service is not None and service.enabled:
+                self._cloud.disable(service, hosts.reason(operation["id"], name))
+                log.info("nova_host_disabled", host=service.host, operation=operation["id"])
+
+    def _give_back(self, services: Iterable[Service], computes: Mapping[str, Compute]) -> None:
+        for service in hosts.to_enable(services, computes):
+            self._cloud.enable(service)
+            log.info("nova_host_enabled", host=service.host, reason=service.reason)
+
+    def _remove(self, services: Iterable[Service], computes: Mapping[str, Compute]) -> None:
+        known = [s for s in services if hosts.ours(s) is not None and not s.up]
+        removed: dict[str, set[str]] = {}
+        for operation in {mine.operation for s in known if (mine := hosts.ours(s)) is not None}:
+            with suppress(NotFound):
+                items = self._ask("GET", f"/operations/{operation}")["items"]
+                removed[operation] = {i["object"] for i in items if (i["kind"], i["state"]) == ("compute", "done")}
+        for service in hosts.to_remove(known, computes, removed):
+            left = self._cloud.allocations(service.host) or [s.id for s in self._cloud.servers(service.host)]
+            if left:
+                self._once(
+                    f"host {service.host} is not removed: {', '.join(left[:3])} are still there for Nova or Placement"
+                )
+                continue
+            self._cloud.remove(service)
+            log.info("nova_host_removed", host=service.host, reason=service.reason)
+
+    # --- servers ---
+
+    def _go_on(self, told: Mapping[str, Mapping[str, Any]], matched: Mapping[str, Service]) -> None:
+        for job in list(self._jobs.values()):
+            self._look_after(job)
+        self._claim()
+        for operation in told.values():
+            open_ports = (i["object"] for i in operation["items"] if i["kind"] == "vm" and i["state"] in _OPEN)
+            plugged = {self._owner(port)[1] for port in open_ports}
+            for name in _in_turn(operation):
+                service = matched.get(name)
+                if service is not None:
+                    self._begin_unplugged(operation, service, plugged)
+
+    def _look_after(self, job: Job) -> None:
+        """Say that we are at it; at its end, how it ended."""
+        if job.over:
+            self._end(job)
+        elif time.monotonic() - job.told > BEAT:
+            self._tell(job)
+        if job.claims and time.monotonic() - job.heard > LEASE:
+            job.claims.clear()
+
+    def _end(self, job: Job) -> None:
+        if job.failure and not self._tell(job, job.failure):
+            return  # the controller does not answer: said again
+        del self._jobs[job.server.id]
+        if not job.failure:
+            self._failed.pop(job.server.id, None)
+        elif not job.claims:
+            tries = self._failed.get(job.server.id, (0, 0.0, ""))[0] + 1
+            self._failed[job.server.id] = (tries, time.monotonic(), job.failure)
+
+    def _tell(self, job: Job, failure: str = "") -> bool:
+        """Report on the claims of a server; whether the controller has heard it."""
+        job.told = time.monotonic()
+        for port, claim in list(job.claims.items()):
+            body = {"operation": claim["operation"], "vm": port, "claim": claim["claim"], "mover": self._name}
+            try:
+                self._ask("POST", f"/movers/{KIND}/report", {**body, "failure": failure})
+            except (Refused, NotFound):
+                del job.claims[port]
+            except (NotReady, OSError):
+                return False
+        job.heard = job.told
+        return True
+
+    def _claim(self) -> None:
+        """Take VMs that are plugged, as many as there is room for: the controller says which, and paces them."""
+        free = max(0, self._options.at_once - len(self._jobs))
+        holding = sorted(port for job in self._jobs.values() for port in job.claims)
+        body = {"mover": self._name, "free": free, "holding": holding}
+        for claim in self._ask("POST", f"/movers/{KIND}/claim", body)["claims"]:
+            self._take(claim)
+
+    def _owner(self, port: str) -> tuple[str, str]:
+        """Who a port is of, asked once a drain."""
+        if port not in self._devices:
+            self._devices[port] = self._cloud.owner(port)
+        return self._devices[port]
+
+    def _take(self, claim: Mapping[str, Any]) -> None:
+        owner, device = self._owner(claim["vm"])
+        server = self._cloud.server(device) if owner.startswith("compute:") else None
+        if server is None:
+            words = (
+                f"is no server's of Nova: it is {owner or 'nobody'}'s ({device or 'no device'}): move it, or delete it"
+            )
+            self._give_up(claim, words)
+            return
+        job = self._jobs.get(server.id)
+        if job is None:
+            need = servers.need(server, cold=self._options.cold, own=False)
+            if need.way is Way.WAIT and server.task != "migrating":
+                self._give_up(claim, need.words)
+                return
+            job = self._start(server, claim["operation"], Way.LIVE if need.way is Way.WAIT else need.way)
+        job.claims[claim["vm"]] = claim
+
+    def _give_up(self, claim: Mapping[str, Any], words: str) -> None:
+        body = {"operation": claim["operation"], "vm": claim["vm"], "claim": claim["claim"], "mover": self._name}
+        with suppress(Refused, NotFound):
+            self._ask("POST", f"/movers/{KIND}/report", {**body, "failure": words})
+
+    def _begin_unplugged(self, operation: Mapping[str, Any], service: Service, plugged: set[str]) -> None:
+        """Servers that no claim speaks of: stopped ones, and those without a port."""
+        for server in self._cloud.servers(service.host):
+            if server.id in self._jobs or len(self._jobs) >= min(operation["at-once"], self._options.at_once):
+                continue
+            need = servers.need(server, cold=self._options.cold, own=self._is_own(server))
+            if need.way is Way.LIVE and server.id in plugged:
+                continue  # the controller gives it, in its turn
+            tries, at, _ = self._failed.get(server.id, (0, 0.0, ""))
+            early = tries and time.monotonic() - at < PAUSES[min(tries, len(PAUSES)) - 1]
+            if need.way is not Way.WAIT and tries < TRIES and not early:
+                self._start(server, operation["id"], need.way)
+
+    def _is_own(self, server: Server) -> bool:
+        """Whether a move that waits to be confirmed is one that we have begun."""
+        if server.status != "VERIFY_RESIZE":
+            return False
+        last = next(iter(self._cloud.migrations(instance_uuid=server.id)), None)
+        return last is not None and last.kind == "migration" and last.by == self._cloud.user
+
+    def _start(self, server: Server, operation: str, way: Way) -> Job:
+        job = self._jobs[server.id] = Job(server, operation, way)
+        job.work = self._workers.submit(self._move, job)
+        log.info("nova_moves", server=server.id, name=server.name, host=server.host, way=str(way), operation=operation)
+        return job
+
+    def _move(self, job: Job) -> None:
+        try:
+            job.failure = self._moved(job)
+        except EbbtideError as error:
+            job.failure = str(error)
+        except Exception as error:
+            log.exception("nova_fault", server=job.server.id)
+            job.failure = repr(error)
+        if job.failure:
+            log.warning("nova_not_moved", server=job.server.id, host=job.server.host, reason=job.failure)
+
+    def _moved(self, job: Job) -> str:
+        """Have a server leave; why it has not ("": it has)."""
+        server, cloud = job.server, self._cloud
+        if not server.task:
+            match job.way:
+                case Way.LIVE:
+                    cloud.migrate_live(server.id, self._options.block)
+                case Way.COLD:
+                    cloud.migrate_cold(server.id)
+                case Way.CONFIRM:
+                    cloud.confirm(server.id)
+        begun, seen = time.monotonic(), bool(server.task)
+        while not self._ended:
+            try:
+                now = cloud.server(server.id)
+            except NotReady as error:
+                self._once(str(error))
+                time.sleep(BEAT)
+                continue
+            if now is None or (not now.task and now.host != server.host and now.status != "VERIFY_RESIZE"):
+                return ""
+            if not now.task and now.status == "VERIFY_RESIZE" and job.way is Way.COLD:
+                job.way, seen, begun = Way.CONFIRM, False, time.monotonic()
+                cloud.confirm(server.id)
+                continue
+            seen = seen or bool(now.task)
+            if not now.task and now.host == server.host and (seen or time.monotonic() - begun > BEGINS):
+                words = cloud.last_words(server.id, _ACTIONS[job.way])
+                return f"{server.name} ({server.id}): {words or f'it is {now.status} on {now.host}, and Nova does not say why'}"
+            time.sleep(LOOK)
+        return "its mover ends"
+
+    # --- what is said of hosts ---
+
+    def _vouch(self, operation: Mapping[str, Any], matched: Mapping[str, Service], wrong: Mapping[str, str]) -> None:
+        said = []
+        for name in _emptied(operation):
+            service = matched.get(name)
+            if service is None and name not in wrong:
+                continue  # it is removed
+            if service is None:
+                said.append({"compute": name, "host": "", "state": "emptying", "words": wrong[name]})
+                continue
+            state, words = self._state_of(service)
+            said.append({"compute": name, "host": service.host, "state": state, "words": words})
+        if said:
+            body = {"mover": self._name, "operation": operation["id"], "hosts": said}
+            with suppress(Refused, NotFound):
+                self._ask("POST", f"/movers/{KIND}/hosts", body)
+
+    def _state_of(self, service: Service) -> tuple[str, str]:
+        """Whether a host is empty for Nova and for Placement, and no server is on its way there; else what keeps it."""
+        there = self._cloud.servers(service.host)
+        if there:
+            return self._of_servers(there)
+        coming = [m for m in self._cloud.migrations(host=service.host) if m.goes_on]
+        if coming:
+            return "emptying", f"Nova has not ended {len(coming)} migrations of {service.host} yet"
+        left = self._cloud.allocations(service.host)
+        if left:
+            return (
+                "emptying",
+                f"Placement still counts {', '.join(left[:3])} on {service.host}, and Nova knows no server there",
+            )
+        return "empty", ""
+
+    def _of_servers(self, there: list[Server]) -> tuple[str, str]:
+        kept = []
+        for server in there:
+            tries, _, words = self._failed.get(server.id, (0, 0.0, ""))
+            if tries >= TRIES:
+                return "failed", words
+            need = servers.need(server, cold=self._options.cold, own=False)
+            if need.way is Way.WAIT and server.id not in self._jobs:
+                kept.append(need.words)
+        count = f"{len(there)} server{'s' if len(there) != 1 else ''} to go"
+        return "emptying", "; ".join([count, *kept[:3]])
+
+
+def _emptied(operation: Mapping[str, Any], states: Container[str] = _OPEN) -> list[str]:
+    """Computes of a drain that are not given up; one that is removed has no host any more."""
+    return [i["object"] for i in operation["items"] if i["kind"] == "compute" and i["state"] in states]
+
+
+def _in_turn(operation: Mapping[str, Any]) -> list[str]:
+    """Those whose turn it is."""
+    return _emptied(operation, ("moving",))

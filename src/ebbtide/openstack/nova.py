@@ -1,0 +1,214 @@
+"""Nova, Placement and Neutron, as far as a drain needs them: calls of openstacksdk, and nothing decided.
+
+Credentials are openstacksdk's: clouds.yaml or the environment. They are never stored nor logged here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar
+
+import openstack
+from keystoneauth1.exceptions import ClientException
+from openstack import exceptions
+
+from ebbtide.errors import NotFound, NotReady, Refused
+from ebbtide.openstack.hosts import Service
+from ebbtide.openstack.servers import Server
+
+#: A migration is one of these while it goes on (nova.objects.fields).
+_GOES_ON = {
+    "accepted",
+    "queued",
+    "preparing",
+    "running",
+    "pre-migrating",
+    "migrating",
+    "post-migrating",
+    "finished",
+    "confirming",
+}
+#: Bytes of what Nova says that are kept.
+_WORDS = 400
+T = TypeVar("T")
+
+
+class Migration(NamedTuple):
+    """A move of a server, as Nova keeps it. `by`: the user who asked for it."""
+
+    id: str
+    server: str
+    kind: str
+    status: str
+    source: str
+    target: str
+    by: str
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has an effect still."""
+        return self.status in _GOES_ON
+
+
+class Cloud:
+    """One cloud, for threads too: each has a connection of its own. `name`: in clouds.yaml ("": of the environment)."""
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
+        self._own = threading.local()
+
+    @property
+    def _connection(self) -> Any:
+        found = getattr(self._own, "connection", None)
+        if found is None:
+            found = openstack.connect(cloud=self._name or None, app_name="ebbtide")
+            self._own.connection = found
+        return found
+
+    def _ask(self, what: str, call: Callable[[Any], T]) -> T:
+        """One call, its errors in our words.
+
+        Raises:
+            NotFound, Refused: the cloud says no.
+            NotReady: it does not answer, or has trouble of its own.
+        """
+        try:
+            return call(self._connection)
+        except exceptions.HttpException as error:
+            words, code = f"{what}: {_said(error)}", error.status_code or 500
+            raise (NotFound if code == 404 else Refused if code < 500 else NotReady)(words) from None
+        except (exceptions.SDKException, ClientException, OSError) as error:
+            raise NotReady(f"{what}: {str(error)[:_WORDS]}") from None
+
+    @cached_property
+    def user(self) -> str:
+        """Who we are there."""
+        return str(self._ask("who we are", lambda c: c.current_user_id))
+
+    # --- hosts ---
+
+    def services(self) -> list[Service]:
+        """Every nova-compute."""
+        found = self._ask("nova-compute services", lambda c: list(c.compute.services(binary="nova-compute")))
+        return [Service(s.id, s.host, s.status == "enabled", s.state == "up", s.disabled_reason or "") for s in found]
+
+    def disable(self, service: Service, reason: str) -> None:
+        """Let nothing new be scheduled there; what runs there is not touched."""
+        self._ask(f"disable {service.host}", lambda c: c.compute.disable_service(service.id, disabled_reason=reason))
+
+    def enable(self, service: Service) -> None:
+        """Take a `disable` back."""
+        self._ask(f"enable {service.host}", lambda c: c.compute.enable_service(service.id))
+
+    def remove(self, service: Service) -> None:
+        """Forget a service, and with it its resource providers; agents of Neutron's on that host too. It has to be down and empty."""
+        self._ask(f"delete service {service.host}", lambda c: c.compute.delete_service(service.id, ignore_missing=True))
+        agents: list[Any] = self._ask("agents", lambda c: list(c.network.agents(host=service.host)))
+        for dead in (agent.id for agent in agents if not agent.is_alive):
+            self._ask(f"delete agent {dead}", partial(_delete_agent, dead))
+
+    def allocations(self, host: str) -> list[str]:
+        """Who holds anything of a host in Placement: ids of servers and migrations."""
+        found = self._ask("hypervisors", lambda c: list(c.compute.hypervisors(details=True)))
+        own = [h for h in found if (h.service_details or {}).get("host") == host]
+        consumers: set[str] = set()
+        for hypervisor in own:
+            consumers.update(self._ask(f"allocations of {host}", partial(_allocations, hypervisor.id)))
+        return sorted(consumers)
+
+    # --- servers ---
+
+    def servers(self, host: str) -> list[Server]:
+        """Servers on a host, of all projects and in all states."""
+
+        def ask(c: Any) -> list[Any]:
+            return list(c.compute.servers(details=True, all_projects=True, compute_host=host))
+
+        return [_server(found) for found in self._ask(f"servers of {host}", ask)]
+
+    def server(self, server: str) -> Server | None:
+        """One server; None: it is deleted."""
+        try:
+            return _server(self._ask(f"server {server}", lambda c: c.compute.get_server(server)))
+        except NotFound:
+            return None
+
+    def migrations(self, **query: str) -> list[Migration]:
+        """Moves, newest first."""
+        found = self._ask("migrations", lambda c: list(c.compute.migrations(**query)))
+        return [
+            Migration(
+                str(m.uuid or m.id),
+                m.server_id or "",
+                m.migration_type or "",
+                m.status or "",
+                m.source_compute or "",
+                m.dest_compute or "",
+                m.user_id or "",
+            )
+            for m in sorted(found, key=lambda m: m.created_at or "", reverse=True)
+        ]
+
+    def migrate_live(self, server: str, block: bool | str) -> None:
+        """Begin a live migration, to where Nova's scheduler likes. `block`: True, False, or "auto"."""
+
+        def ask(c: Any) -> None:
+            c.compute.live_migrate_server(server, host=None, block_migration=block)
+
+        self._ask(f"live migration of {server}", ask)
+
+    def migrate_cold(self, server: str) -> None:
+        """Begin the move of a stopped server; it is to be confirmed when it has arrived."""
+        self._ask(f"migration of {server}", lambda c: c.compute.migrate_server(server))
+
+    def confirm(self, server: str) -> None:
+        """Confirm such a move."""
+        self._ask(f"confirmation of {server}", lambda c: c.compute.confirm_server_resize(server))
+
+    def last_words(self, server: str, actions: Iterable[str]) -> str:
+        """What Nova says of the last of these actions on a server that went wrong ("": nothing)."""
+
+        def ask(c: Any) -> str:
+            for action in c.compute.server_actions(server):
+                if action.action not in actions:
+                    continue
+                whole = c.compute.get_server_action(action.request_id, server)
+                for event in reversed(whole.events or []):
+                    if (event.get("result") or "").lower() == "error":
+                        told = event.get("details") or (event.get("traceback") or "").strip().rpartition("\n")[2]
+                        return str(told or whole.message or f"{event.get('event')} failed")
+                return str(whole.message or "")
+            return ""
+
+        return self._ask(f"actions of {server}", ask)[:_WORDS]
+
+    # --- ports ---
+
+    def owner(self, port: str) -> tuple[str, str]:
+        """Who a port is of: its device_owner and device_id; of one that is not there, nobody."""
+        try:
+            found = self._ask(f"port {port}", lambda c: c.network.get_port(port))
+        except NotFound:
+            return "", ""
+        return found.device_owner or "", found.device_id or ""
+
+
+def _server(found: Any) -> Server:
+    return Server(found.id, found.name or "", found.status or "", found.task_state or "", found.compute_host or "")
+
+
+def _allocations(provider: str, connection: Any) -> list[str]:
+    answer = connection.placement.get(f"/resource_providers/{provider}/allocations")
+    exceptions.raise_from_response(answer)
+    return list(answer.json()["allocations"])
+
+
+def _delete_agent(agent: str, connection: Any) -> None:
+    connection.network.delete_agent(agent, ignore_missing=True)
+
+
+def _said(error: exceptions.HttpException) -> str:
+    """The cloud's own words, without the address that they came from."""
+    return str(getattr(error, "details", "") or getattr(error, "message", "") or error)[:_WORDS]

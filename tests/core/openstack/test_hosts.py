@@ -1,0 +1,63 @@
+"""Which nova-compute a compute is, and when its service is given back or taken away."""
+
+from __future__ import annotations
+
+from ebbtide.openstack.hosts import Compute, Ours, Service, match, ours, reason, to_enable, to_remove
+
+
+def compute(name: str, host: str = "", *, tombstoned: bool = False) -> Compute:
+    return Compute(name, host or name, tombstoned)
+
+
+def service(host: str, why: str | None = None, *, up: bool = True) -> Service:
+    """Disabled for a reason; enabled without one."""
+    return Service(f"id-{host}", host, why is None, up, why or "")
+
+
+def by_name(*computes: Compute) -> dict[str, Compute]:
+    return {each.name: each for each in computes}
+
+
+MINE = reason("op1", "a")
+
+
+def test_each_compute_is_the_nova_compute_of_its_hosts_name() -> None:
+    found, wrong = match([compute("a", "nova-a"), compute("b")], [service("b"), service("nova-a"), service("c")])
+    assert {name: each.host for name, each in found.items()} == {"a": "nova-a", "b": "b"}
+    assert not wrong
+
+
+def test_a_compute_without_exactly_one_is_nobody_and_it_is_said_why() -> None:
+    computes = [compute("a", "x"), compute("b", "x"), compute("c", "c.example"), compute("d")]
+    twice = [service("d"), service("d")._replace(id="other")]
+    found, wrong = match(computes, [service("x"), service("c"), *twice])
+    assert not found
+    assert wrong["a"] == wrong["b"] == "a and b all say that they are host x"
+    assert "no nova-compute is called c.example; there is c: set external_ids" in wrong["c"]
+    assert wrong["d"] == "2 nova-compute services are called d"
+
+
+def test_a_reason_of_ours_names_the_operation_and_the_compute_and_others_are_none() -> None:
+    assert ours(service("a", MINE)) == Ours("op1", "a")
+    for why in ("", "broken fan", f"{MINE} and a broken fan", "ebbtide drain"):
+        assert ours(service("a", why)) is None
+    assert ours(service("a", MINE)._replace(enabled=True)) is None
+
+
+def test_a_service_is_enabled_again_only_if_we_have_disabled_it_and_its_compute_stays() -> None:
+    mine = service("a", MINE)
+    assert to_enable([mine], by_name(compute("a"))) == [mine]
+    assert not to_enable([mine], by_name(compute("a", tombstoned=True))), "the drain goes on"
+    assert not to_enable([mine], {}), "it was removed"
+    assert not to_enable([mine], by_name(compute("a", "elsewhere"))), "it is another host by now"
+    assert not to_enable([service("a", "broken fan")], by_name(compute("a"))), "somebody else's"
+
+
+def test_a_host_is_removed_only_after_its_end_and_when_its_nova_compute_is_down() -> None:
+    down = service("a", MINE, up=False)
+    assert to_remove([down], {}, {"op1": {"a"}}) == [down]
+    assert not to_remove([service("a", MINE)], {}, {"op1": {"a"}}), "it is up"
+    assert not to_remove([down], {}, {"op1": {"b"}}), "its end is not proven"
+    assert not to_remove([down], {}, {}), "nobody knows of that drain any more"
+    assert not to_remove([service("a", "broken fan", up=False)], {}, {"op1": {"a"}})
+    assert not to_remove([down], by_name(compute("new", "a")), {"op1": {"a"}}), "a new machine has its name"
