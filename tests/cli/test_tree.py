@@ -49,7 +49,7 @@ def test_every_client_verb_has_json() -> None:
         for path, found in tree(cli)
         if not isinstance(found, click.Group) and "json" not in {p.name for p in found.params}
     }
-    assert without == {"controller", "metadata-agent", "nova-mover", "help", "completion"}
+    assert without == {"controller", "metadata-agent", "mover", "help", "completion"}
 
 
 @pytest.mark.parametrize("words", [("net", "l"), ("networks",), ("network", "ls"), ("n", "list")])

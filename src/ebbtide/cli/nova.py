@@ -1,4 +1,4 @@
-"""`ebbtide nova-mover`: run one where Nova and the controller can be reached, until SIGTERM or SIGINT."""
+"""`ebbtide mover nova`: run one where Nova and the controller can be reached, until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _MOST = 100
 _BLOCK: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 
 
-@click.command("nova-mover")
+@click.command("mover")
+@click.argument("kind", type=click.Choice(["nova"]))
 @click.option("--cloud", metavar="NAME", default="", help="The cloud in clouds.yaml [OS_CLOUD, or OS_... variables].")
 @click.option("--name", metavar="NAME", default="", help="What it is called; no two have one name [the host's].")
 @click.option("--at-once", type=int, default=10, show_default=True, help="So many servers move at the same time.")
@@ -41,8 +42,9 @@ _BLOCK: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 @click.option("--log-level", default="info", metavar="TEXT", help="debug, info, warning or error.")
 @connection_options(hidden=False)
 @pass_session
-def nova_mover(
+def mover(
     session: Session,
+    kind: str,
     cloud: str,
     name: str,
     at_once: int,
@@ -52,15 +54,15 @@ def nova_mover(
     log_format: str,
     log_level: str,
 ) -> None:
-    """Empty the Nova hosts of computes that are drained with `ebbtide drain --vms nova`.
+    """Move VMs for drains: empty the Nova hosts that `ebbtide drain --vms nova` takes out.
 
     It disables their nova-compute, live-migrates their servers, says when Nova and Placement call a host empty, and enables again what it
     has disabled where a drain is aborted or a compute recovered. Killed at any time, the next start goes on.
 
     \b
     Examples:
-      OS_CLOUD=mycloud ebbtide nova-mover --url https://192.0.2.1:8181
-      ebbtide nova-mover --cloud mycloud --at-once 4 --cold --remove-hosts
+      OS_CLOUD=mycloud ebbtide mover nova --url https://192.0.2.1:8181
+      ebbtide mover nova --cloud mycloud --at-once 4 --cold --remove-hosts
     """
     if not 1 <= at_once <= _MOST:
         raise BadInput(f"--at-once {at_once}: 1 to {_MOST} servers")
@@ -76,8 +78,8 @@ def nova_mover(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     options = Options(at_once, _BLOCK[block_migration], cold=cold, remove=remove_hosts)
-    mover = Mover(_asking(session), Cloud(cloud), name or f"nova-mover@{socket.gethostname()}", options)
-    mover.run(over.is_set)
+    one = Mover(_asking(session), Cloud(cloud), name or f"{kind}@{socket.gethostname()}", options)
+    one.run(over.is_set)
 
 
 def _asking(session: Session) -> Callable[..., Any]:

@@ -75,10 +75,8 @@ COMMANDS: dict[str, Entry] = {
     "metadata-agent": Entry(
         "Running", "metadata:metadata_agent", "Answer the VMs of this compute at http://169.254.169.254/."
     ),
-    "nova-mover": Entry(
-        "Running",
-        "nova:nova_mover",
-        "Empty the Nova hosts of computes that are drained with `ebbtide drain --vms nova`.",
+    "mover": Entry(
+        "Running", "nova:mover", "Move VMs for drains: empty the Nova hosts that `ebbtide drain --vms nova` takes out."
     ),
     "lab": Entry("Running", "labs:lab", "Emulated computes on this machine: real Open vSwitch, real packets."),
     "demo": Entry("Running", "labs:demo", "The main job on a lab, with every packet counted."),
