@@ -10,7 +10,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install what is missing: Debian packages, and the locked Python packages in .venv
@@ -25,8 +25,8 @@ demo: setup ## the main job, told as it goes: computes join, three are scaled in
 	@$(BIN)/ebbtide demo $(ARGS)
 
 .PHONY: test
-test: setup ## all tests but those of `make acceptance`, `make drains`, `make tenants` and `make isolation`
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories drains sweep tenants isolation) $(ARGS)
+test: setup ## all tests but those of the targets below
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories drains sweep tenants isolation odl) $(ARGS)
 
 .PHONY: test-kernel
 test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine: minutes each, no part of `make test`
@@ -47,6 +47,11 @@ tenants: setup ## what tenants live on, on real switches: routers, the outside, 
 .PHONY: isolation
 isolation: setup ## security groups on real switches, and attacks of a VM on its neighbours while another tenant loses nothing
 	@$(BIN)/pytest tests/isolation $(ARGS)
+
+.PHONY: test-networking-odl
+test-networking-odl: setup ## Neutron with networking-odl as a client, from a pinned set of packages (which this installs)
+	@scripts/setup-openstack.sh odl
+	@$(BIN)/pytest tests/odl $(ARGS)
 
 .PHONY: crash-sweep
 crash-sweep: setup ## a drain, struck at its every point, simulated and on real switches with traffic: an hour
@@ -71,8 +76,8 @@ bench: ## how fast and how small, against Open vSwitch's own tools and OVN (whic
 .PHONY: clean
 clean: ## remove what tests, linters and benchmarks have written
 	@rm -rf build bench/out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -name '.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: distclean
-distclean: clean ## the virtual environment as well
-	@rm -rf .venv src/ebbtide.egg-info
+distclean: clean ## the virtual environments as well
+	@rm -rf .venv .venv-odl .venv-openstack src/ebbtide.egg-info

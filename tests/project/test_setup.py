@@ -37,8 +37,10 @@ PROVIDES = {
     "ovn-common": "ovn-nbctl",
     "ovn-central": "ovn-northd",
     "ovn-host": "ovn-controller",
+    "mariadb-client": "mariadb",
+    "mariadb-server": "mariadbd mariadb-install-db",
 }
-SERVICES = ("openvswitch-switch", "ovn-central", "ovn-host")
+SERVICES = ("openvswitch-switch", "ovn-central", "ovn-host", "mariadb-server")
 
 # $STUB: `state/PACKAGE` is what dpkg-query says, `calls` what was called. A package brings its commands when it is unpacked.
 APT_GET = r"""#!/usr/bin/env bash
@@ -102,7 +104,9 @@ class Machine:
         """With an environment that is ready, so that nothing is to be done but the Debian part."""
         (self.checkout / "scripts").mkdir(parents=True)
         (self.checkout / ".venv/bin").mkdir(parents=True)
-        for name in ("scripts/setup.sh", "requirements.lock", "requirements-dev.lock", "pyproject.toml"):
+        (self.checkout / "openstack").mkdir()
+        scripts = ("scripts/setup.sh", "scripts/setup-openstack.sh", "scripts/packages.sh")
+        for name in (*scripts, "requirements.lock", "requirements-dev.lock", "openstack/odl.lock", "pyproject.toml"):
             shutil.copy(ROOT / name, self.checkout / name)
         (self.checkout / ".venv/bin/python").symlink_to(sys.executable)
         (self.checkout / ".venv/bin/ebbtide").touch(0o755)
@@ -110,6 +114,10 @@ class Machine:
         made = f"{self.checkout.resolve()}\n{lock}\n".encode()
         made += (self.checkout / lock).read_bytes() + (self.checkout / "pyproject.toml").read_bytes()
         (self.checkout / ".venv/.ready").write_text(f"{hashlib.sha256(made).hexdigest()}  -\n")
+        (self.checkout / ".venv-odl/bin").mkdir(parents=True)
+        (self.checkout / ".venv-odl/bin/python").symlink_to(sys.executable)
+        made = f"{self.checkout.resolve()}\n".encode() + (self.checkout / "openstack/odl.lock").read_bytes()
+        (self.checkout / ".venv-odl/.ready").write_text(f"{hashlib.sha256(made).hexdigest()}  -\n")
 
     def command(self, name: str, text: str = "#!/bin/sh\n") -> None:
         path = self.stub / "bin" / name
@@ -125,10 +133,10 @@ class Machine:
     def plan(self, *lines: str) -> None:
         (self.stub / "plan").write_text("".join(f"Inst {line}\n" for line in lines))
 
-    def setup(self, *options: str, **stub: str) -> subprocess.CompletedProcess[str]:
+    def setup(self, *options: str, script: str = "setup.sh", **stub: str) -> subprocess.CompletedProcess[str]:
         bash = self.stub / "bin" / "bash"
         return subprocess.run(
-            [str(bash), str(self.checkout / "scripts/setup.sh"), *options],
+            [str(bash), str(self.checkout / "scripts" / script), *options],
             env={"PATH": str(self.stub / "bin"), "STUB": str(self.stub), "EBBTIDE_SETUP_ROOT": str(self.root), **stub},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -267,3 +275,15 @@ def test_what_failed_half_way_is_disabled_as_well(machine: Machine) -> None:
     assert done.returncode == 100
     assert machine.calls()[-1] == DISABLED
     assert machine.left() == []
+
+
+def test_a_database_for_tests_is_installed_and_does_not_start(machine: Machine) -> None:
+    machine.plan("mariadb-client (10.11 Debian:12 [all])", "mariadb-server (10.11 Debian:12 [all])")
+    done = machine.setup("odl", script="setup-openstack.sh")
+    assert done.returncode == 0, done.stderr
+    assert [c for c in machine.calls() if not c.startswith("apt-get")] == [
+        "policy 101",
+        "systemctl --quiet disable mariadb-server.service",
+    ]
+    assert machine.left() == []
+    assert machine.setup("odl", script="setup-openstack.sh").stdout == "setup: ready\n"
