@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import signal
 import socket
 import time
 import uuid
@@ -197,13 +198,13 @@ class Lab:
         gateway: str | None = None,
         deadline: float = 20.0,
     ) -> Vm:
-        """A VM, plugged and running on `compute`; with None it is not plugged yet."""
+        """A VM, plugged and running on `compute`; with None it is not plugged yet. `ip_cidr` "": it has to ask for its address."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
             raise BadInput(f"VM name {name!r}: letters, digits, dot, dash and _ are allowed")
         if not re.fullmatch(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}", mac):
             raise BadInput(f"MAC {mac!r} of VM {name} is not one")
         try:
-            ipaddress.IPv4Interface(ip_cidr)
+            ipaddress.IPv4Interface(ip_cidr or "0.0.0.0")
         except ValueError as error:
             raise BadInput(f"address {ip_cidr!r} of VM {name}: {error}") from error
         with self.site.change() as record:
@@ -334,6 +335,19 @@ class Lab:
         except (FileNotFoundError, ValueError):
             return None
         return pid if pid in processes.pids_in_namespaces(self.site.namespaces()) else None
+
+    def end_spawned(self, name: str, deadline: float = 10.0) -> None:
+        """Ask a spawned process to end; what of it, and of its children, is there after `deadline` seconds is killed."""
+        pid = self.spawned(name)
+        if pid is None:
+            return
+        # It leads a session of its own: see `spawn`.
+        session = [p for p in processes.pids_in_namespaces(self.site.namespaces()) if processes.session_of(p) == pid]
+        processes.send_signal(pid, signal.SIGTERM)
+        try:
+            wait_until(lambda: not any(map(processes.is_running, session)), f"{name} to end", deadline)
+        except NotReady:
+            processes.kill(session)
 
     def kill_spawned(self, name: str) -> None:
         pid = self.spawned(name)

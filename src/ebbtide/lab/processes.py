@@ -129,6 +129,14 @@ def send_signal(pid: int, number: signal.Signals) -> None:
         pass  # it ended by itself: as wanted
 
 
+def session_of(pid: int) -> int:
+    """The session that a process is in; 0: it has ended."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
+
+
 def kill(pids: list[int], deadline: float = 5.0) -> None:
     """End them at once, as a power cut would, and wait until they are gone."""
     for pid in pids:

@@ -100,8 +100,8 @@ class Vm:
         )
         namespace.bridge_batch(fabric, [f"link set dev {guest} learning off"])
         routes = [] if gateway is None else [f"route add default via {gateway}"]
-        address = f"addr add {self.ip_cidr} dev eth0"
-        namespace.ip_batch(own, ["link set lo up", "link set eth0 up", address, *routes])
+        addresses = [f"addr add {self.ip_cidr} dev eth0"] if self.ip_cidr else []
+        namespace.ip_batch(own, ["link set lo up", "link set eth0 up", *addresses, *routes])
         namespace.offloads_off(own, "eth0")
         namespace.offloads_off(fabric, bridge, guest)
 

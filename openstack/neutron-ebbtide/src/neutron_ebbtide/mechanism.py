@@ -1,0 +1,164 @@
+"""The ML2 mechanism driver: what changes is noted, and ports are bound where the controller's hosts are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from neutron.db import provisioning_blocks
+from neutron_lib import constants
+from neutron_lib.api.definitions import portbindings, provider_net
+from neutron_lib.callbacks import resources
+from neutron_lib.plugins.ml2 import api
+from oslo_log import log
+
+from neutron_ebbtide import config, groups, hosts, journal
+from neutron_ebbtide.errors import NotServed
+from neutron_ebbtide.worker import Worker
+
+LOG = log.getLogger(__name__)
+#: Networks of tenants, and those outside.
+_INSIDE, _OUTSIDE = (constants.TYPE_VXLAN,), (constants.TYPE_FLAT, constants.TYPE_VLAN)
+#: What this driver cannot do; whoever else is loaded must not make Neutron say that it can.
+_NOT_SERVED = frozenset(
+    {
+        "trunk",
+        "trunk-details",
+        "vlan-transparent",
+        "qinq",
+        "port-numa-affinity-policy",
+        "port-numa-affinity-policy-socket",
+        "data-plane-status",
+        "uplink-status-propagation",
+        "uplink-status-propagation-updatable",
+        "port-resource-request",
+        "port-resource-request-groups",
+        "l3-ndp-proxy",
+    }
+)
+
+
+class Mechanism(api.MechanismDriver):  # type: ignore[misc]
+    """See the package."""
+
+    def initialize(self) -> None:
+        """Neutron starts."""
+        config.register()
+        groups.listen()
+
+    @property
+    def connectivity(self) -> str:
+        """What it gives to bound ports."""
+        return str(portbindings.CONNECTIVITY_L2)
+
+    def supported_extensions(self, extensions: set[str]) -> set[str]:
+        """Of what others would have Neutron announce, what is served."""
+        return extensions - _NOT_SERVED
+
+    def get_workers(self) -> list[Worker]:
+        """What runs in neutron-periodic-workers."""
+        return [Worker()]
+
+    # --- networks and subnets ---
+
+    def create_network_precommit(self, context: Any) -> None:
+        """Refuse what is not served, and note the rest.
+
+        Raises:
+            NotServed: the network's type is none that the controller has.
+        """
+        network = context.current
+        outside = bool(network.get("router:external"))
+        kind = network.get(provider_net.NETWORK_TYPE)
+        if kind is not None and kind not in (_OUTSIDE if outside else _INSIDE):
+            what = f"a network {'outside' if outside else 'of tenants'} of type {kind}"
+            raise NotServed(what=what, instead=f"it has to be {' or '.join(_OUTSIDE if outside else _INSIDE)}")
+        self._note(context, "networks")
+
+    def update_network_precommit(self, context: Any) -> None:
+        """Note it."""
+        self._note(context, "networks")
+
+    def delete_network_precommit(self, context: Any) -> None:
+        """Note it."""
+        self._note(context, "networks")
+
+    def create_subnet_precommit(self, context: Any) -> None:
+        """Note it, and its network, whose revision it raises."""
+        self._note(context, "subnets")
+        journal.note(context.plugin_context, "networks", context.current["network_id"])
+
+    def update_subnet_precommit(self, context: Any) -> None:
+        """Note it, and its network, whose revision it raises."""
+        self._note(context, "subnets")
+        journal.note(context.plugin_context, "networks", context.current["network_id"])
+
+    def delete_subnet_precommit(self, context: Any) -> None:
+        """Note it, and its network, whose revision it raises."""
+        self._note(context, "subnets")
+        journal.note(context.plugin_context, "networks", context.current["network_id"])
+
+    # --- ports ---
+
+    def create_port_precommit(self, context: Any) -> None:
+        """Note it; it is not active before the controller says so."""
+        self._block(context)
+        self._note(context, "ports")
+
+    def update_port_precommit(self, context: Any) -> None:
+        """Note it; at another host it is not active before the controller says so."""
+        if context.host != context.original_host:
+            self._block(context)
+        self._note(context, "ports")
+
+    def delete_port_precommit(self, context: Any) -> None:
+        """Note it."""
+        self._note(context, "ports")
+
+    @staticmethod
+    def _block(context: Any) -> None:
+        """Neutron's agents may call a port ready: only with ours it is."""
+        port = context.current
+        if context.host and port["status"] != constants.PORT_STATUS_ACTIVE:
+            provisioning_blocks.add_provisioning_component(
+                context.plugin_context, port["id"], resources.PORT, provisioning_blocks.L2_AGENT_ENTITY
+            )
+
+    def bind_port(self, context: Any) -> None:
+        """Bind a port where the controller serves, and nobody leaves; what is known of hosts is in Neutron's own database, so that a
+        controller which is away hinders nobody."""
+        port = context.current
+        if port.get(portbindings.VNIC_TYPE, portbindings.VNIC_NORMAL) != portbindings.VNIC_NORMAL:
+            return
+        # At its own host it stays what it is: a migration away from there binds it anew with another profile.
+        stays = context.original_host == context.host
+        found = hosts.bindable(context.host_agents(hosts.AGENT_TYPE), leaving=stays)
+        if found is None:
+            LOG.warning("ebbtide: port %s is not bound: %s is no host that new ports go to", port["id"], context.host)
+            return
+        details = {
+            portbindings.CAP_PORT_FILTER: True,
+            portbindings.OVS_HYBRID_PLUG: False,
+            portbindings.VIF_DETAILS_CONNECTIVITY: portbindings.CONNECTIVITY_L2,
+            "bridge_name": "br-int",
+            "datapath_type": found.get("datapath_type", "system"),
+        }
+        for segment in context.segments_to_bind:
+            if segment[api.NETWORK_TYPE] in _INSIDE:
+                context.set_binding(
+                    segment[api.ID], portbindings.VIF_TYPE_OVS, details, status=constants.PORT_STATUS_DOWN
+                )
+                return
+
+    # --- what all have ---
+
+    @staticmethod
+    def _note(context: Any, kind: str) -> None:
+        journal.note(context.plugin_context, kind, context.current["id"])
+
+    @staticmethod
+    def _wake(context: Any) -> None:
+        journal.wake()
+
+    create_network_postcommit = update_network_postcommit = delete_network_postcommit = _wake
+    create_subnet_postcommit = update_subnet_postcommit = delete_subnet_postcommit = _wake
+    create_port_postcommit = update_port_postcommit = delete_port_postcommit = _wake
