@@ -33,6 +33,8 @@ BUSY, IDLE, BEAT, TOLD = 0.5, 2.0, 5.0, 45.0
 LEASE, LOOK = 28.0, 0.5
 #: How often a server without a claim is tried, and seconds between.
 TRIES, PAUSES = 3, (5.0, 30.0)
+#: Seconds for which a scheduler may still send a server to a host that was disabled meanwhile.
+STRADDLE = 2.0
 #: Seconds after which a server that has not begun to move by our call is asked for again.
 BEGINS = 60.0
 _OPEN = ("pending", "moving")
@@ -79,6 +81,8 @@ class Mover:
         self._failed: dict[str, tuple[int, float, str]] = {}
         self._matched = float("-inf")
         self._said: set[str] = set()
+        #: Since when services have been seen to be disabled.
+        self._off: dict[str, float] = {}
         self._ended = False
 
     def run(self, over: Callable[[], bool]) -> None:
@@ -97,6 +101,9 @@ class Mover:
                 self._said.clear()
             except EbbtideError as error:
                 self._once(str(error))
+            except Exception:
+                # Whatever it was: hosts that are held off need somebody who goes on.
+                log.exception("nova_fault")
             time.sleep(BUSY if busy else IDLE)
 
     def _once(self, words: str) -> None:
@@ -109,8 +116,9 @@ class Mover:
     def round(self) -> bool:
         """Do what is to be done now; whether a drain goes on."""
         # Drains before marks: a mark and the drain that needs it begin at once, so a mark that is missing here was taken away.
-        drains = [d for d in self._ask("GET", "/drains")["operations"] if d["vms"] == KIND]
-        told = {d["id"]: self._ask("GET", f"/operations/{d['id']}") for d in drains if d["state"] == "running"}
+        running = [d["id"] for d in self._ask("GET", "/drains")["operations"] if d["state"] == "running"]
+        found = (self._ask("GET", f"/operations/{each}") for each in running)
+        told = {operation["id"]: operation for operation in found if operation["vms"] == KIND}
         computes = self._computes()
         services = self._cloud.services()
         matched, wrong = hosts.match(computes.values(), services)
@@ -152,7 +160,12 @@ class Mover:
         """Nothing new is scheduled to hosts that are to be empty. Who is disabled already is somebody else's, and stays so."""
         for name in _emptied(operation):
             service = matched.get(name)
-            if service is not None and service.enabled:
+            if service is None:
+                continue
+            if not service.enabled:
+                self._off.setdefault(service.id, time.monotonic())
+            else:
+                self._off.pop(service.id, None)
                 self._cloud.disable(service, hosts.reason(operation["id"], name))
                 log.info("nova_host_disabled", host=service.host, operation=operation["id"])
 
@@ -351,6 +364,8 @@ class Mover:
 
     def _state_of(self, service: Service) -> tuple[str, str]:
         """Whether a host is empty for Nova and for Placement, and no server is on its way there; else what keeps it."""
+        if time.monotonic() - self._off.get(service.id, float("inf")) < STRADDLE:
+            return "emptying", f"nova-compute of {service.host} has just been disabled"
         there = self._cloud.servers(service.host)
         if there:
             return self._of_servers(there)
