@@ -94,6 +94,12 @@ class Refused(UserError):
         self.verdicts = tuple(verdicts)
 
 
+class StaleWriter(Refused):
+    """Somebody else speaks for Neutron by now: what this one says may be older than what was said since."""
+
+    tag = "stale-writer"
+
+
 class NotReady(EbbtideError):
     """Something that the request needs is away."""
 

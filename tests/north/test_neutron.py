@@ -236,6 +236,22 @@ def test_what_is_said_to_be_something_else_than_json_is_not_read(neutron: Neutro
     assert neutron.ask("GET", "networks").json == {"networks": []}
 
 
+def test_who_speaks_after_its_turn_is_over_brings_nothing_back(neutron: Neutron) -> None:
+    def say(method: str, path: str, writer: str, body: Any = None) -> Answer:
+        return neutron.ask(method, path, body, headers={"Ebbtide-Writer": writer})
+
+    group = {"security_group": {"id": "g1"}}
+    assert say("POST", "security-groups", "1", group).status == 201
+    assert say("DELETE", "security-groups/g1", "2").status == 204
+    late = say("POST", "security-groups", "1", group)
+    assert (late.status, late.json["error"]["tag"]) == (409, "stale-writer")
+    assert say("PUT", "security-groups/g1", "1", group).status in (404, 409)
+    assert neutron.ask("GET", "security-groups/g1").status == 404
+    assert say("POST", "security-groups", "x", group).status == 400
+    assert say("POST", "security-groups", "2", group).status == 201, "whose turn it is"
+    assert neutron.ask("DELETE", "security-groups/g1").status == 204, "who takes no turns"
+
+
 def test_a_method_that_a_path_has_not_is_refused(neutron: Neutron) -> None:
     for method, path in (("POST", "networks/x"), ("PUT", "networks"), ("DELETE", "networks"), ("PATCH", "networks/x")):
         assert neutron.ask(method, path, {"network": NETWORK}).status == 400, (method, path)

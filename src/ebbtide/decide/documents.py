@@ -26,9 +26,9 @@ from ebbtide.decide.bodies import (
     SubnetBody,
     VpnBody,
 )
-from ebbtide.errors import BadInput, MissingParent, NotFound, Refused, TooLarge
+from ebbtide.errors import BadInput, MissingParent, NotFound, Refused, StaleWriter, TooLarge
 from ebbtide.model.addresses import parse_ip, parse_net
-from ebbtide.model.facts import Document, Edit
+from ebbtide.model.facts import Cursor, Document, Edit
 from ebbtide.model.state import State
 
 #: Bytes of one document. A row of the store holds it, and it is read whole.
@@ -39,6 +39,8 @@ MAX_BULK = 1000
 MAX_REFS = 2000
 #: networking-odl asks for this network to learn whether the controller knows everything; it is made last, and is no network.
 CANARY = "bd8db3a8-2b30-4083-a8b3-b3fd46401142"
+#: Under which the number of who speaks is stored.
+_WRITER = "neutron-writer"
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
@@ -210,6 +212,23 @@ def _revision(given: Mapping[str, Any]) -> int | None:
     if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < 1 << 62:
         raise BadInput(f"revision_number {str(found)[:40]!r} is none: a number from 0", "revision_number")
     return found
+
+
+def fenced(state: State, writer: int | None) -> list[Edit]:
+    """The edit that notes who speaks. Those who take turns have numbers that grow: a call of one whose turn is over, on its way for long,
+    must not bring back what was deleted since. None: it takes no turns.
+
+    Raises:
+        StaleWriter: another one, with a higher number, has spoken.
+    """
+    known = state.cursors.get(_WRITER)
+    if writer is None or (known is not None and writer == known.last):
+        return []
+    if known is not None and writer < known.last:
+        raise StaleWriter(
+            f"writer {writer} is too late: {known.last} has spoken since; read what is there, and judge anew"
+        )
+    return [Edit(known, Cursor(_WRITER, writer))]
 
 
 def _made(

@@ -194,7 +194,8 @@ class Debt(msgspec.Struct, frozen=True):
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """The last id of a kind that was given out. The next one is looked for after it, so that ids are re-used late."""
+    """The last id of a kind that was given out: the next one is looked for after it, so that ids are re-used late. Of "neutron-writer": the
+    last number under which Neutron has spoken."""
 
     kind: str
     last: int

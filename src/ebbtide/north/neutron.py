@@ -42,7 +42,7 @@ def routes(service: Service) -> list[Route]:
         name = _kind(request)
         given, several = documents.objects(name, await _said(request))
         request.state.ids = [str(each.get("id", ""))[:64] for each in given]
-        made = await service.post_documents(name, given)
+        made = await service.post_documents(name, given, _writer(request))
         if not several:
             return _shown(made[0], 201)
         return json_response({name.replace("-", "_"): [msgspec.Raw(d.body.encode()) for d in made]}, 201)
@@ -54,12 +54,12 @@ def routes(service: Service) -> list[Route]:
         if several:
             raise BadInput(f"a PUT of {name}/{document_id} takes one object, not a list", tag="malformed-message")
         request.state.ids = [document_id]
-        return _shown(await service.put_document(name, document_id, given[0]))
+        return _shown(await service.put_document(name, document_id, given[0], _writer(request)))
 
     async def delete(request: Request) -> Response:
         name, document_id = _kind(request), request.path_params["id"]
         request.state.ids = [document_id[:64]]
-        await service.delete_document(name, document_id)
+        await service.delete_document(name, document_id, _writer(request))
         return Response(None, 204)
 
     async def summary(request: Request) -> Response:
@@ -135,6 +135,18 @@ def _kind(request: Request) -> str:
     whole = request.url.path.removeprefix(ROOT).strip("/")
     documents.kind(name if name in documents.KINDS else whole)
     return name
+
+
+def _writer(request: Request) -> int | None:
+    """The number of who speaks (header Ebbtide-Writer); None: it takes no turns.
+
+    Raises:
+        BadInput: it is none.
+    """
+    found = request.headers.get("ebbtide-writer", "")
+    if found and not (found.isdecimal() and len(found) < 16):
+        raise BadInput(f"Ebbtide-Writer: {found[:40]!r} is no number of up to 15 digits", "ebbtide-writer")
+    return int(found) if found else None
 
 
 async def _said(request: Request) -> Any:

@@ -797,26 +797,39 @@ class Service:
 
     # --- what Neutron says: see decide/documents.py, and decide/neutron.py for what it means ---
 
-    async def post_documents(self, kind: str, given: Sequence[dict[str, Any]]) -> list[Document]:
-        """Keep what Neutron says of things, all of them or none, and do it; gives the documents as they are then."""
+    async def post_documents(
+        self, kind: str, given: Sequence[dict[str, Any]], writer: int | None = None
+    ) -> list[Document]:
+        """Keep what Neutron says of things, all of them or none, and do it; gives the documents as they are then. `writer`: see
+        `documents.fenced`."""
         ids = documents.ids(kind, given)
-        return await self._tell(kind, ids, lambda state: documents.post(state, kind, given))
+        return await self._tell(kind, ids, writer, lambda state: documents.post(state, kind, given))
 
-    async def put_document(self, kind: str, document_id: str, given: dict[str, Any]) -> Document:
+    async def put_document(
+        self, kind: str, document_id: str, given: dict[str, Any], writer: int | None = None
+    ) -> Document:
         """Keep what Neutron says anew of a thing, and do it; gives the document as it is then."""
-        (made,) = await self._tell(kind, [document_id], lambda state: documents.put(state, kind, document_id, given))
+
+        def speak(state: State) -> list[Edit]:
+            return documents.put(state, kind, document_id, given)
+
+        (made,) = await self._tell(kind, [document_id], writer, speak)
         return made
 
-    async def delete_document(self, kind: str, document_id: str) -> None:
+    async def delete_document(self, kind: str, document_id: str, writer: int | None = None) -> None:
         """Forget what Neutron has said of a thing, and take it away."""
-        await self._tell(kind, (), lambda state: documents.delete(state, kind, document_id))
+        await self._tell(kind, (), writer, lambda state: documents.delete(state, kind, document_id))
 
-    async def _tell(self, kind: str, shown: Sequence[str], speak: Callable[[State], list[Edit]]) -> list[Document]:
+    async def _tell(
+        self, kind: str, shown: Sequence[str], writer: int | None, speak: Callable[[State], list[Edit]]
+    ) -> list[Document]:
         def decide(state: State) -> tuple[list[Edit], tuple[list[Edit], list[Document]]]:
+            turn = documents.fenced(state, writer)
             edits = neutron.change(state, speak(state))
             new = (edit.new for edit in edits if isinstance(edit.new, Document))
             made = {each.id: each for each in new if each.kind == kind}
-            return edits, (edits, [made.get(name) or documents.one(state, kind, name) for name in shown])
+            found = [made.get(name) or documents.one(state, kind, name) for name in shown]
+            return [*turn, *edits], (edits, found)
 
         edits, found = await self.cluster.store.commit(decide)
         said_of_neutron(edits)
