@@ -135,6 +135,10 @@ class App:
             ssl_certfile=self.config.http_cert or None,
             ssl_keyfile=self.config.http_key or None,
             timeout_graceful_shutdown=1,
+            ws="wsproto",
+            # Nobody who listens has much to say.
+            ws_max_size=1 << 12,
+            ws_per_message_deflate=False,
         )
         server = uvicorn.Server(web)
         # Signals are the business of whoever runs this App.

@@ -272,9 +272,11 @@ def test_credentials_are_asked_for(make_site: Callable[..., Site], tmp_path: Pat
     assert site.ask("POST", f"{ROOT}/networks", {"network": NETWORK}, headers=writer).status == 201
 
 
-def test_networking_odl_starts_without_features_and_asks_for_hosts(neutron: Neutron) -> None:
+def test_networking_odl_asks_for_features_and_hosts_when_it_starts(neutron: Neutron) -> None:
     root = "/restconf/operational/neutron:neutron"
-    assert neutron.site.get(f"{root}/neutron:features/").status == 404, "it declares ports active itself then"
+    feature = {"service-provider-feature": "neutron-extensions:operational-port-status", "configuration": ""}
+    answer = neutron.site.get(f"{root}/neutron:features/")
+    assert (answer.status, answer.json) == (200, {"features": {"feature": [feature]}}), "it waits for statuses then"
     answer = neutron.site.get(f"{root}/hostconfigs/")
     assert (answer.status, answer.json) == (200, {"hostconfigs": {"hostconfig": []}})
     neutron.site.compute("not-connected")

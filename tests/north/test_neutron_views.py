@@ -13,6 +13,7 @@ from ebbtide.model.facts import (
     BindingPhase,
     Document,
     Fact,
+    Membership,
     Port,
     Router,
     RouterPort,
@@ -60,9 +61,15 @@ def test_hosts_are_ready_computes_that_are_not_leaving() -> None:
     assert one == {"hostconfig": [found[1]]}
     new = read(known, hosts, "neutron:neutron/hostconfigs/hostconfig=nova-2,ODL%20L2", old=False)
     assert new == {"neutron:hostconfig": [found[1]]}
-    for gone in ("hostconfigs/hostconfig/c3/ODL%20L2", "hostconfigs/hostconfig/host-2/ODL%20L2", "neutron:features"):
+    for gone in ("hostconfigs/hostconfig/c3/ODL%20L2", "hostconfigs/hostconfig/host-2/ODL%20L2"):
         with pytest.raises(NotFound):
             read(known, hosts, f"neutron:neutron/{gone}")
+
+
+def test_a_host_leaves_when_all_of_its_computes_do() -> None:
+    gone = compute(5, hostname="host-5", membership=Membership.REMOVED)
+    again = compute(6, hostname="host-1", membership=Membership.REMOVED)
+    assert neutron_views.fleet(state(NOVA, NAMED, MARKED, gone, again)) == ({"host-1", "nova-2"}, {"c3", "host-5"})
 
 
 def document(name: str, **said: Any) -> Document:
@@ -112,6 +119,26 @@ def test_who_reaches_a_port_by_a_router_or_lets_its_group_in_is_waited_for_too()
     more = (SecurityGroup("g1", 1), SecurityGroup("g2", 2), lets, grouped, AT, asking, far_at)
     assert status({1: ready(7), 3: ready(6)}, *more) == "DOWN"
     assert status({1: ready(7), 3: ready(7)}, *more) == "ACTIVE"
+
+
+@pytest.mark.parametrize(
+    ("bound", "hosts", "told"),
+    [
+        (None, ["a"], "ACTIVE"),
+        ("a", ["a"], "ACTIVE"),
+        ("b", ["a", "b"], "ACTIVE"),
+        ("b", ["a"], "DOWN"),
+        ("", ["a"], "DOWN"),
+        ("a", [], "ACTIVE"),
+    ],
+)
+def test_a_port_is_active_where_neutron_has_bound_it(bound: str | None, hosts: list[str], told: str) -> None:
+    said = {} if bound is None else {"binding:host_id": bound}
+    known = state(network(1), document("p1", **said))
+    assert neutron_views.at_its_host(known, "p1", "ACTIVE", hosts) == told
+    assert neutron_views.at_its_host(known, "p1", "DOWN", []) == "DOWN"
+    assert neutron_views.at_its_host(known, "p1", "BUILD", hosts) == "", "nothing is to be said yet"
+    assert neutron_views.at_its_host(known, "p2", "ACTIVE", hosts) == "", "of which Neutron has not spoken"
 
 
 def test_a_routers_port_is_active_where_the_router_is() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from ebbtide.decide.scalein import Answer, IdVerdict
@@ -86,7 +86,7 @@ def is_restconf(path: str) -> bool:
     return path.startswith(("/rests", "/restconf"))
 
 
-def refusal(request: Request, error: Exception) -> Response:
+def refusal(request: HTTPConnection, error: Exception) -> Response:
     """The response for an error, in the dialect of the request."""
     found = fault(error)
     if is_restconf(request.url.path):
@@ -120,7 +120,7 @@ def verdict(given: IdVerdict) -> dict[str, Any]:
     }
 
 
-def _entries(request: Request, found: Fault) -> list[dict[str, Any]]:
+def _entries(request: HTTPConnection, found: Fault) -> list[dict[str, Any]]:
     leaf = getattr(request.state, "leaf", "")
     refused = [v for v in found.verdicts if v.answer is Answer.REFUSED]
     if refused:

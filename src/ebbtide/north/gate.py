@@ -1,11 +1,17 @@
-"""The gate that every request passes: who asks, may they, how was it answered. Writes are logged before their answer leaves."""
+"""The gate that every request passes: who asks, may they, how was it answered. Writes are logged before their answer leaves.
+
+Websockets pass it too. A page's script may open one to any address, so they are held to the origin as writes are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from ebbtide.errors import EbbtideError, NotReady
 from ebbtide.north import auth
@@ -22,7 +28,8 @@ READS = ("GET", "HEAD", "OPTIONS")
 
 
 class Gate:
-    """ASGI middleware. `credentials` None: everybody may do everything (`local`: as far as this machine goes)."""
+    """ASGI middleware. `credentials` None: everybody may do everything (`local`: as far as this machine goes). `holder`: whom the path of a
+    websocket was given to, as a secret of theirs."""
 
     def __init__(
         self,
@@ -31,6 +38,7 @@ class Gate:
         credentials: auth.Credentials | None,
         audit: AuditLog,
         metrics: Metrics,
+        holder: Callable[[str], auth.Principal | None],
         local: bool,
     ) -> None:
         self._app = app
@@ -38,10 +46,14 @@ class Gate:
         self._credentials = credentials
         self._audit = audit
         self._metrics = metrics
+        self._holder = holder
         self._local = local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -72,7 +84,20 @@ class Gate:
                 raise
             await on_fault(request, error)(scope, receive, sent)
 
-    def _check_read(self, request: Request) -> None:
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        socket = WebSocket(scope, receive, send)
+        try:
+            scope.setdefault("state", {})
+            auth.check_origin(socket.headers)
+            holder = self._holder(socket.url.path) if self._credentials is not None else None
+            socket.state.who = holder if holder is not None else await self._who(socket, reads=True)
+            self._check_read(socket)
+        except (EbbtideError, HTTPException) as error:
+            await socket.send_denial_response(refusal(socket, error))
+            return
+        await self._app(scope, receive, send)
+
+    def _check_read(self, request: HTTPConnection) -> None:
         """Whether there is anything to tell: a controller that has not read its store knows of nothing, which is not "there is nothing".
 
         Raises:
@@ -83,7 +108,7 @@ class Gate:
             reason = self._service.cluster.store.reason
             raise NotReady(f"the store has not been read yet ({reason}): nothing is known; try again")
 
-    async def _who(self, request: Request, reads: bool) -> auth.Principal:
+    async def _who(self, request: HTTPConnection, reads: bool) -> auth.Principal:
         headers: Headers = request.headers
         if not reads:
             auth.check_origin(headers)

@@ -1,16 +1,17 @@
-"""The trees that networking-odl reads: on which hosts ports may be bound, and which ports are served. Pure, as `views.py`.
+"""The trees that networking-odl reads: on which hosts ports may be bound, and which ports are served. Pure, as `views.py`. What it is told
+of both as they change (`odl_streams.py`) is decided here too.
 
 A host is one whose compute is ready: a tombstoned one is in no list, so that Neutron binds nothing new there, and a removed one is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from ebbtide.decide import arrivals
+from ebbtide.decide import arrivals, documents
 from ebbtide.decide.arrivals import Heard
 from ebbtide.model.facts import Compute, Document
 from ebbtide.model.observed import Phase, View
@@ -20,6 +21,9 @@ from ebbtide.north.tree import Rows, rows
 Node = dict[str, Any]
 #: What networking-odl knows of hosts: the agent that it takes each of them for.
 HOST_TYPE = "ODL L2"
+#: What makes networking-odl wait for a port's status, instead of calling it active when it is bound.
+FEATURE = "neutron-extensions:operational-port-status"
+_FEATURE = "service-provider-feature"
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -47,8 +51,31 @@ def trees(state: State, host: Callable[[int], Host]) -> dict[str, Any]:
         "neutron:neutron": lambda: {
             "hostconfigs": lambda: {"hostconfig": _hosts(state, host)},
             "ports": lambda: {"port": _ports(state, host)},
+            "features": {"feature": rows((_FEATURE,), [{_FEATURE: FEATURE, "configuration": ""}])},
         }
     }
+
+
+def served(state: State, host: Callable[[int], Host]) -> dict[str, str]:
+    """The hosts where ports may be bound, each with its configuration."""
+    return {each["host-id"]: each["config"] for each in _hosts(state, host).every()}
+
+
+def fleet(state: State) -> tuple[set[str], set[str]]:
+    """Hosts that stay, seen or not; and those where nothing is to be bound any more: tombstoned, or removed."""
+    members = list(state.members())
+    staying = {compute.host for compute in members if not compute.tombstoned}
+    return staying, {compute.host for compute in (*members, *state.removed.values())} - staying
+
+
+def at_its_host(state: State, name: str, status: str, hosts: Collection[str]) -> str:
+    """What a status, true of a port on these hosts, is to Neutron: it is ACTIVE where Neutron has bound it. "": nothing is to be said."""
+    document = state.document("ports", name)
+    if document is None or status == arrivals.BUILD:
+        return ""
+    body = documents.read("ports", document.body)
+    elsewhere = bool(hosts) and body is not None and body.host is not None and body.host not in hosts
+    return arrivals.DOWN if elsewhere else status
 
 
 def _hosts(state: State, host: Callable[[int], Host]) -> Rows:
@@ -92,5 +119,6 @@ def _port(state: State, host: Callable[[int], Host], name: str) -> Node:
     def heard(number: int) -> Heard:
         return host(number).heard
 
-    found = arrivals.of_port(state, name, heard).status
-    return {"uuid": name, "status": found if found == arrivals.ACTIVE else arrivals.DOWN}
+    found = arrivals.of_port(state, name, heard)
+    hosts = [state.computes[number].host for number in found.places if number in state.computes]
+    return {"uuid": name, "status": at_its_host(state, name, found.status, hosts) or arrivals.DOWN}

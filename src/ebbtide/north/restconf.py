@@ -7,6 +7,7 @@ parameters, media types and methods.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -45,13 +46,19 @@ def picture(service: Service, config: bool, nonconfig: bool) -> views.Picture:
         own = vswitch.bridge(member.tables) if member.tables is not None and member.link is not None else None
         return views.Seen(member.view, member.connected, own.row["external_ids"] if own else {})
 
+    return views.Picture(service.state, seen, cluster.probes.is_open, config, nonconfig, hosts(service))
+
+
+def hosts(service: Service) -> Callable[[int], neutron_views.Host]:
+    """What is seen of a compute now, by number, as Neutron's hosts need it."""
+
     def host(number: int) -> neutron_views.Host:
-        member = cluster.members.get(number)
+        member = service.cluster.members.get(number)
         if member is None:
             return neutron_views.unseen(number)
         return neutron_views.Host(member.view, member.connected, member.phase, member.applied())
 
-    return views.Picture(service.state, seen, cluster.probes.is_open, config, nonconfig, host)
+    return host
 
 
 def routes(service: Service, schema: Schema) -> list[Route]:

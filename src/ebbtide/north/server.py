@@ -21,6 +21,7 @@ from ebbtide.north import (
     learnt,
     nat,
     neutron,
+    odl_streams,
     operations,
     proofs,
     resources,
@@ -48,9 +49,11 @@ def build(service: Service, config: Config) -> Starlette:
     model = schema.load()
     metrics = Metrics(service)
     hub = Hub(service.cluster.listeners, lambda: service.state.revision)
+    streams = odl_streams.Streams(service, restconf.hosts(service))
     routes = [
         *_health(service),
         *metrics.routes(),
+        *streams.routes(),
         *operations.routes(service, model),
         *restconf.routes(service, model),
         *hub.routes(),
@@ -73,6 +76,7 @@ def build(service: Service, config: Config) -> Starlette:
         credentials=Credentials(config.credentials) if config.credentials else None,
         audit=AuditLog(Path(config.state_dir) / "audit.log"),
         metrics=metrics,
+        holder=streams.holder,
         local=not config.insecure and is_loopback(parse_http(config.http)[0]),
     )
     handlers = {EbbtideError: on_error, HTTPException: on_error}
