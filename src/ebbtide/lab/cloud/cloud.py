@@ -123,11 +123,13 @@ class Cloud:
         self.services.discover()
 
     def hosts_up(self) -> set[str]:
-        """Hosts whose nova-compute has reported."""
-        rows = self.database.ask(
-            "SELECT host FROM nova.services WHERE `binary` = 'nova-compute' AND deleted = 0 AND report_count > 0"
+        """Hosts whose nova-compute has reported, and whose room is known to Placement."""
+        found = (
+            "SELECT host FROM nova.services WHERE `binary` = 'nova-compute' AND deleted = 0 AND report_count > 0",
+            "SELECT DISTINCT p.name FROM placement.resource_providers p JOIN placement.inventories i"
+            " ON i.resource_provider_id = p.id",
         )
-        return set(rows.split())
+        return set.intersection(*(set(self.database.ask(each).split()) for each in found))
 
     # --- for its users ---
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from nova import conf, exception
 from nova.compute import power_state
-from nova.virt import fake, hardware
+from nova.virt import fake, hardware, node
 from oslo_concurrency import processutils
 from oslo_config import cfg
 from oslo_log import log
@@ -49,6 +49,15 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
         self._kept.mkdir(parents=True, exist_ok=True)
         for file in self._kept.iterdir():
             self.instances[file.name] = fake.FakeInstance(file.read_text(), power_state.RUNNING, file.name)
+
+    def get_nodenames_by_uuid(self, refresh: bool = False) -> dict[str, str]:
+        """The node keeps its identity, as libvirt's does, in a file below state_path: without it, Nova starts no second time."""
+        return {node.get_local_node_uuid(): self._host}
+
+    def get_available_resource(self, nodename: str) -> dict[str, Any]:
+        """As the fake one has it, with that identity."""
+        found: dict[str, Any] = super().get_available_resource(nodename)
+        return found | {"uuid": node.get_local_node_uuid()}
 
     # --- which are here ---
 

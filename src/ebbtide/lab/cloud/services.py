@@ -23,6 +23,8 @@ KEYSTONE, PLACEMENT, GLANCE, NEUTRON, NOVA = 5000, 8778, 9292, 9696, 8774
 IDENTITY = f"http://127.0.0.1:{KEYSTONE}/v3"
 REGION = "RegionOne"
 PHYSICAL = "physnet1"
+#: What Neutron would count.
+_COUNTED = ("network", "subnet", "port", "router", "floatingip", "security_group", "security_group_rule")
 #: Seconds that making a database takes at most.
 _MAKING = 300.0
 
@@ -152,6 +154,7 @@ class Services:
                     "mechanism_drivers": "ebbtide",
                     "extension_drivers": "port_security",
                 },
+                "quotas": dict.fromkeys((f"quota_{kind}" for kind in _COUNTED), -1),
                 "ml2_type_vxlan": {"vni_ranges": "70000:99999"},
                 "ml2_type_flat": {"flat_networks": "*"},
                 "ebbtide": {"url": "http://127.0.0.1:8181"},
@@ -167,6 +170,7 @@ class Services:
                 "report_interval": 5,
                 "service_down_time": 20,
                 "osapi_compute_workers": 1,
+                "max_concurrent_live_migrations": 4,
                 "vif_plugging_timeout": 60,
                 "vif_plugging_is_fatal": True,
             },
@@ -182,6 +186,7 @@ class Services:
             "conductor": {"workers": 1},
             "scheduler": {"workers": 1},
             "cinder": {"os_region_name": REGION},
+            "quota": dict.fromkeys(("instances", "cores", "ram"), -1),
         }
         databases: dict[str, Mapping[str, object]] = {
             "api_database": {"connection": self._database.url("nova_api")},
