@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
-import openstack
 from keystoneauth1.exceptions import ClientException
-from openstack import exceptions
 
+import openstack
 from ebbtide.errors import NotFound, NotReady, Refused
 from ebbtide.openstack.hosts import Service
 from ebbtide.openstack.servers import Server
+from openstack import exceptions
 
 #: A migration is one of these while it goes on (nova.objects.fields).
 _GOES_ON = {
@@ -58,6 +58,7 @@ class Cloud:
     def __init__(self, name: str = "") -> None:
         self._name = name
         self._own = threading.local()
+        self._providers: dict[str, set[str]] = {}
 
     @property
     def _connection(self) -> Any:
@@ -111,11 +112,15 @@ class Cloud:
 
     def allocations(self, host: str) -> list[str]:
         """Who holds anything of a host in Placement: ids of servers and migrations."""
-        found = self._ask("hypervisors", lambda c: list(c.compute.hypervisors(details=True)))
-        own = [h for h in found if (h.service_details or {}).get("host") == host]
+        if host not in self._providers:
+            # Asked once: Nova asks each of its hosts for this.
+            found: list[Any] = self._ask("hypervisors", lambda c: list(c.compute.hypervisors(details=True)))
+            for each in found:
+                known = self._providers.setdefault((each.service_details or {}).get("host", ""), set())
+                known.add(each.id)
         consumers: set[str] = set()
-        for hypervisor in own:
-            consumers.update(self._ask(f"allocations of {host}", partial(_allocations, hypervisor.id)))
+        for provider in self._providers.get(host, ()):
+            consumers.update(self._ask(f"allocations of {host}", partial(_allocations, provider)))
         return sorted(consumers)
 
     # --- servers ---
@@ -168,7 +173,7 @@ class Cloud:
         self._ask(f"confirmation of {server}", lambda c: c.compute.confirm_server_resize(server))
 
     def last_words(self, server: str, actions: Iterable[str]) -> str:
-        """What Nova says of the last of these actions on a server that went wrong ("": nothing)."""
+        """What Nova says of the last of these actions on a server that went wrong: its events, its fault, or its migration's state."""
 
         def ask(c: Any) -> str:
             for action in c.compute.server_actions(server):
@@ -182,7 +187,11 @@ class Cloud:
                 return str(whole.message or "")
             return ""
 
-        return self._ask(f"actions of {server}", ask)[:_WORDS]
+        words = self._ask(f"actions of {server}", ask) or self._ask(f"fault of {server}", partial(_fault, server))
+        if not words:
+            last = next(iter(self.migrations(instance_uuid=server)), None)
+            words = f"its {last.kind} from {last.source} to {last.target or 'nowhere'} is {last.status}" if last else ""
+        return words[:_WORDS]
 
     # --- ports ---
 
@@ -197,6 +206,11 @@ class Cloud:
 
 def _server(found: Any) -> Server:
     return Server(found.id, found.name or "", found.status or "", found.task_state or "", found.compute_host or "")
+
+
+def _fault(server: str, connection: Any) -> str:
+    found = connection.compute.get_server(server)
+    return str((found.fault or {}).get("message", "")) if found.status == "ERROR" else ""
 
 
 def _allocations(provider: str, connection: Any) -> list[str]:

@@ -41,6 +41,8 @@ FAILING = "failing-migrations"
 class LabDriver(fake.FakeDriver):  # type: ignore[misc]
     """See the module."""
 
+    _host: str
+
     def init_host(self, host: str) -> None:
         """Nova starts: what is here is looked up."""
         super().init_host(host)
@@ -53,6 +55,10 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
     def get_nodenames_by_uuid(self, refresh: bool = False) -> dict[str, str]:
         """The node keeps its identity, as libvirt's does, in a file below state_path: without it, Nova starts no second time."""
         return {node.get_local_node_uuid(): self._host}
+
+    def get_host_uptime(self) -> str:
+        """That of the machine."""
+        return Path("/proc/uptime").read_text().split()[0]
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         """As the fake one has it, with that identity."""
@@ -82,10 +88,10 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
 
     # --- deeds ---
 
-    def _do(self, deed: str, instance: Any, *words: object) -> None:
+    def _do(self, deed: str, instance: Any, *words: object, host: str = "") -> None:
         where = [CONF.ebbtide_lab.name, CONF.ebbtide_lab.directory]
         module = [sys.executable, "-m", "ebbtide.lab.cloud.machine"]
-        processutils.execute(*module, *where, deed, instance.uuid, self._host, *map(str, words))
+        processutils.execute(*module, *where, deed, instance.uuid, host or self._host, *map(str, words))
 
     def _plug(self, instance: Any, network_info: Any) -> None:
         vif = _only(network_info)
@@ -196,11 +202,7 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
             return
         if instance.uuid in self._lab.site.read().vms:
             # The machine at the destination wakes, whoever tells it to.
-            here, self._host = self._host, dest
-            try:
-                self._do("run", instance)
-            finally:
-                self._host = here
+            self._do("run", instance, host=dest)
         post_method(context, instance, dest, block_migration, migrate_data)
 
     def post_live_migration_at_source(self, context: Any, instance: Any, network_info: Any) -> None:
