@@ -26,7 +26,7 @@ demo: setup ## the main job, told as it goes: computes join, three are scaled in
 
 .PHONY: test
 test: setup ## all tests but those of the targets below
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories drains sweep tenants isolation odl) $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories drains sweep tenants isolation odl openstack) $(ARGS)
 
 .PHONY: test-kernel
 test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine: minutes each, no part of `make test`
@@ -52,6 +52,16 @@ isolation: setup ## security groups on real switches, and attacks of a VM on its
 test-networking-odl: setup ## Neutron with networking-odl as a client, from a pinned set of packages (which this installs)
 	@scripts/setup-openstack.sh odl
 	@$(BIN)/pytest tests/odl $(ARGS)
+
+.PHONY: openstack-lab
+openstack-lab: setup ## a lab with a real OpenStack in it: three hosts, in two minutes once its packages are there
+	@scripts/setup-openstack.sh cloud
+	@$(BIN)/python -m ebbtide.lab.cloud up $(ARGS)
+
+.PHONY: test-openstack
+test-openstack: setup ## stories of a real OpenStack in a lab, with its own clients
+	@scripts/setup-openstack.sh cloud
+	@$(BIN)/pytest tests/openstack $(ARGS)
 
 .PHONY: crash-sweep
 crash-sweep: setup ## a drain, struck at its every point, simulated and on real switches with traffic: an hour

@@ -14,7 +14,7 @@ own=() # distributions of this repository that belong into it
 case "${1-}" in
   odl) VENV=.venv-odl lock=openstack/odl.lock ;;
   cloud)
-    VENV=.venv-openstack lock=openstack/cloud.lock own=(openstack/neutron-ebbtide)
+    VENV=.venv-openstack lock=openstack/cloud.lock own=(openstack/neutron-ebbtide .)
     needed+=(rabbitmq-server=rabbitmq-server epmd=erlang-base busybox=busybox)
     ;;
   *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;

@@ -16,7 +16,8 @@ from .documents import ROOT, files
 SCRIPTS = ("scripts/setup.sh", "scripts/setup-openstack.sh", "scripts/test-kernel.sh", ".ci/run")
 TARGETS = (
     *("help", "setup", "setup-runtime", "demo", "test", "test-kernel"),
-    *("acceptance", "drains", "tenants", "isolation", "test-networking-odl", "crash-sweep"),
+    *("acceptance", "drains", "tenants", "isolation", "test-networking-odl"),
+    *("openstack-lab", "test-openstack", "crash-sweep"),
     *("lint", "bench", "clean", "distclean"),
 )
 

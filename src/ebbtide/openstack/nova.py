@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
-from keystoneauth1.exceptions import ClientException
-
 import openstack
+from keystoneauth1.exceptions import ClientException
+from openstack import exceptions
+
 from ebbtide.errors import NotFound, NotReady, Refused
 from ebbtide.openstack.hosts import Service
 from ebbtide.openstack.servers import Server
-from openstack import exceptions
 
 #: A migration is one of these while it goes on (nova.objects.fields).
 _GOES_ON = {
