@@ -21,7 +21,9 @@ def say(site: Site, kind: str, name: str, **said: Any) -> None:
 
 
 def hosts(site: Site) -> set[str]:
-    return {each["host-id"] for each in site.get(f"{READ}/hostconfigs/").json["hostconfigs"]["hostconfig"]}
+    """Those where ports may be bound."""
+    listed = site.get(f"{READ}/hostconfigs/").json["hostconfigs"]["hostconfig"]
+    return {each["host-id"] for each in listed if json.loads(each["config"])["allowed_network_types"]}
 
 
 def status(site: Site, name: str) -> str:

@@ -40,11 +40,15 @@ def ready(applied: int = 1) -> Host:
     return Host(KERNEL, True, Phase.READY, applied)
 
 
-def test_hosts_are_ready_computes_that_are_not_leaving() -> None:
-    hosts = {1: ready(), 2: ready(), 3: ready(), 4: Host(KERNEL, True, Phase.RECONCILED)}
+def test_hosts_are_ready_computes_and_nothing_is_allowed_on_those_that_leave() -> None:
+    hosts = {1: ready(), 2: ready(), 4: Host(KERNEL, True, Phase.RECONCILED)}
     known = state(NOVA, NAMED, MARKED, NEW)
     found = read(known, hosts, "neutron:neutron/hostconfigs/")["hostconfigs"]["hostconfig"]
-    assert [(each["host-id"], each["host-type"]) for each in found] == [("host-1", "ODL L2"), ("nova-2", "ODL L2")]
+    assert [each["host-id"] for each in found] == ["host-1", "nova-2", "c3"]
+    assert {each["host-type"] for each in found} == {"ODL L2"}
+    allowed = [json.loads(each["config"])["allowed_network_types"] for each in found]
+    assert allowed == [["vxlan"], ["vxlan"], []], "c3 leaves, whether it is seen or not"
+    assert list(neutron_views.served(known, lambda number: hosts.get(number, Host()))) == ["host-1", "nova-2"]
     assert json.loads(found[0]["config"]) == {
         "supported_vnic_types": [
             {
@@ -61,7 +65,7 @@ def test_hosts_are_ready_computes_that_are_not_leaving() -> None:
     assert one == {"hostconfig": [found[1]]}
     new = read(known, hosts, "neutron:neutron/hostconfigs/hostconfig=nova-2,ODL%20L2", old=False)
     assert new == {"neutron:hostconfig": [found[1]]}
-    for gone in ("hostconfigs/hostconfig/c3/ODL%20L2", "hostconfigs/hostconfig/host-2/ODL%20L2"):
+    for gone in ("hostconfigs/hostconfig/c4/ODL%20L2", "hostconfigs/hostconfig/host-2/ODL%20L2"):
         with pytest.raises(NotFound):
             read(known, hosts, f"neutron:neutron/{gone}")
 

@@ -14,7 +14,7 @@ import pytest
 from ebbtide.lab import CONTROLLER, Lab
 from ebbtide.model.facts import Membership
 from ebbtide.north import odl_streams
-from ebbtide.north.odl_streams import HOSTS, PORTS, STREAM, SUBSCRIBE
+from ebbtide.north.odl_streams import HOSTS, PORTS, STREAM, SUBSCRIBE, Listener
 from tests.north.site import Site
 from tests.support.websocket import Refused, Websocket
 
@@ -125,7 +125,9 @@ def test_a_port_is_told_of_when_it_is_served_and_when_it_is_no_more(cloud: Ports
         assert event(stream.told()) == status_of("p2", "ACTIVE")
         with listen(cloud.site, PORTS) as late:
             told = [event(late.told()) for _ in range(2)]
-            assert told == [status_of("p1", "ACTIVE"), status_of("p2", "ACTIVE")], "who comes is told of all"
+            assert told == [status_of("p2", "ACTIVE"), status_of("p1", "ACTIVE")], (
+                "who comes is told of all, newest first"
+            )
         cloud.lab.remove_vm("p1")
         assert event(stream.told()) == status_of("p1", "DOWN")
         cloud.lab.add_vm("p1", "a", one, "", "p1")
@@ -150,6 +152,17 @@ def test_it_is_told_again_when_neutron_has_bound_it(cloud: Ports) -> None:
     cloud.forget("p1", "p2")
 
 
+def test_what_is_new_does_not_wait_for_what_was_there_before() -> None:
+    listener = Listener(PORTS, ["old", "older", "oldest"])
+    listener.add("older", changed=True, at_once=False)
+    listener.add("new", changed=False, at_once=True)
+    listener.add("oldest", changed=True, at_once=True)
+    listener.add("new", changed=True, at_once=False)
+    assert listener.now == {"new": True, "oldest": True}
+    assert listener.later == {"old": False, "older": True}
+    assert listener.take(listener.now) == ("new", True)
+
+
 @pytest.mark.lab
 def test_whoever_does_not_read_is_behind_by_its_ports_at_most_and_is_let_go(
     cloud: Ports, monkeypatch: pytest.MonkeyPatch
@@ -164,8 +177,8 @@ def test_whoever_does_not_read_is_behind_by_its_ports_at_most_and_is_let_go(
         async with asyncio.timeout(20):
             while streams._listeners:
                 for each in streams._listeners:
-                    each.add("p1", True)
-                    assert len(each.due) == 1
+                    each.add("p1", changed=True, at_once=True)
+                    assert len(each.now) == 1
                 await asyncio.sleep(0)
 
     with listen(cloud.site, PORTS, room=4096) as stream:

@@ -1,7 +1,8 @@
 """The trees that networking-odl reads: on which hosts ports may be bound, and which ports are served. Pure, as `views.py`. What it is told
 of both as they change (`odl_streams.py`) is decided here too.
 
-A host is one whose compute is ready: a tombstoned one is in no list, so that Neutron binds nothing new there, and a removed one is none.
+A host is one whose compute is ready. A tombstoned one is listed too, with no type of network that is allowed: networking-odl binds ports by
+what it has read last, whether or not a host is listed still. A removed one is none.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def trees(state: State, host: Callable[[int], Host]) -> dict[str, Any]:
 
 def served(state: State, host: Callable[[int], Host]) -> dict[str, str]:
     """The hosts where ports may be bound, each with its configuration."""
-    return {each["host-id"]: each["config"] for each in _hosts(state, host).every()}
+    leaving = fleet(state)[1]
+    return {each["host-id"]: each["config"] for each in _hosts(state, host).every() if each["host-id"] not in leaving}
 
 
 def fleet(state: State) -> tuple[set[str], set[str]]:
@@ -82,7 +84,7 @@ def _hosts(state: State, host: Callable[[int], Host]) -> Rows:
     found = []
     for compute in state.members():
         seen = host(compute.number)
-        if seen.phase is Phase.READY and not compute.tombstoned:
+        if seen.phase is Phase.READY or compute.tombstoned:
             found.append(_host(compute, seen))
     return rows(("host-id", "host-type"), found)
 
@@ -93,7 +95,7 @@ def _host(compute: Compute, seen: Host) -> Node:
         "supported_vnic_types": [
             {"vnic_type": "normal", "vif_type": "ovs", "vif_details": {"port_filter": True, "ovs_hybrid_plug": False}}
         ],
-        "allowed_network_types": ["vxlan"],
+        "allowed_network_types": [] if compute.tombstoned else ["vxlan"],
         "bridge_mappings": dict(compute.provider_mappings),
         "datapath_type": seen.view.datapath.kind or "system",
     }

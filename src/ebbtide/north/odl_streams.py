@@ -10,7 +10,7 @@ use once, and within a minute.
 Whoever listens is behind by so many names at most as there are ports: what is told of a port is what is so when it is told, and all is told
 anew to whoever comes. networking-odl believes the change to ACTIVE only, loses it while the port is not bound yet, and calls a method that
 is missing when a host is created; so ACTIVE is said again whenever Neutron has said the port anew, and a host that appears ends the stream,
-whose listener comes back and reads all hosts.
+whose listener comes back and reads all hosts. It is slow, too: what it most likely knows is told at its pace, and waits for what is new.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ LISTENERS = 64
 OPENED_WITHIN = 60.0
 #: Seconds that a listener may take to take one message.
 PATIENCE = 30.0
+#: Seconds from one port to the next among those that were plugged before: Neutron takes 50 ms for each, even if it knew.
+PACE = 0.1
 #: Seconds between looks at whether this controller leads still.
 LOOK = 5.0
 #: Seconds that are given to other hosts to appear, before listeners are made to read all of them: to a controller that starts, all do.
@@ -71,17 +73,28 @@ class Subscription(NamedTuple):
 
 
 class Listener:
-    """One websocket: names of ports that it is to be told of (True: whatever is so; False: if they are ACTIVE)."""
+    """One websocket: names of ports that it is to be told of (True: whatever is so; False: if they are ACTIVE), at once, and at leisure."""
 
     def __init__(self, path: str, names: Iterable[str] = ()) -> None:
         self.path = path
-        self.due: dict[str, bool] = dict.fromkeys(names, False)
+        self.now: dict[str, bool] = {}
+        self.later: dict[str, bool] = dict.fromkeys(names, False)
         self.some = asyncio.Event()
 
-    def add(self, name: str, changed: bool) -> None:
+    def add(self, name: str, changed: bool, at_once: bool) -> None:
         """There is something to tell of a port."""
-        self.due[name] = changed or self.due.get(name, False)
+        changed |= self.now.get(name, False) or self.later.get(name, False)
+        if at_once or name in self.now:
+            self.later.pop(name, None)
+            self.now[name] = changed
+        else:
+            self.later[name] = changed
         self.some.set()
+
+    def take(self, queue: dict[str, bool]) -> tuple[str, bool]:
+        """The next one of `now` or `later`."""
+        name = next(iter(queue))
+        return name, queue.pop(name)
 
 
 class Streams:
@@ -137,21 +150,26 @@ class Streams:
 
     def _heard_of(self, what: str, facts: dict[str, Any]) -> None:
         if what == "neutron-port":
-            self._tell(str(facts.get("name", "")), changed=True)
+            name = str(facts.get("name", ""))
+            self._tell(name, changed=True, at_once=self._since(name) > self._service.cluster.began_revision)
         elif what == "compute":
             self._look_at_hosts()
 
     def _edited(self, edits: Iterable[Edit]) -> None:
         for old, new in edits:
             if isinstance(new, Document) and new.kind == "ports":
-                self._tell(new.id, changed=False)
+                self._tell(new.id, changed=False, at_once=True)
             elif isinstance(old if new is None else new, Compute):
                 self._look_at_hosts()
 
-    def _tell(self, name: str, changed: bool) -> None:
+    def _since(self, name: str) -> int:
+        """The revision at which a port was plugged last; 0: it is not."""
+        return max((each.since for each in self._service.state.bindings.get(name, ())), default=0)
+
+    def _tell(self, name: str, changed: bool, at_once: bool) -> None:
         for each in self._listeners:
             if each.path == PORTS:
-                each.add(name, changed)
+                each.add(name, changed, at_once)
 
     def _look_at_hosts(self) -> None:
         for each in self._listeners:
@@ -164,21 +182,34 @@ class Streams:
         return self._service.cluster.leads()
 
     async def _tell_ports(self, socket: WebSocket, listener: Listener) -> None:
+        due = self._clock()
         while self._leads():
-            while listener.due:
-                name = next(iter(listener.due))
-                changed = listener.due.pop(name)
-                status = self._status(name)
-                if status == ACTIVE or (changed and status):
-                    path = f"{PORTS}/neutron:port[neutron:uuid='{name}']/neutron:status"
-                    await _send(socket, path, "updated", {"status": {"content": status}})
+            while listener.now:
+                await self._tell_port(socket, *listener.take(listener.now))
                 await asyncio.sleep(0)
-            await woken(listener.some, LOOK)
+            if listener.later and self._clock() >= due:
+                due = self._clock() + (PACE if await self._tell_port(socket, *listener.take(listener.later)) else 0.0)
+                await asyncio.sleep(0)
+            else:
+                await woken(listener.some, max(due - self._clock(), 0.001) if listener.later else LOOK)
+
+    async def _tell_port(self, socket: WebSocket, name: str, changed: bool) -> bool:
+        """Whether there was anything to tell."""
+        status = self._status(name)
+        if status != ACTIVE and not (changed and status):
+            return False
+        path = f"{PORTS}/neutron:port[neutron:uuid='{name}']/neutron:status"
+        await _send(socket, path, "updated", {"status": {"content": status}})
+        return True
 
     def _status(self, name: str) -> str:
         """What is so of a port, as Neutron has bound it; "": there is nothing to tell."""
         status, hosts = self._service.arrivals.told(name)
         return neutron_views.at_its_host(self._service.state, name, status, hosts)
+
+    def _ports(self) -> list[str]:
+        """All ports, those that were plugged last first: the more likely it is that Neutron does not know."""
+        return sorted(self._service.state.documents.get("ports", ()), key=lambda name: (-self._since(name), name))
 
     async def _tell_hosts(self, socket: WebSocket, listener: Listener, known: dict[str, str]) -> None:
         _, left = neutron_views.fleet(self._service.state)
@@ -245,7 +276,7 @@ class Streams:
         # Before it can ask what else is so: what appears from here on, it has not read.
         known = self._hosts()
         await socket.accept()
-        listener = Listener(path, sorted(self._service.state.documents.get("ports", ())) if path == PORTS else ())
+        listener = Listener(path, self._ports() if path == PORTS else ())
         self._listeners.add(listener)
         tell = self._tell_ports(socket, listener) if path == PORTS else self._tell_hosts(socket, listener, known)
         telling = asyncio.create_task(_guarded(tell))
