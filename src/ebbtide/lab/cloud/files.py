@@ -12,6 +12,8 @@ from ...errors import NotReady
 from ..lab import Lab
 
 Settings = Mapping[str, Mapping[str, object]]
+#: A file in the lab's directory that names servers, an id a line: their live migrations fail.
+FAILING = "failing-migrations"
 
 
 def environment() -> Path:

@@ -23,6 +23,7 @@ from oslo_config import cfg
 from oslo_log import log
 
 from ..lab import Lab
+from .files import FAILING
 
 LOG = log.getLogger(__name__)
 CONF = conf.CONF
@@ -34,8 +35,6 @@ CONF.register_opts(
     ],
     "ebbtide_lab",
 )
-#: A file below the lab's directory that names servers, an id a line: their live migrations fail.
-FAILING = "failing-migrations"
 
 
 class LabDriver(fake.FakeDriver):  # type: ignore[misc]

@@ -171,7 +171,7 @@ class Services:
                 "service_down_time": 20,
                 "osapi_compute_workers": 1,
                 "max_concurrent_live_migrations": 4,
-                "vif_plugging_timeout": 60,
+                "vif_plugging_timeout": 30,
                 "vif_plugging_is_fatal": True,
             },
             "api": {"auth_strategy": "keystone"},

@@ -1,0 +1,45 @@
+"""One cloud for all stories: three hosts and a network outside. Stories name what they make, and take it away again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ebbtide.errors import NotReady
+from ebbtide.lab import Lab
+from ebbtide.lab.cloud import whole
+from ebbtide.lab.cloud.files import environment
+from tests.openstack.cloud import Cloud, Tenant
+
+#: The directory of a lab that `make openstack-lab` has made: stories are told there, and it stays up.
+THERE = os.environ.get("EBBTIDE_OPENSTACK_LAB", "")
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """Brought up once, in minutes."""
+    if THERE:
+        yield Cloud(Lab.found_in(THERE))
+        return
+    try:
+        environment()
+    except NotReady as error:
+        pytest.skip(f"{error}")
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    lab = Lab(f"os{os.getpid()}", tmp_path_factory.mktemp("openstack") / "lab")
+    try:
+        took = whole.make(lab, 3)
+        print("up:", took)
+        yield Cloud(lab)
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+def tenant(cloud: Cloud, request: pytest.FixtureRequest) -> Iterator[Tenant]:
+    """A network of its own behind a router, and a group that lets ICMP and TCP in; all of it is gone afterwards."""
+    with cloud.tenant(request.node.name[:40]) as made:
+        yield made
