@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,20 @@ FIELDS = (
     *("port_id", "routes", "direction", "ethertype", "port_range_min", "remote_group_id", "remote_ip_prefix"),
     *("networks", "routers", "route_targets", "route_distinguishers", "provider:segmentation_id"),
 )
+
+
+CREDENTIALS = "[[user]]\nname = 'admin'\npassword = 'plain:admin'\nroles = ['force']\n"
+
+
+class Guarded(Process):
+    """A controller that asks for credentials, as networking-odl has them."""
+
+    def send(self, method: str, path: str, body: object | None = None) -> HTTPConnection:
+        connection = HTTPConnection("127.0.0.1", 8181, timeout=60)
+        connection.sock = self.lab.connect("127.0.0.1", 8181)
+        headers = {"Content-Type": "application/json", "Authorization": "Basic YWRtaW46YWRtaW4="}
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        return connection
 
 
 class Cloud(NamedTuple):
@@ -103,7 +119,11 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         pytest.skip("needs root, and .venv-odl: `make test-networking-odl` makes it")
     folder: Path = tmp_path_factory.mktemp("odl")
     with Lab(f"odl{os.getpid()}", folder / "lab") as lab:
-        made = Cloud(lab, Process(lab, folder), Neutron(lab))
+        credentials = folder / "users.toml"
+        credentials.write_text(CREDENTIALS)
+        credentials.chmod(0o600)
+        controller = Guarded(lab, folder, more=["--credentials", str(credentials)])
+        made = Cloud(lab, controller, Neutron(lab))
         for name in "ab":
             made.add_compute(name)
         made.neutron.make()

@@ -131,6 +131,28 @@ def test_a_port_is_active_once_it_is_plugged_and_served(polling: Cloud) -> None:
     cloud.wait_status(three["id"], "ACTIVE")
 
 
+def test_a_port_that_migrates_is_active_where_it_has_come(polling: Cloud) -> None:
+    cloud, neutron = polling, polling.neutron
+    network, _ = cloud.network("on its way", 11)
+    port = cloud.bound_port(network, "nova-a")
+    cloud.wait_told()
+    vm = cloud.plug(port, "a")
+    cloud.wait_status(port["id"], "ACTIVE")
+    bindings = f"ports/{port['id']}/bindings"
+    there = neutron.ask("POST", bindings, {"binding": {"host": "nova-b", "project_id": "p1"}})["binding"]
+    assert (there["vif_type"], there["status"]) == ("ovs", "INACTIVE")
+    migration = cloud.lab.migration(vm, "b")
+    migration.begin()
+    migration.switch()
+    neutron.ask("PUT", f"{bindings}/nova-b/activate")
+    migration.finish()
+    neutron.delete(bindings, "nova-a")
+    cloud.wait_told()
+    cloud.wait_status(port["id"], "ACTIVE")
+    assert neutron.port(port["id"])["binding:host_id"] == "nova-b"
+    migration.await_announced()
+
+
 def test_a_controller_that_is_killed_while_things_are_made_misses_nothing(polling: Cloud) -> None:
     cloud = polling
     network, _ = cloud.network("in the middle", 5)
