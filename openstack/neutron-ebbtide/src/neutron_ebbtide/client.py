@@ -3,115 +3,144 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import requests
 from oslo_config import cfg
 
 from neutron_ebbtide import config
+from neutron_ebbtide.errors import Away, Lost, Refused
 
 ROOT = "/controller/nb/v2/neutron"
-
-
-class Away(Exception):
-    """The controller does not answer, or cannot now: everything waits."""
-
-
-class Refused(Exception):
-    """The controller says no, in its own words."""
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status = status
+#: Bytes of one call; the controller takes a mebibyte.
+MOST_BYTES = 900_000
+#: Ports asked for in one call: their ids are part of its path.
+MOST_PORTS = 100
+#: Seconds without a word after which a stream of events is taken for dead; the controller says something each quarter of a minute.
+SILENCE = 40.0
 
 
 class Client:
-    """One connection, for one thread."""
+    """One connection, for one thread. `writer`: the number that its owner writes under; 0: it only reads."""
 
     def __init__(self, options: Any = None) -> None:
         self._options = options if options is not None else config.register(cfg.CONF)
+        self._url = self._options.url.rstrip("/")
+        self._patience = config.patience(self._options)
+        self.writer = 0
         self._session = requests.Session()
-        if self._options.username:
+        # What the environment says of proxies and of other people's passwords is not meant for the controller.
+        self._session.trust_env = False
+        self._session.verify = self._options.cacert or True
+        if self._options.token:
+            self._session.headers["Authorization"] = f"Bearer {self._options.token}"
+        elif self._options.username:
             self._session.auth = (self._options.username, self._options.password)
-        if self._options.cacert:
-            self._session.verify = self._options.cacert
 
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
+    def ask(self, method: str, path: str, data: bytes | None = None) -> Any:
         """One call; the decoded answer, None without one.
 
         Raises:
             Away: nobody answers, or says "not now".
-            Refused: the answer is an error.
+            Lost: somebody with a higher number has written.
+            Refused: the answer is another error.
         """
-        data = None if body is None else json.dumps(body, default=str)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self.writer and method != "GET":
+            headers["Ebbtide-Writer"] = str(self.writer)
         try:
             answer = self._session.request(
-                method, self._options.url.rstrip("/") + path, data=data, headers=headers, timeout=self._options.timeout
+                method, self._url + path, data=data, headers=headers, timeout=self._patience, allow_redirects=False
             )
+            found = answer.json() if answer.content else None
         except requests.RequestException as error:
             raise Away(str(error)) from None
-        if answer.status_code >= 500 or answer.status_code == 429:
-            raise Away(_words(answer))
-        if answer.status_code >= 400:
-            raise Refused(answer.status_code, _words(answer))
-        return answer.json() if answer.content else None
+        tag, words = _words(answer, found)
+        # 401: credentials are being changed. What is ours to say stays so, and nothing of it is wrong.
+        if answer.status_code >= 500 or answer.status_code in (401, 403, 429):
+            raise Away(words)
+        if tag == "stale-writer":
+            raise Lost(words)
+        if answer.status_code >= 300:
+            raise Refused(answer.status_code, words)
+        return found
 
-    def post(self, kind: str, bodies: list[dict[str, Any]]) -> None:
-        """Say several of one kind, all or none."""
-        self.ask("POST", f"{ROOT}/{kind}", {kind.replace("-", "_"): bodies})
+    def post(self, kind: str, bodies: Sequence[bytes]) -> dict[str, int]:
+        """Say several of one kind, encoded; all or none. The revisions that the controller has of them now (-1: none).
+
+        Raises:
+            Away, Lost, Refused: see `ask`.
+        """
+        name = kind.replace("-", "_")
+        found = self.ask("POST", f"{ROOT}/{kind}", b'{"%s":[%s]}' % (name.encode(), b",".join(bodies)))
+        return {each["id"]: int(each.get("revision_number", -1)) for each in found[name]}
 
     def delete(self, kind: str, object_id: str) -> None:
-        """Take one away; it may be gone already."""
+        """Take one away; it may be gone already.
+
+        Raises:
+            Away, Lost, Refused: see `ask`.
+        """
         try:
             self.ask("DELETE", f"{ROOT}/{kind}/{object_id}")
         except Refused as error:
             if error.status != 404:
                 raise
 
-    def known(self, kind: str) -> dict[str, int]:
-        """Ids of what the controller has, and the revisions that it was told (-1: none)."""
-        found = self.ask("GET", f"{ROOT}/{kind}")[kind.replace("-", "_")]
-        return {each["id"]: int(each.get("revision_number", -1)) for each in found}
+    def known(self, kind: str) -> dict[str, dict[str, Any]]:
+        """What the controller was told of a kind, by id."""
+        return {each["id"]: each for each in self.ask("GET", f"{ROOT}/{kind}")[kind.replace("-", "_")]}
 
     def hosts(self) -> list[dict[str, Any]]:
         """Every member's host."""
         return list(self.ask("GET", "/api/v1/neutron/hosts")["hosts"])
 
-    def ports(self, ids: list[str] | None = None) -> list[dict[str, Any]]:
+    def ports(self, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """How far ports have come; all without ids."""
-        path = "/api/v1/neutron/ports" + ("" if ids is None else f"?ids={','.join(ids)}")
-        return list(self.ask("GET", path)["ports"])
+        if ids is None:
+            return list(self.ask("GET", "/api/v1/neutron/ports")["ports"])
+        found: list[dict[str, Any]] = []
+        for at in range(0, len(ids), MOST_PORTS):
+            path = f"/api/v1/neutron/ports?ids={','.join(ids[at : at + MOST_PORTS])}"
+            found += self.ask("GET", path)["ports"]
+        return found
 
-    def events(self, silence: float = 40.0) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Kind and facts of each event, from now on; ("", {}) at the start. It ends when the controller does.
+    def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Kind and facts of each event, from now on; ("reset", {}) at the start, ("", {}) when there is nothing new. It ends when the
+        controller does.
 
         Raises:
-            Away: it does not answer, or is silent for that long (it says something each quarter of a minute).
+            Away: it does not answer, or is silent for long.
         """
-        url = self._options.url.rstrip("/") + "/api/v1/events?kinds=neutron-port,compute"
+        headers = {"Accept": "text/event-stream"}
+        url = f"{self._url}/api/v1/events?kinds=neutron-port,compute"
         kind = ""
         try:
-            timeouts = (self._options.timeout, silence)
-            with self._session.get(
-                url, stream=True, timeout=timeouts, headers={"Accept": "text/event-stream"}
-            ) as answer:
-                if answer.status_code >= 400:
-                    raise Away(_words(answer))
-                yield "", {}
-                for line in answer.iter_lines(chunk_size=1, decode_unicode=True):
-                    name, _, value = line.partition(": ")
+            with self._session.get(url, stream=True, timeout=(self._patience, SILENCE), headers=headers) as answer:
+                if answer.status_code >= 300:
+                    raise Away(f"{answer.status_code} {answer.reason}")
+                yield "reset", {}
+                for line in answer.iter_lines(chunk_size=1):
+                    name, _, value = line.decode().partition(": ")
                     if name == "event":
                         kind = value
                     elif name == "data":
                         yield kind, json.loads(value)
+                    elif line.startswith(b":"):
+                        yield "", {}
         except (requests.RequestException, ValueError) as error:
             raise Away(str(error)) from None
 
 
-def _words(answer: Any) -> str:
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{answer.status_code} {answer.reason}"
+def encoded(body: dict[str, Any]) -> bytes:
+    """An object of Neutron's as JSON: what is no JSON of itself (dates, addresses) as its text."""
+    return json.dumps(body, default=str, separators=(",", ":")).encode()
+
+
+def _words(answer: Any, found: Any) -> tuple[str, str]:
+    """What an error is called, and says."""
+    error = found.get("error") if isinstance(found, dict) else None
+    if not isinstance(error, dict):
+        return "", f"{answer.status_code} {answer.reason}"
+    return str(error.get("tag", "")), str(error.get("message", ""))

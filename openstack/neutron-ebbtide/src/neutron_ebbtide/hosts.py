@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from neutron_lib.db import api as db_api
@@ -12,6 +13,8 @@ from oslo_log import log
 
 LOG = log.getLogger(__name__)
 AGENT_TYPE, BINARY = "Ebbtide vSwitch", "ebbtide"
+#: So many hosts, or else a third of them, may be gone at once without having been tombstoned first.
+_FEW, _SHARE = 3, 3
 
 
 def bindable(agents: Iterable[dict[str, Any]], *, leaving: bool) -> dict[str, Any] | None:
@@ -24,6 +27,45 @@ def bindable(agents: Iterable[dict[str, Any]], *, leaving: bool) -> dict[str, An
         if agent.get("admin_state_up", True) and (found.get("bindable") or (leaving and found.get("known"))):
             return dict(found)
     return None
+
+
+def take(context: Any, found: list[dict[str, Any]]) -> None:
+    """Bring agents in line with what the controller says."""
+    plugin = directory.get_plugin()
+    agents = {a["host"]: a for a in plugin.get_agents(context, filters={"agent_type": [AGENT_TYPE]})}
+    named = Counter(host["host"] for host in found)
+    for host in found:
+        name = host["host"]
+        if named[name] > 1:
+            LOG.error("ebbtide: several computes say that they are host %s: nothing more is bound there", name)
+            host = {**host, "tombstoned": True, "ready": False}
+        known = agents.get(name)
+        before = _decoded(known["configurations"]) if known is not None else {}
+        if known is None and not host["ready"]:
+            continue
+        now = _configuration(host, before)
+        if host["ready"] or before != now:
+            _tell(context, name, now, new=known is None)
+    for name in gone({name: _decoded(agent["configurations"]) for name, agent in agents.items()}, set(named)):
+        plugin.delete_agent(context, agents[name]["id"])
+        LOG.info("ebbtide: host %s was removed, and its agent is", name)
+
+
+def gone(agents: Mapping[str, Mapping[str, Any]], hosts: set[str]) -> list[str]:
+    """Agents, by host, whose hosts were removed. A controller that has lost its computes, or is another one, has removed none."""
+    away = sorted(agents.keys() - hosts)
+    if not hosts:
+        return []
+    left = [name for name in away if agents[name].get("leaving")]
+    lost = [name for name in away if not agents[name].get("leaving")]
+    if len(lost) > _FEW and len(lost) * _SHARE > len(agents):
+        LOG.error(
+            "ebbtide: %d of %d hosts are gone at once, and their agents stay: if that is right, `openstack network agent delete`",
+            len(lost),
+            len(agents),
+        )
+        return left
+    return left + lost
 
 
 def _configuration(host: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +83,7 @@ def _configuration(host: dict[str, Any], before: dict[str, Any]) -> dict[str, An
 
 @db_api.retry_db_errors
 def _tell(context: Any, host: str, configuration: dict[str, Any], *, new: bool) -> None:
-    state = {
+    state: dict[str, Any] = {
         "agent_type": AGENT_TYPE,
         "binary": BINARY,
         "host": host,
@@ -51,26 +93,6 @@ def _tell(context: Any, host: str, configuration: dict[str, Any], *, new: bool) 
     if new:
         state["start_flag"] = True
     directory.get_plugin().create_or_update_agent(context, state)
-
-
-def take(context: Any, found: list[dict[str, Any]]) -> None:
-    """Bring agents in line with what the controller says: it has answered, so who is not among its hosts was removed."""
-    plugin = directory.get_plugin()
-    agents = {a["host"]: a for a in plugin.get_agents(context, filters={"agent_type": [AGENT_TYPE]})}
-    names = [host["host"] for host in found]
-    for host in found:
-        if names.count(host["host"]) > 1:
-            LOG.error("ebbtide: several computes say that they are host %s: nothing is bound there", host["host"])
-            continue
-        known = agents.get(host["host"])
-        before = _decoded(known["configurations"]) if known is not None else {}
-        if known is None and not host["ready"]:
-            continue
-        if host["ready"] or before != _configuration(host, before):
-            _tell(context, host["host"], _configuration(host, before), new=known is None)
-    for name in agents.keys() - set(names):
-        plugin.delete_agent(context, agents[name]["id"])
-        LOG.info("ebbtide: host %s was removed, and its agent is", name)
 
 
 def _decoded(found: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from neutron_lib.db import model_base
 from oslo_config import cfg
 from oslo_log import log
 
+from neutron_ebbtide.errors import Lost
+
 LOG = log.getLogger(__name__)
 #: Seconds until a row that was refused is tried again: at first, and at most.
 FIRST, LAST = 5, 300
@@ -28,7 +31,7 @@ WORDS = 500
 WAKE = "ebbtide.wake"
 
 
-class Row(model_base.BASEV2):  # type: ignore[misc]
+class Row(model_base.BASEV2):
     """An object that has changed. `not_before`: when it is tried again (seconds, by the database's clock)."""
 
     __tablename__ = "ebbtide_journal"
@@ -42,14 +45,15 @@ class Row(model_base.BASEV2):  # type: ignore[misc]
     error = sa.Column(sa.String(WORDS), nullable=False, default="")
 
 
-class Lease(model_base.BASEV2):  # type: ignore[misc]
-    """Who sends. `generation` grows with each owner: what an owner before does not know."""
+class Lease(model_base.BASEV2):
+    """Who sends. `generation` grows with each owner: the controller takes nothing from one of before. It is the time when that is more, so
+    that it grows too when Neutron's database is restored, or made anew."""
 
     __tablename__ = "ebbtide_lease"
 
     name = sa.Column(sa.String(16), primary_key=True)
     owner = sa.Column(sa.String(64), nullable=False)
-    generation = sa.Column(sa.Integer(), nullable=False, default=0)
+    generation = sa.Column(sa.BigInteger(), nullable=False, default=0)
     until = sa.Column(sa.BigInteger(), nullable=False, default=0)
 
 
@@ -60,10 +64,6 @@ class Entry(NamedTuple):
     kind: str
     id: str
     tries: int
-
-
-class Lost(Exception):
-    """Somebody else sends by now."""
 
 
 def note(context: Any, kind: str, *ids: str) -> None:
@@ -90,12 +90,13 @@ def wake_path() -> str:
 
 
 def _now(session: Any) -> int:
-    """Seconds by the database's clock: those of several hosts differ."""
-    found = session.execute(sa.select(sa.func.now())).scalar()
+    """Seconds since 1970 by the database's clock: those of several hosts differ."""
+    mysql = session.get_bind().dialect.name in ("mysql", "mariadb")
+    # now() is in the session's zone, and goes back when summer ends.
+    found = session.execute(sa.select(sa.func.utc_timestamp() if mysql else sa.func.now())).scalar()
     if isinstance(found, str):
         found = datetime.datetime.fromisoformat(found)
-    # Of whatever zone it is: it is compared with itself only.
-    return int(found.replace(tzinfo=datetime.UTC).timestamp())
+    return int((found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp())
 
 
 def waiting(context: Any, most: int) -> list[Entry]:
@@ -118,7 +119,22 @@ def length(context: Any) -> tuple[int, list[tuple[str, str, int, str]]]:
         found = context.session.execute(
             sa.select(Row.kind, Row.object_id, Row.tries, Row.error).where(Row.tries > 0).order_by(Row.seq).limit(100)
         )
-        return int(count or 0), [tuple(row) for row in found]  # type: ignore[misc]
+        return int(count or 0), [tuple(row) for row in found]
+
+
+def pending(context: Any, kind: str) -> set[str]:
+    """Objects of a kind that wait for their first try."""
+    with db_api.CONTEXT_READER.using(context):
+        found = context.session.execute(sa.select(Row.object_id).where(Row.kind == kind, Row.tries == 0))
+        return set(found.scalars())
+
+
+@db_api.retry_db_errors
+def again(context: Any, kind: str, ids: Sequence[str]) -> None:
+    """Have these sent, those that were refused too, and now."""
+    with db_api.CONTEXT_WRITER.using(context):
+        context.session.execute(sa.delete(Row).where(Row.kind == kind, Row.tries > 0, Row.object_id.in_(ids)))
+        note(context, kind, *ids)
 
 
 class Holder:
@@ -127,11 +143,27 @@ class Holder:
     def __init__(self, seconds: float) -> None:
         self.owner = f"{socket.gethostname()[:20]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._seconds = int(seconds)
+        self._renewed = float("-inf")
         self.generation = 0
 
-    @db_api.retry_db_errors
+    def keep(self, context: Any) -> None:
+        """Renew it, if a quarter of it is over: what is done next is done within it.
+
+        Raises:
+            Lost: another has it.
+        """
+        if time.monotonic() - self._renewed > self._seconds / 4 and not self.hold(context):
+            raise Lost("the lease was over")
+
     def hold(self, context: Any) -> bool:
         """Take or renew it; False: another has it."""
+        began = time.monotonic()
+        held = bool(self._hold(context))
+        self._renewed = began if held else float("-inf")
+        return held
+
+    @db_api.retry_db_errors
+    def _hold(self, context: Any) -> bool:
         with db_api.CONTEXT_WRITER.using(context):
             session = context.session
             lease = session.get(Lease, "sender", with_for_update=True)
@@ -142,7 +174,7 @@ class Holder:
             if lease.owner != self.owner:
                 if lease.until > now:
                     return False
-                lease.owner, lease.generation = self.owner, lease.generation + 1
+                lease.owner, lease.generation = self.owner, max(lease.generation + 1, now)
                 LOG.info("ebbtide: this worker sends, as number %d", lease.generation)
             lease.until = now + self._seconds
             self.generation = lease.generation
@@ -151,7 +183,7 @@ class Holder:
     def _check(self, session: Any) -> None:
         lease = session.get(Lease, "sender", with_for_update=True)
         if lease is None or (lease.owner, lease.generation) != (self.owner, self.generation):
-            raise Lost
+            raise Lost("another worker has taken over")
 
     @db_api.retry_db_errors
     def sent(self, context: Any, rows: Iterable[int]) -> None:
@@ -184,4 +216,5 @@ class Holder:
         with db_api.CONTEXT_WRITER.using(context):
             lease = context.session.get(Lease, "sender", with_for_update=True)
             if lease is not None and lease.owner == self.owner:
-                lease.until = 0
+                lease.owner, lease.until = "", 0
+        self._renewed = float("-inf")

@@ -6,7 +6,7 @@ from typing import Any
 
 from neutron.db import provisioning_blocks
 from neutron_lib import constants
-from neutron_lib.api.definitions import portbindings, provider_net
+from neutron_lib.api.definitions import external_net, portbindings, provider_net
 from neutron_lib.callbacks import resources
 from neutron_lib.plugins.ml2 import api
 from oslo_log import log
@@ -16,9 +16,12 @@ from neutron_ebbtide.errors import NotServed
 from neutron_ebbtide.worker import Worker
 
 LOG = log.getLogger(__name__)
+ACTIVE = constants.PORT_STATUS_ACTIVE
+#: What of a port changes by itself.
+_UNMEANT = frozenset({"status", "updated_at", "revision_number"})
 #: Networks of tenants, and those outside.
 _INSIDE, _OUTSIDE = (constants.TYPE_VXLAN,), (constants.TYPE_FLAT, constants.TYPE_VLAN)
-#: What this driver cannot do; whoever else is loaded must not make Neutron say that it can.
+#: What is not served; Neutron takes nothing of it from its clients then.
 _NOT_SERVED = frozenset(
     {
         "trunk",
@@ -33,11 +36,18 @@ _NOT_SERVED = frozenset(
         "port-resource-request",
         "port-resource-request-groups",
         "l3-ndp-proxy",
+        "multi-provider",
+        "extra_dhcp_opt",
+        "stateful-security-group",
+        "security-groups-default-statefulness",
+        "port-device-profile",
+        "dhcp_agent_scheduler",
+        "network_availability_zone",
     }
 )
 
 
-class Mechanism(api.MechanismDriver):  # type: ignore[misc]
+class Mechanism(api.MechanismDriver):
     """See the package."""
 
     def initialize(self) -> None:
@@ -66,16 +76,17 @@ class Mechanism(api.MechanismDriver):  # type: ignore[misc]
         Raises:
             NotServed: the network's type is none that the controller has.
         """
-        network = context.current
-        outside = bool(network.get("router:external"))
-        kind = network.get(provider_net.NETWORK_TYPE)
-        if kind is not None and kind not in (_OUTSIDE if outside else _INSIDE):
-            what = f"a network {'outside' if outside else 'of tenants'} of type {kind}"
-            raise NotServed(what=what, instead=f"it has to be {' or '.join(_OUTSIDE if outside else _INSIDE)}")
+        _check_network(context.current)
         self._note(context, "networks")
 
     def update_network_precommit(self, context: Any) -> None:
-        """Note it."""
+        """Note it.
+
+        Raises:
+            NotServed: it would become a network outside, or inside, of a type that the controller does not have there.
+        """
+        if context.current.get(external_net.EXTERNAL) != context.original.get(external_net.EXTERNAL):
+            _check_network(context.current)
         self._note(context, "networks")
 
     def delete_network_precommit(self, context: Any) -> None:
@@ -83,19 +94,10 @@ class Mechanism(api.MechanismDriver):  # type: ignore[misc]
         self._note(context, "networks")
 
     def create_subnet_precommit(self, context: Any) -> None:
-        """Note it, and its network, whose revision it raises."""
+        """Note it."""
         self._note(context, "subnets")
-        journal.note(context.plugin_context, "networks", context.current["network_id"])
 
-    def update_subnet_precommit(self, context: Any) -> None:
-        """Note it, and its network, whose revision it raises."""
-        self._note(context, "subnets")
-        journal.note(context.plugin_context, "networks", context.current["network_id"])
-
-    def delete_subnet_precommit(self, context: Any) -> None:
-        """Note it, and its network, whose revision it raises."""
-        self._note(context, "subnets")
-        journal.note(context.plugin_context, "networks", context.current["network_id"])
+    update_subnet_precommit = delete_subnet_precommit = create_subnet_precommit
 
     # --- ports ---
 
@@ -105,10 +107,13 @@ class Mechanism(api.MechanismDriver):  # type: ignore[misc]
         self._note(context, "ports")
 
     def update_port_precommit(self, context: Any) -> None:
-        """Note it; at another host it is not active before the controller says so."""
-        if context.host != context.original_host:
-            self._block(context)
-        self._note(context, "ports")
+        """Note it, unless it is its status that changes: that is the controller's own word.
+
+        Bound anew, it is not active before the controller says so.
+        """
+        self._block(context)
+        if _meant(context.current) != _meant(context.original):
+            self._note(context, "ports")
 
     def delete_port_precommit(self, context: Any) -> None:
         """Note it."""
@@ -118,7 +123,7 @@ class Mechanism(api.MechanismDriver):  # type: ignore[misc]
     def _block(context: Any) -> None:
         """Neutron's agents may call a port ready: only with ours it is."""
         port = context.current
-        if context.host and port["status"] != constants.PORT_STATUS_ACTIVE:
+        if context.host and context.vif_type == portbindings.VIF_TYPE_UNBOUND and port["status"] != ACTIVE:
             provisioning_blocks.add_provisioning_component(
                 context.plugin_context, port["id"], resources.PORT, provisioning_blocks.L2_AGENT_ENTITY
             )
@@ -129,8 +134,12 @@ class Mechanism(api.MechanismDriver):  # type: ignore[misc]
         port = context.current
         if port.get(portbindings.VNIC_TYPE, portbindings.VNIC_NORMAL) != portbindings.VNIC_NORMAL:
             return
-        # At its own host it stays what it is: a migration away from there binds it anew with another profile.
-        stays = context.original_host == context.host
+        # Where it is it stays what it is: a migration away from there binds it anew. A second try does not show that it was bound.
+        before = context.original or {}
+        was_here = (
+            before.get(portbindings.VIF_TYPE) == portbindings.VIF_TYPE_OVS and context.original_host == context.host
+        )
+        stays = was_here or bool((port.get(portbindings.PROFILE) or {}).get("migrating_to"))
         found = hosts.bindable(context.host_agents(hosts.AGENT_TYPE), leaving=stays)
         if found is None:
             LOG.warning("ebbtide: port %s is not bound: %s is no host that new ports go to", port["id"], context.host)
@@ -162,3 +171,20 @@ class Mechanism(api.MechanismDriver):  # type: ignore[misc]
     create_network_postcommit = update_network_postcommit = delete_network_postcommit = _wake
     create_subnet_postcommit = update_subnet_postcommit = delete_subnet_postcommit = _wake
     create_port_postcommit = update_port_postcommit = delete_port_postcommit = _wake
+
+
+def _check_network(network: dict[str, Any]) -> None:
+    """Whether a network is one that the controller has.
+
+    Raises:
+        NotServed: it is not.
+    """
+    outside, kind = bool(network.get(external_net.EXTERNAL)), network.get(provider_net.NETWORK_TYPE)
+    served = _OUTSIDE if outside else _INSIDE
+    if kind is not None and kind not in served:
+        what = f"a network {'outside' if outside else 'of tenants'} of type {kind}"
+        raise NotServed(what=what, instead=f"it has to be {' or '.join(served)}")
+
+
+def _meant(port: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in port.items() if key not in _UNMEANT}

@@ -1,8 +1,9 @@
-"""`neutron-ebbtide-sync --check|--repair`: compare Neutron with the controller by hand.
+"""`neutron-ebbtide-sync --check|--repair [--force]`: compare Neutron with the controller by hand.
 
     neutron-ebbtide-sync --config-file /etc/neutron/neutron.conf --config-file /etc/neutron/plugins/ml2/ml2_conf.ini --check
 
-Exit code 0: nothing differs (or it is repaired); 1: something does; 2: the controller does not answer.
+Exit code 0: nothing differs, or the worker was told to send all that does; 1: something does, and is left; 2: the controller does not
+answer. What differs, and why --force may be needed, is told in `compare`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from neutron_lib import context as contexts
 from oslo_config import cfg
 
 from neutron_ebbtide import compare, config, journal
-from neutron_ebbtide.client import Away, Client, Refused
+from neutron_ebbtide.client import Client
+from neutron_ebbtide.errors import Away, Refused
 
 _VERBS = [
     cfg.BoolOpt("check", default=False, help="Say what differs."),
     cfg.BoolOpt("repair", default=False, help="Note what differs in the journal: the worker sends it."),
+    cfg.BoolOpt("force", default=False, help="Repair what else is left: see the documentation first."),
 ]
 
 
@@ -34,17 +37,18 @@ def main() -> int:
     manager.init()
     context = contexts.get_admin_context()
     client = Client(config.register(cfg.CONF))
+    repairs = cfg.CONF.repair
     try:
-        found = (compare.repair if cfg.CONF.repair else compare.differences)(context, client)
+        found = compare.lasting(context, client)
+        noted = compare.repair(context, client, force=cfg.CONF.force) if repairs and found else []
     except (Away, Refused) as error:
         print(f"the controller does not answer: {error}", file=sys.stderr)
         return 2
     for each in found:
-        print(f"{each.kind:<22} {each.id:<38} {each.what}")
+        print(f"{each.kind:<22} {each.id:<38} {each.what}{', and left so' if repairs and each not in noted else ''}")
     waits, refused = journal.length(context)
-    print(
-        f"{len(found)} differ; {waits} wait in the journal" + (f", {len(refused)} of them refused:" if refused else "")
-    )
+    also = f", {len(refused)} of them refused:" if refused else ""
+    print(f"{len(found)} differ; {waits} wait in the journal{also}")
     for kind, name, tries, words in refused:
         print(f"{kind:<22} {name:<38} {tries} times: {words}")
-    return 1 if found and not cfg.CONF.repair else 0
+    return 1 if set(found) - set(noted) else 0

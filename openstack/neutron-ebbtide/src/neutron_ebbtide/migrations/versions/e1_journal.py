@@ -29,7 +29,7 @@ def upgrade() -> None:
         "ebbtide_lease",
         sa.Column("name", sa.String(16), primary_key=True),
         sa.Column("owner", sa.String(64), nullable=False),
-        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("generation", sa.BigInteger(), nullable=False),
         sa.Column("until", sa.BigInteger(), nullable=False),
         mysql_engine="InnoDB",
     )

@@ -1,0 +1,149 @@
+"""What the journal names is said to the controller: read when it is sent, many objects in a call.
+
+Only the worker that holds the lease sends. It renews that between calls, and each call is shorter than what is left of it; if a call of an
+earlier one arrives late all the same, its number is too low, and the controller takes nothing from it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from oslo_log import log
+
+from neutron_ebbtide import compare, journal, objects
+from neutron_ebbtide.client import MOST_BYTES, Client, encoded
+from neutron_ebbtide.errors import Away, Refused
+from neutron_ebbtide.journal import Entry, Holder
+
+LOG = log.getLogger(__name__)
+#: Rows read at a time.
+ROWS = 1000
+#: Objects in one call while the controller is slow.
+_LEAST = 20
+#: Rows of deleted objects that are taken out of the journal at a time.
+_GONE = 50
+_NEWER = "the controller knows a later change than Neutron: if its database was restored, `neutron-ebbtide-sync --repair --force`"
+
+
+class Sender:
+    """What the worker does while it holds the lease. `sent` is told which ports were."""
+
+    def __init__(self, options: Any, holder: Holder, sent: Callable[[list[str]], None]) -> None:
+        self._options, self._holder, self._sent = options, holder, sent
+        self._client = Client(options)
+        self._most: int = options.batch
+        self._compared = float("-inf")
+
+    def round(self, context: Any) -> bool:
+        """Send some of what waits; if there is none, compare when that is due. Whether there may be more.
+
+        Raises:
+            Away: the controller does not answer: nothing is lost, all of it waits.
+            Lost: another worker sends by now.
+        """
+        self._keep(context)
+        try:
+            if self._send(context):
+                return True
+            if time.monotonic() - self._compared > self._options.compare_interval:
+                compare.repair(context, self._client, keep=lambda: self._keep(context))
+                self._compared = time.monotonic()
+        except Away:
+            # It may have been too much for it; and what it was told before, it may have lost.
+            self._most = max(self._most // 2, min(_LEAST, self._options.batch))
+            self._compared = float("-inf")
+            raise
+        return False
+
+    def _keep(self, context: Any) -> None:
+        self._holder.keep(context)
+        self._client.writer = self._holder.generation
+
+    def _send(self, context: Any) -> bool:
+        rows = journal.waiting(context, ROWS)
+        strange = [row for row in rows if not objects.has(row.kind)]
+        if strange:
+            # Without its plugin nobody knows what is there: it is not gone.
+            self._holder.refused(
+                context, strange, "the worker's Neutron has no plugin for this: is it configured as the API's is?"
+            )
+            return True
+        # What is there is read after the rows: a change that comes later has a row of its own.
+        found = {kind: objects.read(context, kind, _ids(rows, kind)) for kind in objects.KINDS if objects.has(kind)}
+        for kind in found:
+            there = [row for row in rows if row.kind == kind and row.id in found[kind]]
+            self._say_all(context, kind, there, found[kind])
+        for kind in reversed(found):
+            self._take_back(context, kind, [row for row in rows if row.kind == kind and row.id not in found[kind]])
+        if rows:
+            self._sent(list(found["ports"]))
+            self._most = min(self._most * 2, self._options.batch)
+        return bool(rows)
+
+    def _say_all(self, context: Any, kind: str, rows: list[Entry], found: dict[str, dict[str, Any]]) -> None:
+        """As few calls as hold them."""
+        bodies = {i: encoded(found[i]) for i in dict.fromkeys(row.id for row in rows)}
+        part: list[str] = []
+        size = 0
+        for name, body in bodies.items():
+            if part and (len(part) >= self._most or size + len(body) > MOST_BYTES):
+                self._say(context, kind, part, rows, bodies, found)
+                part, size = [], 0
+            part.append(name)
+            size += len(body) + 1
+        if part:
+            self._say(context, kind, part, rows, bodies, found)
+
+    def _say(
+        self,
+        context: Any,
+        kind: str,
+        ids: Sequence[str],
+        rows: Sequence[Entry],
+        bodies: dict[str, bytes],
+        found: dict[str, dict[str, Any]],
+    ) -> None:
+        """All at once; in halves if that is refused, so that one which is wrong hinders no other."""
+        own = [row for row in rows if row.id in set(ids)]
+        self._keep(context)
+        try:
+            known = self._client.post(kind, [bodies[i] for i in ids])
+        except Refused as error:
+            if len(ids) > 1:
+                for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :]):
+                    self._say(context, kind, half, rows, bodies, found)
+                return
+            LOG.error("ebbtide: %s %s was refused: %s", kind, ids[0], error)
+            self._holder.refused(context, own, str(error))
+            return
+        ignored = {i for i in ids if known.get(i, -1) > objects.revision(found[i]) >= 0}
+        if ignored:
+            LOG.error("ebbtide: %s %s: %s", kind, ", ".join(sorted(ignored)), _NEWER)
+            self._holder.refused(context, [row for row in own if row.id in ignored], _NEWER)
+        self._holder.sent(context, [row.seq for row in own if row.id not in ignored])
+
+    def _take_back(self, context: Any, kind: str, rows: Sequence[Entry]) -> None:
+        done: list[int] = []
+        gone: set[str] = set()
+        for row in rows:
+            self._keep(context)
+            try:
+                if row.id not in gone:
+                    self._client.delete(kind, row.id)
+                    gone.add(row.id)
+            except Refused as error:
+                LOG.error("ebbtide: %s %s could not be deleted: %s", kind, row.id, error)
+                self._holder.refused(context, [row], str(error))
+                continue
+            done.append(row.seq)
+            if len(done) >= _GONE:
+                self._holder.sent(context, done)
+                done = []
+        if done:
+            self._holder.sent(context, done)
+
+
+def _ids(rows: Iterable[Entry], kind: str) -> list[str]:
+    return list(dict.fromkeys(row.id for row in rows if row.kind == kind))

@@ -1,0 +1,348 @@
+"""A Neutron with our driver, as it is run: its API, its workers, MariaDB, all in a lab's control namespace beside a controller."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+from ebbtide.errors import EbbtideError, NotReady
+from ebbtide.lab import CONTROLLER, Lab, processes, wait_until
+from ebbtide.lab.cloud.database import Database
+from ebbtide.lab.cloud.files import Files, environment
+from ebbtide.lab.commands import run
+from ebbtide.lab.namespace import command_in
+
+NEUTRON, HTTP = 9696, 8181
+#: Seconds after which a worker that is silent loses its turn.
+LEASE = 6
+#: Seconds in which what changes is expected to arrive.
+SOON = 20.0
+ROOT = "/controller/nb/v2/neutron"
+#: Nobody is asked who it is (auth_strategy = noauth): who asks says so.
+_ADMIN = {"X-User-Id": "admin", "X-Project-Id": "p1", "X-Roles": "admin", "Content-Type": "application/json"}
+#: Kinds of the controller's documents that Neutron has.
+KINDS = ("security-groups", "security-group-rules", "networks", "subnets", "routers", "ports", "floatingips")
+
+
+class Refused(Exception):
+    """Neutron, or the controller, said no."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(f"{status} {words}")
+        self.status, self.words = status, words
+
+
+def ask(lab: Lab, port: int, method: str, path: str, body: object | None = None) -> Any:
+    """One request within the lab; the decoded answer.
+
+    Raises:
+        Refused: the answer is an error.
+    """
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.sock = lab.connect("127.0.0.1", port)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), _ADMIN)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    finally:
+        connection.close()
+    if answer.status >= 400:
+        raise Refused(answer.status, text)
+    return json.loads(text) if text else None
+
+
+class Controller:
+    """Ours, as a process of its own."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def ask(self, method: str, path: str, body: object | None = None) -> Any:
+        return ask(self.lab, HTTP, method, path, body)
+
+    def start(self) -> None:
+        """Until it leads."""
+        options = ["--state-dir", str(self.lab.site.run_directory / "controller"), "--admission", "open"]
+        options += ["--ovsdb-listen", f"ptcp:6640:{CONTROLLER}", "--openflow-listen", f"ptcp:6653:{CONTROLLER}"]
+        options += ["--http", f"127.0.0.1:{HTTP}", "--log-format", "json"]
+        self.lab.spawn("controller", [sys.executable, "-m", "ebbtide", "controller", *options])
+        wait_until(lambda: self._leads(), "the controller to lead", 30, every=0.05)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.lab.kill_spawned("controller")
+
+    def _leads(self) -> bool:
+        try:
+            return bool(self.ask("GET", "/api/v1/status")["leading"])
+        except (OSError, EbbtideError, Refused):
+            return False
+
+    def told(self, kind: str) -> dict[str, dict[str, Any]]:
+        """What it was told of a kind, by id."""
+        (found,) = self.ask("GET", f"{ROOT}/{kind}").values()
+        return {each["id"]: each for each in found}
+
+    def status(self, port: str) -> str:
+        """What it says of a port."""
+        (found,) = self.ask("GET", f"/api/v1/neutron/ports?ids={port}")["ports"]
+        return str(found["status"])
+
+    def scale_in(self, verb: str, *names: str) -> None:
+        leaf = "recover-node-ids" if verb == "recover" else "scalein-node-ids"
+        self.ask(
+            "POST", f"/rests/operations/scalein-api:scalein-computes-{verb}", {"scalein-api:input": {leaf: list(names)}}
+        )
+
+
+class Neutron:
+    """One Neutron. Its database outlives its processes."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab, self.venv = lab, environment()
+        self.files = Files(lab)
+        self.files.make()
+        self.database = Database(lab, self.files.folder("database"), self.files.password)
+
+    def make(self) -> None:
+        """Its database, and ours in it."""
+        self.database.start()
+        self.database.make(["neutron"])
+        self._configure()
+        self.command("neutron-db-manage", "upgrade", "heads")
+
+    def _configure(self) -> None:
+        paste = self.files.folder("etc", "neutron") / "api-paste.ini"
+        shutil.copyfile(self.venv / "etc" / "neutron" / "api-paste.ini", paste)
+        settings: dict[str, dict[str, object]] = {
+            "DEFAULT": {
+                "api_paste_config": paste,
+                "auth_strategy": "noauth",
+                "core_plugin": "ml2",
+                "service_plugins": "ebbtide-router",
+                "transport_url": "fake://",
+                "state_path": self.files.folder("neutron"),
+                "rpc_workers": 0,
+                "rpc_state_report_workers": 0,
+                "notify_nova_on_port_status_changes": False,
+                "notify_nova_on_port_data_changes": False,
+            },
+            "database": {"connection": self.database.url("neutron")},
+            "oslo_concurrency": {"lock_path": self.files.folder("neutron", "lock")},
+            "oslo_messaging_notifications": {"driver": "noop"},
+            "quotas": {f"quota_{kind.replace('-', '_').removesuffix('s')}": -1 for kind in KINDS},
+            "ml2": {
+                "type_drivers": "flat,vlan,vxlan",
+                "tenant_network_types": "vxlan",
+                "mechanism_drivers": "ebbtide",
+                "extension_drivers": "port_security",
+            },
+            "ml2_type_vxlan": {"vni_ranges": "70000:99999"},
+            "ml2_type_flat": {"flat_networks": "*"},
+            "ml2_type_vlan": {"network_vlan_ranges": "physnet1:100:200"},
+            "ebbtide": {
+                "url": f"http://127.0.0.1:{HTTP}",
+                "lease": LEASE,
+                "hosts_interval": 1,
+                "status_interval": 0.5,
+                "compare_interval": 3600,
+            },
+        }
+        self.file = self.files.settings("neutron", "neutron.conf", settings)
+
+    def command(self, *words: object, deadline: float = 120.0) -> str:
+        """A command of Neutron's, or ours; its output.
+
+        Raises:
+            CommandFailed: it ends with another code than 0.
+        """
+        name, *rest = map(str, words)
+        inner = [str(self.venv / "bin" / name), f"--config-file={self.file}", *rest]
+        return run(command_in(self.lab.control_namespace, inner), env=self._environment(), deadline=deadline)
+
+    def sync(self, *options: str) -> tuple[int, str]:
+        """neutron-ebbtide-sync: code, and what it says."""
+        inner = [str(self.venv / "bin" / "neutron-ebbtide-sync"), f"--config-file={self.file}", *options]
+        command = command_in(self.lab.control_namespace, inner)
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stdout
+
+    def _environment(self) -> dict[str, str]:
+        own = {"OS_NEUTRON_CONFIG_DIR": str(self.file.parent), "OS_NEUTRON_CONFIG_FILES": self.file.name}
+        return {**os.environ, "PATH": f"{self.venv / 'bin'}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", **own}
+
+    # --- running ---
+
+    def start(self) -> None:
+        """Its API."""
+        options = [f"--http-socket=127.0.0.1:{NEUTRON}", "--module=neutron.wsgi.api:application", "--master"]
+        options += ["--processes=1", "--threads=4", "--enable-threads", "--lazy-apps", "--die-on-term", "--need-app"]
+        # Kept connections are reset by uwsgi, which clients take for failures.
+        options += ["--buffer-size=65535", "--add-header=Connection: close"]
+        self.lab.spawn("neutron", [str(self.venv / "bin" / "uwsgi"), *options], env=self._environment())
+        wait_until(self._answers, "Neutron to answer", 60, every=0.1)
+
+    def _answers(self) -> bool:
+        try:
+            self.ask("GET", "networks?fields=id")
+            return True
+        except (OSError, NotReady, HTTPException):
+            return False
+
+    def start_workers(self, name: str = "workers") -> None:
+        """neutron-periodic-workers: one of them sends."""
+        more = self.files.settings("neutron", f"{name}.conf", {"DEFAULT": {"state_path": self.files.folder(name)}})
+        command = [str(self.venv / "bin" / "neutron-periodic-workers"), f"--config-file={self.file}"]
+        self.lab.spawn(name, [*command, f"--config-file={more}"], env=self._environment())
+
+    def kill(self, name: str = "workers") -> None:
+        """SIGKILL, to it and its children."""
+        pid = self.lab.spawned(name)
+        everybody = processes.pids_in_namespaces([self.lab.control_namespace])
+        processes.kill([each for each in everybody if pid is not None and processes.session_of(each) == pid])
+
+    def stop(self, name: str = "workers") -> None:
+        """As an operator stops it."""
+        self.lab.end_spawned(name)
+
+    # --- REST ---
+
+    def ask(self, method: str, path: str, body: object | None = None) -> Any:
+        return ask(self.lab, NEUTRON, method, f"/v2.0/{path}", body)
+
+    def make_one(self, kind: str, /, **said: Any) -> dict[str, Any]:
+        """A new thing of a kind, as in the path."""
+        single = kind.replace("-", "_").removesuffix("s")
+        made: dict[str, Any] = self.ask("POST", kind, {single: {"project_id": "p1", **said}})[single]
+        return made
+
+    def make_many(self, kind: str, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Several in one call."""
+        several = kind.replace("-", "_")
+        made: list[dict[str, Any]] = self.ask(
+            "POST", kind, {several: [{"project_id": "p1", **each} for each in bodies]}
+        )[several]
+        return made
+
+    def change(self, kind: str, name: str, /, **said: Any) -> dict[str, Any]:
+        single = kind.replace("-", "_").removesuffix("s")
+        made: dict[str, Any] = self.ask("PUT", f"{kind}/{name}", {single: said})[single]
+        return made
+
+    def delete(self, kind: str, name: str) -> None:
+        self.ask("DELETE", f"{kind}/{name}")
+
+    def all(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Everything of a kind, by id."""
+        (found,) = (v for k, v in self.ask("GET", kind).items() if not k.endswith("_links"))
+        return {each["id"]: each for each in found}
+
+    def one(self, kind: str, name: str) -> dict[str, Any]:
+        found: dict[str, Any]
+        (found,) = self.ask("GET", f"{kind}/{name}").values()
+        return found
+
+    def agents(self) -> dict[str, dict[str, Any]]:
+        """Each host's agent."""
+        return {each["host"]: each for each in self.ask("GET", "agents")["agents"]}
+
+    # --- the journal ---
+
+    def waiting(self) -> int:
+        """Rows of the journal."""
+        return int(self.database.ask("SELECT COUNT(*) FROM neutron.ebbtide_journal"))
+
+    def holder(self) -> str:
+        """Which worker sends."""
+        return self.database.ask("SELECT owner FROM neutron.ebbtide_lease").strip()
+
+
+class Deployment:
+    """All of it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab, self.controller, self.neutron = lab, Controller(lab), Neutron(lab)
+
+    def add_compute(self, name: str) -> None:
+        """A compute, which Neutron calls nova-NAME."""
+        compute = self.lab.add_compute(name, physical_network="physnet1")
+        compute.vsctl("set", "Open_vSwitch", ".", f"external_ids:odl_os_hostconfig_hostid=nova-{name}")
+        compute.register()
+
+    # --- waiting ---
+
+    def wait(self, holds: Callable[[], bool], what: str, deadline: float = SOON) -> None:
+        """Until something holds; of who does not answer nothing holds."""
+
+        def asked() -> bool:
+            try:
+                return holds()
+            except (OSError, HTTPException, EbbtideError, Refused, KeyError):
+                return False
+
+        wait_until(asked, what, deadline, every=0.1)
+
+    def differences(self) -> dict[str, list[str]]:
+        """Ids, by kind, which Neutron has and the controller was not told of, or the other way round; and ids whose name differs."""
+        found = {}
+        for kind in KINDS:
+            told, so = self.controller.told(kind), self.neutron.all(kind)
+            wrong = told.keys() ^ so.keys()
+            wrong |= {i for i in told.keys() & so.keys() if told[i].get("name") != so[i].get("name")}
+            if wrong:
+                found[kind] = sorted(wrong)
+        return found
+
+    def wait_told(self, deadline: float = SOON) -> None:
+        """Until the journal is empty, and both have the same."""
+        try:
+            self.wait(lambda: self.neutron.waiting() == 0 and not self.differences(), "all to be told", deadline)
+        except NotReady:
+            raise AssertionError((self.neutron.waiting(), self.differences())) from None
+
+    def wait_status(self, port: str, status: str, deadline: float = SOON) -> None:
+        """Until Neutron says so of a port."""
+        self.wait(lambda: self.neutron.one("ports", port)["status"] == status, f"{port} to be {status}", deadline)
+
+    # --- what stories begin with ---
+
+    def network(self, cidr: str = "10.1.0.0/24", **said: Any) -> tuple[str, str]:
+        """A network with a subnet: their ids."""
+        network = self.neutron.make_one("networks", name="net", **said)["id"]
+        subnet = self.neutron.make_one("subnets", network_id=network, ip_version=4, cidr=cidr)["id"]
+        return network, subnet
+
+    def port(self, network: str, host: str = "", **said: Any) -> dict[str, Any]:
+        """A port; on a host, as Nova asks for it."""
+        if host:
+            said |= {"binding:host_id": host, "device_owner": "compute:nova", "device_id": str(uuid.uuid4())}
+        return self.neutron.make_one("ports", network_id=network, **said)
+
+    def plug(self, port: dict[str, Any], compute: str) -> str:
+        """Its VM, on a compute: the VM's name."""
+        address, name = port["fixed_ips"][0]["ip_address"], f"vm{port['id'][:8]}"
+        self.lab.add_vm(name, compute, port["mac_address"], f"{address}/24", port["id"])
+        return name
+
+    def clear(self) -> None:
+        """Everything goes from Neutron, and by that from the controller."""
+        neutron = self.neutron
+        for each in neutron.all("floatingips"):
+            neutron.delete("floatingips", each)
+        for each in neutron.all("routers"):
+            neutron.change("routers", each, routes=[], external_gateway_info={})
+        for each, port in neutron.all("ports").items():
+            if port["device_owner"].startswith("network:router_interface"):
+                neutron.ask("PUT", f"routers/{port['device_id']}/remove_router_interface", {"port_id": each})
+            else:
+                neutron.delete("ports", each)
+        for kind in ("routers", "networks", "security-groups"):
+            for each in neutron.all(kind):
+                neutron.delete(kind, each)

@@ -1,0 +1,134 @@
+"""What is made, changed and deleted in Neutron arrives at the controller, and leaves it."""
+
+from __future__ import annotations
+
+import pytest
+from deployment import KINDS, Deployment, Refused
+
+pytestmark = pytest.mark.lab
+
+
+def test_each_kind_arrives_changes_and_leaves(running: Deployment) -> None:
+    neutron, controller = running.neutron, running.controller
+    outside = neutron.make_one(
+        "networks",
+        **{"router:external": True, "provider:network_type": "flat", "provider:physical_network": "physnet1"},
+    )["id"]
+    neutron.make_one("subnets", network_id=outside, ip_version=4, cidr="203.0.113.0/24", enable_dhcp=False)
+    network, subnet = running.network()
+    group = neutron.make_one("security-groups", name="web")["id"]
+    rule = neutron.make_one(
+        "security-group-rules",
+        security_group_id=group,
+        direction="ingress",
+        protocol="tcp",
+        port_range_min=80,
+        port_range_max=80,
+    )["id"]
+    port = running.port(network, security_groups=[group])
+    router = neutron.make_one("routers", name="r", external_gateway_info={"network_id": outside})["id"]
+    neutron.ask("PUT", f"routers/{router}/add_router_interface", {"subnet_id": subnet})
+    floating = neutron.make_one("floatingips", floating_network_id=outside, port_id=port["id"])
+    assert floating["status"] == "ACTIVE"
+    running.wait_told()
+    assert all(controller.told(kind) for kind in KINDS)
+    assert controller.told("floatingips")[floating["id"]]["port_id"] == port["id"]
+    assert controller.told("security-group-rules")[rule]["port_range_min"] == 80
+
+    neutron.change("networks", network, name="other")
+    neutron.change("subnets", subnet, dns_nameservers=["9.9.9.9"])
+    neutron.change("ports", port["id"], allowed_address_pairs=[{"ip_address": "10.1.0.99"}])
+    neutron.change("security-groups", group, name="db")
+    way = {"destination": "10.9.0.0/16", "nexthop": "10.1.0.7"}
+    neutron.change("routers", router, routes=[way])
+    assert neutron.change("floatingips", floating["id"], port_id=None)["status"] == "DOWN"
+    assert neutron.one("floatingips", floating["id"])["status"] == "DOWN"
+    running.wait_told()
+    assert controller.told("networks")[network]["name"] == "other"
+    assert controller.told("subnets")[subnet]["dns_nameservers"] == ["9.9.9.9"]
+    assert controller.told("ports")[port["id"]]["allowed_address_pairs"][0]["ip_address"] == "10.1.0.99"
+    assert controller.told("routers")[router]["routes"] == [way]
+    assert not controller.told("floatingips")[floating["id"]]["port_id"]
+
+    assert neutron.change("floatingips", floating["id"], port_id=port["id"])["status"] == "ACTIVE"
+    neutron.delete("ports", port["id"])
+    assert neutron.one("floatingips", floating["id"])["status"] == "DOWN", "its port is gone"
+    running.wait_told()
+    assert not controller.told("floatingips")[floating["id"]]["port_id"]
+    neutron.delete("floatingips", floating["id"])
+    neutron.delete("security-group-rules", rule)
+    running.wait_told()
+    running.clear()
+    running.wait_told()
+    assert not any(controller.told(kind) for kind in KINDS)
+    assert not controller.ask("GET", "/api/v1/networks")["networks"]
+
+
+def test_rules_go_with_the_group_that_they_let_in(running: Deployment) -> None:
+    neutron, controller = running.neutron, running.controller
+    web, db = (neutron.make_one("security-groups", name=name)["id"] for name in ("web", "db"))
+    rule = neutron.make_one(
+        "security-group-rules", security_group_id=db, direction="ingress", remote_group_id=web, ethertype="IPv4"
+    )["id"]
+    running.wait_told()
+    assert rule in controller.told("security-group-rules")
+    neutron.delete("security-groups", web)
+    running.wait_told()
+    assert rule not in controller.told("security-group-rules")
+
+
+def test_an_ipv6_subnet_takes_its_addresses_with_it(running: Deployment) -> None:
+    neutron, controller = running.neutron, running.controller
+    network, _ = running.network()
+    modes = {"ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
+    subnet = neutron.make_one("subnets", network_id=network, ip_version=6, cidr="2001:db8:1::/64", **modes)["id"]
+    port = running.port(network)["id"]
+    running.wait_told()
+    assert len(controller.told("ports")[port]["fixed_ips"]) == 2
+    neutron.delete("subnets", subnet)
+    running.wait_told()
+    assert len(controller.told("ports")[port]["fixed_ips"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "words"),
+    [
+        ("networks", {"provider:network_type": "vlan", "provider:physical_network": "physnet1"}, "vxlan"),
+        ("networks", {"provider:network_type": "flat", "provider:physical_network": "physnet1"}, "vxlan"),
+        ("networks", {"router:external": True}, "flat or vlan"),
+        ("security-groups", {"stateful": False}, "stateful"),
+        ("networks", {"segments": [{"provider:network_type": "vxlan"}]}, "segments"),
+    ],
+)
+def test_what_is_not_served_is_refused(running: Deployment, kind: str, said: dict[str, object], words: str) -> None:
+    with pytest.raises(Refused) as refused:
+        running.neutron.make_one(kind, **said)
+    assert refused.value.status == 400
+    assert words in refused.value.words
+    assert [each for each in running.neutron.all(kind).values() if each["name"] != "default"] == []
+
+
+def test_what_is_not_served_is_not_announced(running: Deployment) -> None:
+    announced = {each["alias"] for each in running.neutron.ask("GET", "extensions")["extensions"]}
+    wanted = {
+        "router",
+        "ext-gw-mode",
+        "extraroute",
+        "extraroute-atomic",
+        "fip-port-details",
+        "security-group",
+        "binding",
+    }
+    assert wanted | {"allowed-address-pairs", "port-security", "binding-extended", "agent"} <= announced
+    unwanted = {"trunk", "dvr", "l3-ha", "qos", "vlan-transparent", "port-forwarding", "extra_dhcp_opt"}
+    assert not announced & (unwanted | {"stateful-security-group", "multi-provider", "dhcp_agent_scheduler"})
+
+
+def test_a_rule_with_an_address_group_is_refused(running: Deployment) -> None:
+    neutron = running.neutron
+    group = neutron.make_one("security-groups", name="web")["id"]
+    addresses = neutron.make_one("address-groups", name="friends", addresses=["192.0.2.0/24"])["id"]
+    said = {"security_group_id": group, "direction": "ingress", "remote_address_group_id": addresses}
+    with pytest.raises(Refused, match="not served by Ebbtide: use prefixes"):
+        neutron.make_one("security-group-rules", **said)
+    neutron.delete("address-groups", addresses)
