@@ -51,7 +51,7 @@ def ours(service: Service) -> Ours | None:
 
 
 def match(computes: Iterable[Compute], services: Iterable[Service]) -> tuple[dict[str, Service], dict[str, str]]:
-    """The service of each compute, by its name; and, for those without, why, in words.
+    """The service of each compute, by its name; and, of those without one that is up, why, in words.
 
     Names are compared as they are: a short name that happens to begin a long one may be another host.
     """
@@ -71,6 +71,10 @@ def match(computes: Iterable[Compute], services: Iterable[Service]) -> tuple[dic
             wrong[compute.name] = f"{' and '.join(rivals)} all say that they are host {compute.host}"
         elif len(services_there) == 1:
             found[compute.name] = services_there[0]
+            if not services_there[0].up:
+                wrong[compute.name] = (
+                    f"nova-compute of {compute.host} is down: nothing can leave it; start it, or evacuate its servers"
+                )
         elif services_there:
             wrong[compute.name] = f"{len(services_there)} nova-compute services are called {compute.host}"
         else:

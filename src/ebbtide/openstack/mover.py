@@ -11,6 +11,7 @@ same work once, since a server that Nova is at is not begun again.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +35,7 @@ LEASE, LOOK = 28.0, 0.5
 #: How often a server without a claim is tried, and seconds between.
 TRIES, PAUSES = 3, (5.0, 30.0)
 #: Seconds for which a scheduler may still send a server to a host that was disabled meanwhile.
-STRADDLE = 2.0
+STRADDLE = 10.0
 #: Seconds after which a server that has not begun to move by our call is asked for again.
 BEGINS = 60.0
 _OPEN = ("pending", "moving")
@@ -87,6 +88,7 @@ class Mover:
 
     def run(self, over: Callable[[], bool]) -> None:
         """Until `over` says so; migrations that have begun go on in Nova, and the next start finds them."""
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
         try:
             self._run(over)
         finally:
@@ -126,13 +128,15 @@ class Mover:
         if not told:
             self._devices.clear()
         for operation in told.values():
-            self._hold_off(operation, matched)
+            for name in _emptied(operation):
+                self._apart(self._hold_off, operation, name, matched.get(name))
         self._go_on(told, matched)
         for operation in told.values():
             self._vouch(operation, matched, wrong)
-        self._give_back(services, computes)
+        for service in hosts.to_enable(services, computes):
+            self._apart(self._give_back, service)
         if self._options.remove:
-            self._remove(services, computes)
+            self._apart(self._remove, services, computes)
         return bool(told) or bool(self._jobs)
 
     def _computes(self) -> dict[str, Compute]:
@@ -148,7 +152,7 @@ class Mover:
             {
                 "compute": name,
                 "host": compute.host,
-                "state": "matched" if name in matched else "failed",
+                "state": "failed" if name in wrong else "matched",
                 "words": wrong.get(name, ""),
             }
             for name, compute in sorted(computes.items())
@@ -156,23 +160,30 @@ class Mover:
         self._ask("POST", f"/movers/{KIND}/hosts", {"mover": self._name, "hosts": said})
         self._matched = time.monotonic()
 
-    def _hold_off(self, operation: Mapping[str, Any], matched: Mapping[str, Service]) -> None:
-        """Nothing new is scheduled to hosts that are to be empty. Who is disabled already is somebody else's, and stays so."""
-        for name in _emptied(operation):
-            service = matched.get(name)
-            if service is None:
-                continue
-            if not service.enabled:
-                self._off.setdefault(service.id, time.monotonic())
-            else:
-                self._off.pop(service.id, None)
-                self._cloud.disable(service, hosts.reason(operation["id"], name))
-                log.info("nova_host_disabled", host=service.host, operation=operation["id"])
+    def _apart(self, does: Callable[..., None], *about: Any) -> None:
+        """What goes wrong with one host keeps no other waiting."""
+        try:
+            does(*about)
+        except EbbtideError as error:
+            self._once(str(error))
 
-    def _give_back(self, services: Iterable[Service], computes: Mapping[str, Compute]) -> None:
-        for service in hosts.to_enable(services, computes):
-            self._cloud.enable(service)
-            log.info("nova_host_enabled", host=service.host, reason=service.reason)
+    def _hold_off(self, operation: Mapping[str, Any], name: str, service: Service | None) -> None:
+        """Nothing new is scheduled to a host that is to be empty. One that somebody else has disabled is theirs, and stays so; one of an
+        earlier drain of ours is this one's now."""
+        if service is None:
+            return
+        mine = hosts.ours(service)
+        if service.enabled or (mine is not None and mine.operation != operation["id"]):
+            if service.enabled:
+                self._off.pop(service.id, None)
+            self._cloud.disable(service, hosts.reason(operation["id"], name))
+            log.info("nova_host_disabled", host=service.host, operation=operation["id"])
+        else:
+            self._off.setdefault(service.id, time.monotonic())
+
+    def _give_back(self, service: Service) -> None:
+        self._cloud.enable(service)
+        log.info("nova_host_enabled", host=service.host, reason=service.reason)
 
     def _remove(self, services: Iterable[Service], computes: Mapping[str, Compute]) -> None:
         known = [s for s in services if hosts.ours(s) is not None and not s.up]
@@ -195,7 +206,8 @@ class Mover:
 
     def _go_on(self, told: Mapping[str, Mapping[str, Any]], matched: Mapping[str, Service]) -> None:
         for job in list(self._jobs.values()):
-            self._look_after(job)
+            if job.over:
+                self._end(job)
         self._claim()
         for operation in told.values():
             open_ports = (i["object"] for i in operation["items"] if i["kind"] == "vm" and i["state"] in _OPEN)
@@ -203,16 +215,19 @@ class Mover:
             for name in _in_turn(operation):
                 service = matched.get(name)
                 if service is not None:
-                    self._begin_unplugged(operation, service, plugged)
+                    self._apart(self._begin_unplugged, operation, service, plugged)
+                    self._apart(self._confirm, operation, service)
 
-    def _look_after(self, job: Job) -> None:
-        """Say that we are at it; at its end, how it ended."""
-        if job.over:
-            self._end(job)
-        elif time.monotonic() - job.told > BEAT:
-            self._tell(job)
-        if job.claims and time.monotonic() - job.heard > LEASE:
-            job.claims.clear()
+    def _beat(self) -> None:
+        """Say that we are at it, however long a round takes."""
+        while not self._ended:
+            for job in list(self._jobs.values()):
+                if job.claims and not job.over:
+                    with suppress(EbbtideError):
+                        self._tell(job)
+                if job.claims and time.monotonic() - job.heard > LEASE:
+                    job.claims.clear()
+            time.sleep(BEAT)
 
     def _end(self, job: Job) -> None:
         if job.failure and not self._tell(job, job.failure):
@@ -232,7 +247,7 @@ class Mover:
             try:
                 self._ask("POST", f"/movers/{KIND}/report", {**body, "failure": failure})
             except (Refused, NotFound):
-                del job.claims[port]
+                job.claims.pop(port, None)
             except (NotReady, OSError):
                 return False
         job.heard = job.told
@@ -264,9 +279,10 @@ class Mover:
         job = self._jobs.get(server.id)
         if job is None:
             need = servers.need(server, cold=self._options.cold, own=False)
-            if need.way is Way.WAIT and server.task != "migrating":
+            if need.way is Way.WAIT and not server.task:
                 self._give_up(claim, need.words)
                 return
+            # What Nova is doing with it is waited for: a snapshot is no failure, and a migration may be ours of before.
             job = self._start(server, claim["operation"], Way.LIVE if need.way is Way.WAIT else need.way)
         job.claims[claim["vm"]] = claim
 
@@ -280,7 +296,7 @@ class Mover:
         for server in self._cloud.servers(service.host):
             if server.id in self._jobs or len(self._jobs) >= min(operation["at-once"], self._options.at_once):
                 continue
-            need = servers.need(server, cold=self._options.cold, own=self._is_own(server))
+            need = servers.need(server, cold=self._options.cold, own=False)
             if need.way is Way.LIVE and server.id in plugged:
                 continue  # the controller gives it, in its turn
             tries, at, _ = self._failed.get(server.id, (0, 0.0, ""))
@@ -288,12 +304,13 @@ class Mover:
             if need.way is not Way.WAIT and tries < TRIES and not early:
                 self._start(server, operation["id"], need.way)
 
-    def _is_own(self, server: Server) -> bool:
-        """Whether a move that waits to be confirmed is one that we have begun."""
-        if server.status != "VERIFY_RESIZE":
-            return False
-        last = next(iter(self._cloud.migrations(instance_uuid=server.id)), None)
-        return last is not None and last.kind == "migration" and last.by == self._cloud.user
+    def _confirm(self, operation: Mapping[str, Any], service: Service) -> None:
+        """Cold migrations from there that have arrived, and that a mover of this drain has begun, which was killed since."""
+        for move in self._cloud.migrations(host=service.host, status="finished", migration_type="migration"):
+            ours = move.by == self._cloud.user and move.begun >= operation["began"] and move.source == service.host
+            server = self._cloud.server(move.server) if ours and move.server not in self._jobs else None
+            if server is not None and servers.need(server, cold=True, own=True).way is Way.CONFIRM:
+                self._start(server, operation["id"], Way.CONFIRM)
 
     def _start(self, server: Server, operation: str, way: Way) -> Job:
         job = self._jobs[server.id] = Job(server, operation, way)
@@ -314,35 +331,41 @@ class Mover:
 
     def _moved(self, job: Job) -> str:
         """Have a server leave; why it has not ("": it has)."""
-        server, cloud = job.server, self._cloud
-        if not server.task:
-            match job.way:
-                case Way.LIVE:
-                    cloud.migrate_live(server.id, self._options.block)
-                case Way.COLD:
-                    cloud.migrate_cold(server.id)
-                case Way.CONFIRM:
-                    cloud.confirm(server.id)
-        begun, seen = time.monotonic(), bool(server.task)
+        server, cloud, asked = job.server, self._cloud, float("-inf")
+        seen = server.task == "migrating"
         while not self._ended:
             try:
                 now = cloud.server(server.id)
+                if now is None or _has_left(job, now):
+                    return ""
+                if now.task:
+                    seen = seen or asked > 0 or now.task == "migrating"
+                elif now.status == "ERROR" and now.host != server.host:
+                    return f"{_called(now)}: it has come to {now.host}, and is in ERROR there"
+                elif job.way is Way.COLD and now.status == "VERIFY_RESIZE":
+                    job.way, seen, asked = Way.CONFIRM, False, float("-inf")
+                    continue
+                elif seen:
+                    words = cloud.last_words(server.id, _ACTIONS[job.way])
+                    return f"{_called(now)}: {words or f'it is {now.status} on {now.host}, and Nova does not say why'}"
+                elif time.monotonic() - asked > BEGINS:
+                    self._begin(job)
+                    asked, seen = time.monotonic(), job.way is not Way.CONFIRM
             except NotReady as error:
+                # Whether it has begun nobody knows: it is looked at, and asked for again if it has not. That is no failure of the server's.
                 self._once(str(error))
                 time.sleep(BEAT)
-                continue
-            if now is None or (not now.task and now.host != server.host and now.status != "VERIFY_RESIZE"):
-                return ""
-            if not now.task and now.status == "VERIFY_RESIZE" and job.way is Way.COLD:
-                job.way, seen, begun = Way.CONFIRM, False, time.monotonic()
-                cloud.confirm(server.id)
-                continue
-            seen = seen or bool(now.task)
-            if not now.task and now.host == server.host and (seen or time.monotonic() - begun > BEGINS):
-                words = cloud.last_words(server.id, _ACTIONS[job.way])
-                return f"{server.name} ({server.id}): {words or f'it is {now.status} on {now.host}, and Nova does not say why'}"
             time.sleep(LOOK)
         return "its mover ends"
+
+    def _begin(self, job: Job) -> None:
+        match job.way:
+            case Way.LIVE:
+                self._cloud.migrate_live(job.server.id, self._options.block)
+            case Way.COLD:
+                self._cloud.migrate_cold(job.server.id)
+            case Way.CONFIRM:
+                self._cloud.confirm(job.server.id)
 
     # --- what is said of hosts ---
 
@@ -355,7 +378,10 @@ class Mover:
             if service is None:
                 said.append({"compute": name, "host": "", "state": "emptying", "words": wrong[name]})
                 continue
-            state, words = self._state_of(service)
+            try:
+                state, words = self._state_of(service)
+            except EbbtideError as error:
+                state, words = "emptying", str(error)
             said.append({"compute": name, "host": service.host, "state": state, "words": words})
         if said:
             body = {"mover": self._name, "operation": operation["id"], "hosts": said}
@@ -374,10 +400,9 @@ class Mover:
             return "emptying", f"Nova has not ended {len(coming)} migrations of {service.host} yet"
         left = self._cloud.allocations(service.host)
         if left:
-            return (
-                "emptying",
-                f"Placement still counts {', '.join(left[:3])} on {service.host}, and Nova knows no server there",
-            )
+            found = ((each, self._cloud.server(each)) for each in left[:3])
+            named = ", ".join(_called(server) if server is not None else each for each, server in found)
+            return "emptying", f"Placement still counts {named} on {service.host}, and Nova lists no server there"
         return "empty", ""
 
     def _of_servers(self, there: list[Server]) -> tuple[str, str]:
@@ -391,6 +416,17 @@ class Mover:
                 kept.append(need.words)
         count = f"{len(there)} server{'s' if len(there) != 1 else ''} to go"
         return "emptying", "; ".join([count, *kept[:3]])
+
+
+def _has_left(job: Job, now: Server) -> bool:
+    """Whether it has; a cold one has when it is confirmed."""
+    if now.task or now.status in ("VERIFY_RESIZE", "ERROR"):
+        return False
+    return job.way is Way.CONFIRM or now.host != job.server.host
+
+
+def _called(server: Server) -> str:
+    return f"{server.name} ({server.id})"
 
 
 def _emptied(operation: Mapping[str, Any], states: Container[str] = _OPEN) -> list[str]:

@@ -5,6 +5,7 @@ Credentials are openstacksdk's: clouds.yaml or the environment. They are never s
 
 from __future__ import annotations
 
+import datetime
 import threading
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
@@ -30,13 +31,15 @@ _GOES_ON = {
     "finished",
     "confirming",
 }
+#: Of Neutron's agents, those that stand for our hosts.
+AGENT_TYPE = "Ebbtide vSwitch"
 #: Bytes of what Nova says that are kept.
 _WORDS = 400
 T = TypeVar("T")
 
 
 class Migration(NamedTuple):
-    """A move of a server, as Nova keeps it. `by`: the user who asked for it."""
+    """A move of a server, as Nova keeps it. `by`: the user who asked for it; `begun`: seconds since the epoch."""
 
     id: str
     server: str
@@ -45,6 +48,7 @@ class Migration(NamedTuple):
     source: str
     target: str
     by: str
+    begun: float = 0.0
 
     @property
     def goes_on(self) -> bool:
@@ -104,23 +108,39 @@ class Cloud:
         self._ask(f"enable {service.host}", lambda c: c.compute.enable_service(service.id))
 
     def remove(self, service: Service) -> None:
-        """Forget a service, and with it its resource providers; agents of Neutron's on that host too. It has to be down and empty."""
-        self._ask(f"delete service {service.host}", lambda c: c.compute.delete_service(service.id, ignore_missing=True))
+        """Forget a host that is down and empty: our agent of Neutron's there, the service, and with it Nova's provider in Placement.
+
+        Raises:
+            NotReady: the provider is still there: Nova only logs that, and it would keep a new host from that name.
+        """
         agents: list[Any] = self._ask("agents", lambda c: list(c.network.agents(host=service.host)))
-        for dead in (agent.id for agent in agents if not agent.is_alive):
-            self._ask(f"delete agent {dead}", partial(_delete_agent, dead))
+        for own in (agent.id for agent in agents if agent.agent_type == AGENT_TYPE):
+            self._ask(f"delete agent {own}", partial(_delete_agent, own))
+        self._ask(f"delete service {service.host}", lambda c: c.compute.delete_service(service.id, ignore_missing=True))
+        for provider in self._providers.pop(service.host, ()):
+            if self._ask("provider", partial(_is_provider, provider)):
+                raise NotReady(f"Placement still has the provider {provider} of {service.host}: delete it by hand")
 
     def allocations(self, host: str) -> list[str]:
-        """Who holds anything of a host in Placement: ids of servers and migrations."""
+        """Who holds anything of a host in Placement: ids of servers and migrations.
+
+        Raises:
+            NotReady: nobody knows which provider it is, so nobody knows that it is empty.
+        """
         if host not in self._providers:
             # Asked once: Nova asks each of its hosts for this.
             found: list[Any] = self._ask("hypervisors", lambda c: list(c.compute.hypervisors(details=True)))
             for each in found:
-                known = self._providers.setdefault((each.service_details or {}).get("host", ""), set())
-                known.add(each.id)
+                self._providers.setdefault((each.service_details or {}).get("host", ""), set()).add(each.id)
         consumers: set[str] = set()
-        for provider in self._providers.get(host, ()):
-            consumers.update(self._ask(f"allocations of {host}", partial(_allocations, provider)))
+        if not self._providers.get(host):
+            raise NotReady(f"Nova tells of no hypervisor on {host}, so Placement cannot be asked")
+        try:
+            for provider in self._providers[host]:
+                consumers.update(self._ask(f"allocations of {host}", partial(_allocations, provider)))
+        except NotFound as error:
+            del self._providers[host]  # it has another one by now
+            raise NotReady(str(error)) from None
         return sorted(consumers)
 
     # --- servers ---
@@ -152,6 +172,7 @@ class Cloud:
                 m.source_compute or "",
                 m.dest_compute or "",
                 m.user_id or "",
+                _instant(m.created_at),
             )
             for m in sorted(found, key=lambda m: m.created_at or "", reverse=True)
         ]
@@ -204,6 +225,11 @@ class Cloud:
         return found.device_owner or "", found.device_id or ""
 
 
+def _instant(text: str | None) -> float:
+    """Nova's times are UTC, and do not say so."""
+    return datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC).timestamp() if text else 0.0
+
+
 def _server(found: Any) -> Server:
     return Server(found.id, found.name or "", found.status or "", found.task_state or "", found.compute_host or "")
 
@@ -217,6 +243,10 @@ def _allocations(provider: str, connection: Any) -> list[str]:
     answer = connection.placement.get(f"/resource_providers/{provider}/allocations")
     exceptions.raise_from_response(answer)
     return list(answer.json()["allocations"])
+
+
+def _is_provider(provider: str, connection: Any) -> bool:
+    return bool(connection.placement.get(f"/resource_providers/{provider}").status_code == 200)
 
 
 def _delete_agent(agent: str, connection: Any) -> None:

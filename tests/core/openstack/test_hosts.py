@@ -37,6 +37,12 @@ def test_a_compute_without_exactly_one_is_nobody_and_it_is_said_why() -> None:
     assert wrong["d"] == "2 nova-compute services are called d"
 
 
+def test_a_host_whose_nova_compute_is_down_is_known_and_cannot_be_emptied() -> None:
+    found, wrong = match([compute("a")], [service("a", up=False)])
+    assert found["a"].host == "a"
+    assert "nova-compute of a is down" in wrong["a"]
+
+
 def test_a_reason_of_ours_names_the_operation_and_the_compute_and_others_are_none() -> None:
     assert ours(service("a", MINE)) == Ours("op1", "a")
     for why in ("", "broken fan", f"{MINE} and a broken fan", "ebbtide drain"):

@@ -76,8 +76,12 @@ class Cloud:
     # --- services ---
 
     def start(self, name: str) -> None:
-        """Start a service, and wait until it answers, if it does."""
+        """Start a service, and wait until it answers, if it does; a nova-compute until it has reported."""
+        _, mark, host = name.partition("compute-")
+        before = self._reports(host) if mark else ""
         self.services.start(name)
+        if mark:
+            wait_until(lambda: self._reports(host) != before, f"nova-compute of {host} to report", _START, every=0.5)
         web = self.services.web().get(name)
         if web is not None:
             wait_until(lambda: self._answers(name, web.port), f"{name} to answer", _START, every=0.2)
@@ -121,6 +125,11 @@ class Cloud:
             lambda: set(added) <= self.hosts_up(), f"nova-compute of {', '.join(added)} to be up", _START, every=0.5
         )
         self.services.discover()
+
+    def _reports(self, host: str) -> str:
+        """How often its nova-compute has: the first time when it is done with what it has found at its start."""
+        found = "SELECT report_count FROM nova.services WHERE `binary` = 'nova-compute' AND deleted = 0"
+        return self.database.ask(f"{found} AND host = '{host}'")
 
     def hosts_up(self) -> set[str]:
         """Hosts whose nova-compute has reported, and whose room is known to Placement."""

@@ -92,6 +92,12 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
         module = [sys.executable, "-m", "ebbtide.lab.cloud.machine"]
         processutils.execute(*module, *where, deed, instance.uuid, host or self._host, *map(str, words))
 
+    def _unplug(self, instance: Any, host: str = "") -> None:
+        """Take it from br-int, if it is there: Nova asks more than once."""
+        record = self._lab.site.read().vms.get(instance.uuid)
+        if record is not None and (host or self._host) in record.taps:
+            self._do("unplug", instance, host=host)
+
     def _plug(self, instance: Any, network_info: Any) -> None:
         vif = _only(network_info)
         if vif is None:
@@ -99,6 +105,11 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
         mtu = vif["network"]["meta"].get("mtu") or 1450
         self._do("plug", instance, vif["address"], vif["id"], mtu)
         self._interfaces[vif["id"]] = vif
+
+    def _boot(self, instance: Any) -> None:
+        """The guest starts; without an interface there is nothing that it could do."""
+        if instance.uuid in self._lab.site.read().vms:
+            self._do("boot", instance)
 
     def spawn(
         self,
@@ -129,8 +140,7 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
                 self._do("remove", instance)
                 self._forget(instance)
                 raise exception.VirtualInterfaceCreateException from None
-        if network_info:
-            self._do("boot", instance)
+        self._boot(instance)
 
     def destroy(self, context: Any, instance: Any, network_info: Any, *args: Any, **kwargs: Any) -> None:
         """It is gone from here."""
@@ -139,7 +149,7 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
 
     def cleanup(self, context: Any, instance: Any, network_info: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing of it is left here."""
-        self._do("unplug", instance)
+        self._unplug(instance)
         self._forget(instance)
 
     def plug_vifs(self, instance: Any, network_info: Any) -> None:
@@ -150,16 +160,16 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
 
     def unplug_vifs(self, instance: Any, network_info: Any) -> None:
         """Take it from br-int."""
-        self._do("unplug", instance)
+        self._unplug(instance)
 
     def power_off(self, instance: Any, timeout: int = 0, retry_interval: int = 0) -> None:
         """The machine ends, and its tap with it."""
-        self._do("unplug", instance)
+        self._unplug(instance)
 
     def power_on(self, context: Any, instance: Any, network_info: Any, *args: Any, **kwargs: Any) -> None:
         """The machine starts anew."""
         self._plug(instance, network_info)
-        self._do("boot", instance)
+        self._boot(instance)
 
     def reboot(self, context: Any, instance: Any, network_info: Any, *args: Any, **kwargs: Any) -> None:
         """Off, and on."""
@@ -167,6 +177,12 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
         self.power_on(context, instance, network_info)
 
     # --- live migration ---
+
+    def check_can_live_migrate_destination(self, *args: Any, **kwargs: Any) -> Any:
+        """Disks are copied: where they are shared, Nova lets the destination of a failed migration keep what it has plugged."""
+        found = super().check_can_live_migrate_destination(*args, **kwargs)
+        found.is_shared_instance_path = found.is_shared_block_storage = False
+        return found
 
     def pre_live_migration(
         self,
@@ -197,6 +213,8 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
         failing = Path(CONF.ebbtide_lab.directory) / FAILING
         if failing.exists() and instance.uuid in failing.read_text().split():
             LOG.error("live migration of %s failed: internal error: unable to copy memory", instance.uuid)
+            # The machine that waited at the destination ends, and libvirt takes its tap away.
+            self._unplug(instance, dest)
             recover_method(context, instance, dest, migrate_data)
             return
         if instance.uuid in self._lab.site.read().vms:
@@ -206,7 +224,7 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
 
     def post_live_migration_at_source(self, context: Any, instance: Any, network_info: Any) -> None:
         """It is not here any more."""
-        self._do("unplug", instance)
+        self._unplug(instance)
         self._forget(instance)
 
     def post_live_migration_at_destination(self, context: Any, instance: Any, *args: Any, **kwargs: Any) -> None:
@@ -215,37 +233,53 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
 
     def rollback_live_migration_at_destination(self, context: Any, instance: Any, *args: Any, **kwargs: Any) -> None:
         """It does not come."""
-        self._do("unplug", instance)
+        self._unplug(instance)
         self._forget(instance)
 
     # --- cold migration ---
 
     def migrate_disk_and_power_off(self, context: Any, instance: Any, *args: Any, **kwargs: Any) -> str:
         """It ends here."""
-        self._do("unplug", instance)
+        self._unplug(instance)
         return "[]"
 
     def finish_migration(
-        self, context: Any, migration: Any, instance: Any, disk_info: Any, network_info: Any, *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        migration: Any,
+        instance: Any,
+        disk_info: Any,
+        network_info: Any,
+        image_meta: Any,
+        resize_instance: bool,
+        allocations: Any,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        share_info: Any = None,
     ) -> None:
-        """It begins here."""
+        """It begins here, if it ran before."""
         self._keep(instance)
-        if kwargs.get("power_on", True):
-            self._plug(instance, network_info)
-            self._do("boot", instance)
+        if power_on:
+            self.power_on(context, instance, network_info)
 
     def confirm_migration(self, context: Any, migration: Any, instance: Any, network_info: Any) -> None:
         """Nothing of it is left here."""
         self._forget(instance)
 
     def finish_revert_migration(
-        self, context: Any, instance: Any, network_info: Any, migration: Any, *args: Any, **kwargs: Any
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        migration: Any,
+        block_device_info: Any = None,
+        power_on: bool = True,
+        share_info: Any = None,
     ) -> None:
-        """It begins here again."""
+        """It begins here again, if it ran before."""
         self._keep(instance)
-        if kwargs.get("power_on", True):
-            self._plug(instance, network_info)
-            self._do("boot", instance)
+        if power_on:
+            self.power_on(context, instance, network_info)
 
 
 def _only(network_info: Any) -> Any:

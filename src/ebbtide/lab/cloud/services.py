@@ -144,6 +144,7 @@ class Services:
                     "dns_domain": "cloud.example.",
                 },
                 "nova": self._account("nova"),
+                "placement": self._account("placement"),
                 "keystone_authtoken": self._checked("neutron"),
                 "database": {"connection": self._database.url("neutron")},
                 "oslo_concurrency": self._locks("neutron"),

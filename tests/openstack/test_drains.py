@@ -1,0 +1,259 @@
+"""Hosts leave a cloud while its servers talk, and every packet is counted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ebbtide.lab import wait_until
+from ebbtide.lab.cloud import cloud as lab_cloud
+from ebbtide.lab.cloud import whole
+from ebbtide.lab.probes import Probes, pairs_among
+from ebbtide.lab.rest import Api
+from tests.openstack.cloud import LONG, MARKS, Cloud, Tenant
+from tests.openstack.test_migrations import RATE, assert_whole
+from tests.support.outside import Answers, asked, speaking
+
+pytestmark = [*MARKS[:1], *MARKS[2:], pytest.mark.timeout(420)]
+
+
+class Leaving:
+    """Drains of a cloud, as an operator begins and watches them."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.ask = Api(cloud.lab).ask
+
+    def begin(self, *hosts: str, **wishes: Any) -> str:
+        """A drain by Nova's movers: its id."""
+        body = {"computes": list(hosts), "vms": "nova", "at-once": 10, **wishes}
+        return str(self.ask("POST", "/api/v1/drains", body)["operation"]["id"])
+
+    def plan(self, *hosts: str) -> Any:
+        return self.ask("POST", "/api/v1/drains", {"computes": list(hosts), "vms": "nova", "plan": True})
+
+    def told(self, operation: str) -> Any:
+        return self.ask("GET", f"/api/v1/operations/{operation}")
+
+    def item(self, operation: str, host: str) -> Any:
+        return next(i for i in self.told(operation)["items"] if (i["kind"], i["object"]) == ("compute", host))
+
+    def wait_over(self, operation: str, deadline: float = 240.0) -> Any:
+        """Until it is over: what has become of it."""
+        wait_until(
+            lambda: self.told(operation)["state"] not in ("running", "aborting"), "it to end", deadline, every=0.5
+        )
+        return self.told(operation)
+
+    def wait_said(self, operation: str, host: str, words: str) -> None:
+        """Until what keeps a host has these words in it."""
+        wait_until(lambda: words in self.item(operation, host)["reason"], f"{host}: {words}", 60, every=0.5)
+
+
+@pytest.fixture
+def leaving(cloud: Cloud) -> Leaving:
+    return Leaving(cloud)
+
+
+@contextmanager
+def moving(cloud: Cloud, *options: str) -> Iterator[Callable[[], None]]:
+    """A mover of Nova's is at work; gives what kills it and starts it anew."""
+    env = {"OS_CLIENT_CONFIG_FILE": str(cloud.services.credentials), "OS_CLOUD": lab_cloud.NAME}
+    command = [sys.executable, "-m", "ebbtide", "mover", "nova", "--log-format", "json", *options]
+
+    def start() -> None:
+        cloud.lab.spawn("mover", command, env=env)
+
+    def anew() -> None:
+        cloud.lab.kill_spawned("mover")
+        start()
+
+    start()
+    try:
+        yield anew
+    finally:
+        cloud.lab.end_spawned("mover")
+
+
+def add_hosts(cloud: Cloud, count: int) -> list[str]:
+    """Hosts that nobody minds to lose."""
+    first = max(int(c.name.removeprefix("c")) for c in cloud.lab.computes()) + 1
+    names = [f"c{number}" for number in range(first, first + count)]
+    whole.add_computes(cloud.lab, names)
+    cloud.services.add_hosts(names)
+    wait_until(lambda: set(names) <= cloud.agents().keys(), "Neutron to know them", 30, every=0.2)
+    return names
+
+
+def wait_matched(leaving: Leaving, *hosts: str) -> None:
+    """Until the mover has said which hosts these are."""
+    wait_until(lambda: len(leaving.plan(*hosts)["hosts"]) == len(hosts), "the mover to know them", 60, every=0.5)
+
+
+def give_back(cloud: Cloud, names: Sequence[str]) -> None:
+    """Their machines are thrown away."""
+    for name in names:
+        cloud.services.stop(f"compute-{name}")
+        cloud.lab.remove_compute(name)
+
+
+def is_off(cloud: Cloud, host: str) -> tuple[bool, str]:
+    found = cloud.service_of(host)
+    return found.status == "disabled", found.disabled_reason or ""
+
+
+def test_three_hosts_leave_and_one_that_cannot_be_emptied_stays(cloud: Cloud, tenant: Tenant, leaving: Leaving) -> None:
+    names = add_hosts(cloud, 3)
+    servers = tenant.boot("c1", *names, names[0])
+    stuck = servers[3]
+    floating = tenant.floating(servers[1])
+    with moving(cloud, "--remove-hosts"), Answers() as answers, Probes(cloud.lab) as probes:
+        wait_matched(leaving, *names)
+        assert [(h["compute"], h["host"]) for h in leaving.plan(*names)["hosts"]] == [(n, n) for n in names]
+        answers.serve(cloud.outside)
+        probes.start([*pairs_among(servers), *((each, cloud.outside) for each in servers)], rate=RATE)
+        probes.wait_flowing()
+        with speaking(servers[1], cloud.outside.ip) as wire, speaking(servers[2], cloud.outside.ip) as other:
+            seen = asked(wire), asked(other)
+            assert seen[0][1] == floating.floating_ip_address
+            probes.mark_phase("drain")
+            with cloud.failing(stuck):
+                operation = leaving.begin(*names)
+                wait_until(lambda: all(is_off(cloud, n)[0] for n in names), "Nova to send nothing there", 30)
+                assert {is_off(cloud, n)[1] for n in names} == {f"ebbtide drain {operation} of {n}" for n in names}
+                found = leaving.wait_over(operation)
+            assert (asked(wire), asked(other)) == seen, "their connections go on"
+        wait_until(lambda: not is_off(cloud, names[2])[0], "the third to be given back", 15)
+        report = probes.stop()
+    assert_whole(report)
+    assert found["state"] == "partial"
+    states = {i["object"]: i["state"] for i in found["items"] if i["kind"] == "compute"}
+    assert states == {names[0]: "done", names[1]: "done", names[2]: "failed"}
+    assert stuck.id in leaving.item(operation, names[2])["reason"]
+    assert stuck.host == names[2]
+    assert all(server.host in ("c1", "c2", "c3", names[2]) for server in servers)
+    assert {n: is_off(cloud, n)[0] for n in names[:2]} == dict.fromkeys(names[:2], True)
+
+    # What is gone is forgotten once its nova-compute is down; the third goes when its server can.
+    wait_until(lambda: not set(names[:2]) & cloud.agents().keys(), "their agents to go", 30, every=0.5)
+    with moving(cloud, "--remove-hosts"):
+        wait_matched(leaving, names[2])
+        assert leaving.wait_over(leaving.begin(names[2]))["state"] == "done"
+        give_back(cloud, names)
+        compute = cloud.sdk.compute
+
+        def forgotten() -> bool:
+            return not {s.host for s in compute.services(binary="nova-compute")} & set(names)
+
+        wait_until(forgotten, "Nova to forget them", LONG, every=1)
+    assert not {p.name for p in cloud.sdk.placement.resource_providers()} & set(names)
+    assert leaving.ask("POST", "/api/v1/audit", {})["clean"]
+    assert all(server.reaches(servers[0].ip) for server in servers[1:])
+
+
+def test_an_aborted_drain_gives_hosts_back_but_for_who_was_off_before(
+    cloud: Cloud, tenant: Tenant, leaving: Leaving
+) -> None:
+    names = add_hosts(cloud, 2)
+    servers = tenant.boot(names[0], names[1])
+    compute = cloud.sdk.compute
+    compute.disable_service(cloud.service_of(names[1]), disabled_reason="a broken fan")
+    with moving(cloud), cloud.failing(*servers):
+        wait_matched(leaving, *names)
+        operation = leaving.begin(*names)
+        wait_until(lambda: is_off(cloud, names[0])[0], "Nova to send nothing there", 30)
+        leaving.ask("POST", f"/api/v1/operations/{operation}/abort", {})
+        assert leaving.wait_over(operation)["state"] == "aborted"
+        wait_until(lambda: not is_off(cloud, names[0])[0], "it to be given back", 15)
+        assert is_off(cloud, names[1]) == (True, "a broken fan")
+        for server in servers:
+            server.wait("ACTIVE")
+    with moving(cloud):
+        wait_matched(leaving, *names)
+        assert leaving.wait_over(leaving.begin(*names))["state"] == "done"
+    assert is_off(cloud, names[1]) == (True, "a broken fan")
+    give_back(cloud, names)
+
+
+def test_a_mover_that_is_killed_goes_on_with_what_it_had_begun(cloud: Cloud, tenant: Tenant, leaving: Leaving) -> None:
+    (name,) = add_hosts(cloud, 1)
+    servers = tenant.boot("c1", name, name, name)
+    with moving(cloud) as anew, Probes(cloud.lab) as probes:
+        wait_matched(leaving, name)
+        probes.start(pairs_among(servers), rate=RATE)
+        probes.wait_flowing()
+        operation = leaving.begin(name)
+        wait_until(lambda: any(s.shown.task_state for s in servers[1:]), "a migration to begin", 60, every=0.3)
+        anew()
+        found = leaving.wait_over(operation)
+        report = probes.stop()
+    assert_whole(report)
+    assert found["state"] == "done"
+    assert all(server.host != name for server in servers)
+    for server in servers[1:]:
+        moves = [m for m in server.migrations() if m.source_compute == name]
+        assert [m.status for m in moves] == ["completed"], "none was begun twice"
+    give_back(cloud, [name])
+
+
+def test_a_stopped_server_keeps_its_host_until_a_mover_may_move_it(
+    cloud: Cloud, tenant: Tenant, leaving: Leaving
+) -> None:
+    (name,) = add_hosts(cloud, 1)
+    other, stopped = tenant.boot("c1", name)
+    cloud.sdk.compute.stop_server(stopped.id)
+    stopped.wait("SHUTOFF")
+    with moving(cloud):
+        wait_matched(leaving, name)
+        operation = leaving.begin(name)
+        leaving.wait_said(operation, name, "is stopped, and this mover moves no stopped ones")
+        assert leaving.told(operation)["state"] == "running"
+    with moving(cloud, "--cold"):
+        assert leaving.wait_over(operation)["state"] == "done"
+    stopped.wait("SHUTOFF")
+    assert stopped.host != name
+    cloud.sdk.compute.start_server(stopped.id)
+    stopped.wait("ACTIVE")
+    assert other.reaches(stopped.ip)
+    give_back(cloud, [name])
+
+
+def test_what_is_not_novas_is_named_with_its_owner(cloud: Cloud, tenant: Tenant, leaving: Leaving) -> None:
+    (name,) = add_hosts(cloud, 1)
+    network = cloud.sdk.network
+    port = network.create_port(
+        network_id=tenant.network.id, device_owner="network:lbaas", device_id="balancer-1", binding_host_id=name
+    )
+    address = port.fixed_ips[0]["ip_address"]
+    lab_vm = cloud.lab.add_vm("balancer", name, port.mac_address, f"{address}/24", port.id)
+    wait_until(lambda: network.get_port(port.id).status == "ACTIVE", "it to be served", 30, every=0.3)
+    with moving(cloud):
+        wait_matched(leaving, name)
+        operation = leaving.begin(name)
+
+        def named() -> bool:
+            items = leaving.told(operation)["items"]
+            return any(i["kind"] == "vm" and "network:lbaas's (balancer-1)" in i["reason"] for i in items)
+
+        wait_until(named, "its owner to be named", 60, every=0.5)
+        cloud.lab.remove_vm(lab_vm.name)
+        network.delete_port(port.id)
+        found = leaving.wait_over(operation)
+    assert found["state"] in ("done", "failed"), found
+    give_back(cloud, [name])
+
+
+def test_a_compute_that_is_no_host_of_novas_is_not_drained_by_nova(cloud: Cloud, leaving: Leaving) -> None:
+    name = f"c{max(int(c.name.removeprefix('c')) for c in cloud.lab.computes()) + 1}"
+    whole.add_computes(cloud.lab, [name])
+    with moving(cloud):
+        wait_matched(leaving, name)
+        (problem,) = [p for p in leaving.plan(name)["problems"] if p["code"] == "host"]
+        assert f"no nova-compute is called {name}" in problem["text"]
+    found = leaving.begin(name, vms="none")
+    assert leaving.wait_over(found)["state"] == "done"
+    cloud.lab.remove_compute(name)
