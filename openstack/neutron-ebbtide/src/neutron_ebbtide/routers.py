@@ -39,6 +39,7 @@ class Routers(
         self._notifier = notifiers.RPCNotifierHandler()
         for event in (events.PRECOMMIT_CREATE, events.PRECOMMIT_UPDATE, events.PRECOMMIT_DELETE):
             registry.subscribe(_router, resources.ROUTER, event)
+        sa.event.listen(models.Router, "after_update", _changed)
         registry.subscribe(_floating, resources.FLOATING_IP, events.PRECOMMIT_CREATE)
         registry.subscribe(_floating_changes, resources.FLOATING_IP, events.PRECOMMIT_UPDATE)
         registry.subscribe(_floating_goes, resources.FLOATING_IP, events.PRECOMMIT_DELETE)
@@ -78,6 +79,12 @@ def _status(port_id: str | None) -> str:
 
 def _router(resource: str, event: str, trigger: Any, payload: Any) -> None:
     journal.note(payload.context, "routers", _id(payload))
+
+
+def _changed(mapper: Any, connection: Any, router: Any) -> None:
+    """Its row has: a gateway comes and goes in transactions of which Neutron tells nobody, after one of which it does."""
+    row = {"kind": "routers", "object_id": router.id, "tries": 0, "not_before": 0, "error": ""}
+    connection.execute(sa.insert(journal.Row).values(row))
 
 
 def _floating(resource: str, event: str, trigger: Any, payload: Any) -> None:
