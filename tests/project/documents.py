@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 TAGS = ("console", "console tried", "console day", "text")
-_SKIPPED = {".git", ".venv", "build", "__pycache__"}
+_SKIPPED = {".git", ".venv", ".venv-odl", ".venv-openstack", "build", "__pycache__"}
 
 
 class Block(NamedTuple):
