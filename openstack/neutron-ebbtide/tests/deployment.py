@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -19,7 +20,7 @@ from ebbtide.lab.cloud.files import Files, environment
 from ebbtide.lab.commands import run
 from ebbtide.lab.namespace import command_in
 
-NEUTRON, HTTP = 9696, 8181
+NEUTRON, HTTP, NOVA = 9696, 8181, 8774
 #: Seconds after which a worker that is silent loses its turn.
 LEASE = 6
 #: Seconds in which what changes is expected to arrive.
@@ -59,25 +60,30 @@ def ask(lab: Lab, port: int, method: str, path: str, body: object | None = None)
 
 
 class Controller:
-    """Ours, as a process of its own."""
+    """Ours, as a process of its own. With an `offset` it is another, which no compute knows."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    def __init__(self, lab: Lab, name: str = "controller", offset: int = 0) -> None:
+        self.lab, self.name, self._offset = lab, name, offset
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{HTTP + self._offset}"
 
     def ask(self, method: str, path: str, body: object | None = None) -> Any:
-        return ask(self.lab, HTTP, method, path, body)
+        return ask(self.lab, HTTP + self._offset, method, path, body)
 
     def start(self) -> None:
         """Until it leads."""
-        options = ["--state-dir", str(self.lab.site.run_directory / "controller"), "--admission", "open"]
-        options += ["--ovsdb-listen", f"ptcp:6640:{CONTROLLER}", "--openflow-listen", f"ptcp:6653:{CONTROLLER}"]
-        options += ["--http", f"127.0.0.1:{HTTP}", "--log-format", "json"]
-        self.lab.spawn("controller", [sys.executable, "-m", "ebbtide", "controller", *options])
-        wait_until(lambda: self._leads(), "the controller to lead", 30, every=0.05)
+        ovsdb, openflow = (f"ptcp:{port + self._offset}:{CONTROLLER}" for port in (6640, 6653))
+        options = ["--state-dir", str(self.lab.site.run_directory / self.name), "--admission", "open"]
+        options += ["--ovsdb-listen", ovsdb, "--openflow-listen", openflow]
+        options += ["--http", f"127.0.0.1:{HTTP + self._offset}", "--log-format", "json"]
+        self.lab.spawn(self.name, [sys.executable, "-m", "ebbtide", "controller", *options])
+        wait_until(self._leads, "the controller to lead", 30, every=0.05)
 
     def kill(self) -> None:
         """SIGKILL."""
-        self.lab.kill_spawned("controller")
+        self.lab.kill_spawned(self.name)
 
     def _leads(self) -> bool:
         try:
@@ -121,6 +127,9 @@ class Neutron:
     def _configure(self) -> None:
         paste = self.files.folder("etc", "neutron") / "api-paste.ini"
         shutil.copyfile(self.venv / "etc" / "neutron" / "api-paste.ini", paste)
+        # Who asks without Keystone is an administrator, and not a service, as Nova is.
+        rules = ("create_port_binding", "activate", "update_port:binding:profile")
+        policy = self.files.write(paste.with_name("policy.json"), json.dumps(dict.fromkeys(rules, "role:admin")))
         settings: dict[str, dict[str, object]] = {
             "DEFAULT": {
                 "api_paste_config": paste,
@@ -131,11 +140,15 @@ class Neutron:
                 "state_path": self.files.folder("neutron"),
                 "rpc_workers": 0,
                 "rpc_state_report_workers": 0,
-                "notify_nova_on_port_status_changes": False,
+                "notify_nova_on_port_status_changes": True,
                 "notify_nova_on_port_data_changes": False,
+                "send_events_interval": 1,
             },
+            # Who listens there, if anybody does, is in the stories of statuses.
+            "nova": {"auth_type": "none", "endpoint": f"http://127.0.0.1:{NOVA}/v2.1"},
             "database": {"connection": self.database.url("neutron")},
             "oslo_concurrency": {"lock_path": self.files.folder("neutron", "lock")},
+            "oslo_policy": {"policy_file": policy},
             "oslo_messaging_notifications": {"driver": "noop"},
             "quotas": {f"quota_{kind.replace('-', '_').removesuffix('s')}": -1 for kind in KINDS},
             "ml2": {
@@ -196,17 +209,26 @@ class Neutron:
         except (OSError, NotReady, HTTPException):
             return False
 
-    def start_workers(self, name: str = "workers") -> None:
-        """neutron-periodic-workers: one of them sends."""
-        more = self.files.settings("neutron", f"{name}.conf", {"DEFAULT": {"state_path": self.files.folder(name)}})
+    def start_workers(self, name: str = "workers", url: str = "") -> None:
+        """neutron-periodic-workers: one of them sends, to the controller of that URL."""
+        own = {"DEFAULT": {"state_path": self.files.folder(name)}, "ebbtide": {"url": url} if url else {}}
+        more = self.files.settings("neutron", f"{name}.conf", own)
         command = [str(self.venv / "bin" / "neutron-periodic-workers"), f"--config-file={self.file}"]
         self.lab.spawn(name, [*command, f"--config-file={more}"], env=self._environment())
 
     def kill(self, name: str = "workers") -> None:
         """SIGKILL, to it and its children."""
+        processes.kill(self._session(name))
+
+    def signal(self, number: signal.Signals, name: str = "workers") -> None:
+        """A signal, to it and its children."""
+        for each in self._session(name):
+            processes.send_signal(each, number)
+
+    def _session(self, name: str) -> list[int]:
         pid = self.lab.spawned(name)
         everybody = processes.pids_in_namespaces([self.lab.control_namespace])
-        processes.kill([each for each in everybody if pid is not None and processes.session_of(each) == pid])
+        return [each for each in everybody if pid is not None and processes.session_of(each) == pid]
 
     def stop(self, name: str = "workers") -> None:
         """As an operator stops it."""
@@ -254,6 +276,34 @@ class Neutron:
         return {each["host"]: each for each in self.ask("GET", "agents")["agents"]}
 
     # --- the journal ---
+
+    def fill(self, network: str, count: int) -> None:
+        """So many ports in its database, each with its row of the journal: by hand, since its API makes five in a second."""
+        port, numbers = "CONCAT(@site, '-', LPAD(HEX(seq), 12, '0'))", f"FROM seq_1_to_{count}"
+        mac = "CONCAT('0e:00:00:', INSERT(INSERT(LPAD(HEX(seq), 6, '0'), 5, 0, ':'), 3, 0, ':'))"
+        self.database.ask(
+            "USE neutron",
+            "SET @site = SUBSTRING(UUID(), 1, 23), @before = (SELECT MAX(id) + 1000 FROM standardattributes)",
+            "START TRANSACTION",
+            "INSERT INTO standardattributes (id, resource_type, revision_number, created_at, updated_at)"
+            f" SELECT @before + seq, 'ports', 1, UTC_TIMESTAMP(), UTC_TIMESTAMP() {numbers}",
+            "INSERT INTO ports (id, project_id, name, network_id, mac_address, admin_state_up, status, device_id, device_owner,"
+            f" standard_attr_id) SELECT {port}, 'p1', '', '{network}', {mac}, 1, 'DOWN', '', '', @before + seq {numbers}",
+            "INSERT INTO ml2_port_bindings (port_id, host, vnic_type, profile, vif_type, vif_details, status)"
+            f" SELECT {port}, '', 'normal', '', 'unbound', '', 'ACTIVE' {numbers}",
+            f"INSERT INTO portsecuritybindings (port_id, port_security_enabled) SELECT {port}, 0 {numbers}",
+            "INSERT INTO ebbtide_journal (kind, object_id, tries, not_before, error)"
+            f" SELECT 'ports', {port}, 0, 0, '' {numbers}",
+            "COMMIT",
+        )
+
+    def spill(self) -> None:
+        """Have all ports deleted, by hand too."""
+        self.database.ask(
+            "USE neutron",
+            "INSERT INTO ebbtide_journal (kind, object_id, tries, not_before, error) SELECT 'ports', id, 0, 0, '' FROM ports",
+            "DELETE a FROM standardattributes a JOIN ports p ON p.standard_attr_id = a.id",
+        )
 
     def waiting(self) -> int:
         """Rows of the journal."""

@@ -110,7 +110,7 @@ class Follower:
             self._look_due = now + self._options.status_interval
             found, self._after = self._statuses.unsettled(context, self._after, TURN)
             self._fresh = {name: until for name, until in self._fresh.items() if until > now}
-            ids |= {*found, *self._fresh}
+            ids |= {*found, *list(self._fresh)[-TURN:]}
         told = self._client.ports(None if _ALL in heard else sorted(ids)) if ids or _ALL in heard else []
         words = [Word(each["id"], each["status"], tuple(each["hosts"])) for each in told]
         self._statuses.take(context, words)

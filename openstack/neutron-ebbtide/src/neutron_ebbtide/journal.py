@@ -99,14 +99,15 @@ def _now(session: Any) -> int:
     return int((found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp())
 
 
-def waiting(context: Any, most: int) -> list[Entry]:
-    """Rows whose time has come, oldest first."""
+def waiting(context: Any, most: int, kinds: Sequence[str]) -> list[Entry]:
+    """Rows whose time has come; of these kinds first, in that order, and the oldest of each first."""
+    rank = sa.case({kind: number for number, kind in enumerate(kinds)}, value=Row.kind, else_=len(kinds))
     with db_api.CONTEXT_READER.using(context):
         session = context.session
         found = session.execute(
             sa.select(Row.seq, Row.kind, Row.object_id, Row.tries)
             .where(Row.not_before <= _now(session))
-            .order_by(Row.seq)
+            .order_by(rank, Row.seq)
             .limit(most)
         )
         return [Entry(*row) for row in found]

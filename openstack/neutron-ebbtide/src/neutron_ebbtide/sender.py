@@ -12,7 +12,7 @@ from typing import Any
 
 from oslo_log import log
 
-from neutron_ebbtide import compare, journal, objects
+from neutron_ebbtide import compare, journal, objects, statuses
 from neutron_ebbtide.client import MOST_BYTES, Client, encoded
 from neutron_ebbtide.errors import Away, Refused
 from neutron_ebbtide.journal import Entry, Holder
@@ -20,6 +20,8 @@ from neutron_ebbtide.journal import Entry, Holder
 LOG = log.getLogger(__name__)
 #: Rows read at a time.
 ROWS = 1000
+#: What the controller answers when it lacks what an object is in; and seconds until that leads to another comparison.
+_NO_PARENT, _PARENTS = 442, 30.0
 #: Objects in one call while the controller is slow.
 _LEAST = 20
 #: Rows of deleted objects that are taken out of the journal at a time.
@@ -27,8 +29,12 @@ _GONE = 50
 _NEWER = "the controller knows a later change than Neutron: if its database was restored, `neutron-ebbtide-sync --repair --force`"
 
 
+class _Orphans(Exception):
+    """The controller lacks what some of these are in."""
+
+
 class Sender:
-    """What the worker does while it holds the lease. `sent` is told which ports were."""
+    """What the worker does while it holds the lease. `sent` is told of ports that may become active."""
 
     def __init__(self, options: Any, holder: Holder, sent: Callable[[list[str]], None]) -> None:
         self._options, self._holder, self._sent = options, holder, sent
@@ -48,8 +54,11 @@ class Sender:
             if self._send(context):
                 return True
             if time.monotonic() - self._compared > self._options.compare_interval:
-                compare.repair(context, self._client, keep=lambda: self._keep(context))
-                self._compared = time.monotonic()
+                self._compare(context)
+        except _Orphans:
+            # It has lost something: its store, say. What is in what it has lost can be said after that.
+            self._compare(context)
+            return True
         except Away:
             # It may have been too much for it; and what it was told before, it may have lost.
             self._most = max(self._most // 2, min(_LEAST, self._options.batch))
@@ -61,8 +70,12 @@ class Sender:
         self._holder.keep(context)
         self._client.writer = self._holder.generation
 
+    def _compare(self, context: Any) -> None:
+        compare.repair(context, self._client, keep=lambda: self._keep(context))
+        self._compared = time.monotonic()
+
     def _send(self, context: Any) -> bool:
-        rows = journal.waiting(context, ROWS)
+        rows = journal.waiting(context, ROWS, objects.KINDS)
         strange = [row for row in rows if not objects.has(row.kind)]
         if strange:
             # Without its plugin nobody knows what is there: it is not gone.
@@ -78,7 +91,7 @@ class Sender:
         for kind in reversed(found):
             self._take_back(context, kind, [row for row in rows if row.kind == kind and row.id not in found[kind]])
         if rows:
-            self._sent(list(found["ports"]))
+            self._sent([name for name, port in found["ports"].items() if statuses.unsettled(port)])
             self._most = min(self._most * 2, self._options.batch)
         return bool(rows)
 
@@ -111,6 +124,8 @@ class Sender:
         try:
             known = self._client.post(kind, [bodies[i] for i in ids])
         except Refused as error:
+            if error.status == _NO_PARENT and time.monotonic() - self._compared > _PARENTS:
+                raise _Orphans from None
             if len(ids) > 1:
                 for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :]):
                     self._say(context, kind, half, rows, bodies, found)

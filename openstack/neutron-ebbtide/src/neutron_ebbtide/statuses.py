@@ -67,6 +67,11 @@ def arrived(port: Seen, word: Word) -> frozenset[str]:
     return port.comes & set(word.hosts)
 
 
+def unsettled(port: dict[str, Any]) -> bool:
+    """Whether a port, as Neutron shows it, may become active."""
+    return port["status"] != ACTIVE and bool(port.get(portbindings.HOST_ID) or port.get("device_owner") in _PLACES)
+
+
 class Statuses:
     """Brings ports in line. One thread does: what is read first is applied first."""
 

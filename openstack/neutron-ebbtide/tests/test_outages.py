@@ -1,0 +1,140 @@
+"""Whoever is away or killed: nothing is lost, and nothing that was deleted comes back."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import suppress
+from http.client import HTTPException
+
+import pytest
+from deployment import LEASE, Deployment, Refused
+
+from ebbtide.errors import NotReady
+
+pytestmark = pytest.mark.lab
+
+
+def test_what_is_made_while_the_controller_is_away_arrives(running: Deployment) -> None:
+    neutron, controller = running.neutron, running.controller
+    controller.kill()
+    network, _ = running.network()
+    group = neutron.make_one("security-groups", name="web")["id"]
+    one = {"security_group_id": group, "direction": "ingress", "protocol": "tcp"}
+    rules = [{**one, "port_range_min": port, "port_range_max": port} for port in range(1, 191)]
+    neutron.make_many("security-group-rules", rules)
+    neutron.make_many("ports", [{"network_id": network}] * 6)
+    gone = running.port(network)["id"]
+    neutron.delete("ports", gone)
+    passing, _ = running.network(cidr="10.2.0.0/24")
+    neutron.delete("networks", passing)
+    assert neutron.waiting() >= 200
+    controller.start()
+    running.wait_told()
+    assert gone not in controller.told("ports")
+    assert passing not in controller.told("networks")
+
+
+def test_a_sender_that_is_killed_loses_nothing_and_brings_nothing_back(running: Deployment) -> None:
+    neutron, controller = running.neutron, running.controller
+    network, _ = running.network()
+    old = [running.port(network)["id"] for _ in range(2)]
+    running.wait_told()
+    neutron.stop()
+    neutron.fill(network, 500)
+    for each in old:
+        neutron.delete("ports", each)
+    neutron.start_workers()
+    # Kill it as soon as something of it has been taken.
+    running.wait(lambda: len(controller.told("ports")) > 10, "the first to arrive")
+    neutron.kill()
+    neutron.start_workers()
+    running.wait_told(30)
+    assert len(controller.told("ports")) == 500
+    assert not set(old) & controller.told("ports").keys()
+    neutron.spill()
+
+
+def test_of_two_workers_one_sends_and_the_other_takes_over(running: Deployment) -> None:
+    neutron, controller = running.neutron, running.controller
+    network, _ = running.network()
+    running.wait_told()
+    first = neutron.holder()
+    neutron.start_workers("others")
+    try:
+        port = running.port(network)["id"]
+        running.wait_told()
+        assert neutron.holder() == first
+        # It hangs in the middle of its work. The other takes over, and deletes what the first may be about to send.
+        neutron.signal(signal.SIGSTOP)
+        neutron.change("ports", port, name="late")
+        running.wait(lambda: neutron.holder() not in (first, ""), "the other to take over", 3 * LEASE)
+        running.wait_told()
+        neutron.delete("ports", port)
+        running.wait_told()
+        neutron.signal(signal.SIGCONT)
+        second = neutron.holder()
+        other = running.port(network)["id"]
+        running.wait_told()
+        assert neutron.holder() == second
+        told = controller.told("ports")
+        assert port not in told
+        assert other in told
+        # One that ends lets go at once.
+        neutron.stop("others")
+        running.wait(lambda: neutron.holder() not in (second, ""), "the first to take over again", LEASE - 1)
+    finally:
+        neutron.signal(signal.SIGCONT)
+        neutron.kill("others")
+        if running.lab.spawned("workers") is None:
+            neutron.start_workers()
+
+
+def test_neutron_killed_in_the_middle_of_its_requests(running: Deployment) -> None:
+    neutron = running.neutron
+    network, _ = running.network()
+    made = threading.Event()
+
+    def keep_making() -> None:
+        with suppress(OSError, HTTPException, NotReady, Refused):
+            while True:
+                running.port(network)
+                made.set()
+
+    makers = [threading.Thread(target=keep_making) for _ in range(2)]
+    for each in makers:
+        each.start()
+    assert made.wait(20)
+    neutron.kill("neutron")
+    for each in makers:
+        each.join(30)
+    neutron.start()
+    assert neutron.all("ports")
+    running.wait_told()
+
+
+def test_what_is_refused_waits_and_hinders_nobody(running: Deployment) -> None:
+    neutron, controller = running.neutron, running.controller
+    network, _ = running.network()
+    running.wait_told()
+    # Somebody has put a port of their own into Neutron's network, which therefore cannot go.
+    controller.ask("POST", "/api/v1/ports", {"id": "own", "network": network, "mac": "02:00:00:00:00:09"})
+    neutron.delete("networks", network)
+    other, _ = running.network(cidr="10.2.0.0/24")
+    running.wait(lambda: other in controller.told("networks"), "the other to arrive")
+    code, words = neutron.sync("--check")
+    assert network in controller.told("networks")
+    assert (code, neutron.waiting()) == (1, 1)
+    assert network in words
+    assert "1 of them refused" in words
+    controller.ask("DELETE", "/api/v1/ports/own")
+    running.wait_told()
+
+
+def test_a_database_that_starts_anew_is_waited_for(running: Deployment) -> None:
+    neutron = running.neutron
+    network, _ = running.network()
+    running.lab.end_spawned("cloud-database")
+    neutron.database.start()
+    running.wait(lambda: bool(running.port(network)), "Neutron to find it")
+    running.wait_told()
