@@ -39,8 +39,13 @@ PROVIDES = {
     "ovn-host": "ovn-controller",
     "mariadb-client": "mariadb",
     "mariadb-server": "mariadbd mariadb-install-db",
+    "rabbitmq-server": "rabbitmq-server",
+    "erlang-base": "epmd",
+    "busybox": "busybox",
 }
-SERVICES = ("openvswitch-switch", "ovn-central", "ovn-host", "mariadb-server")
+SERVICES = ("openvswitch-switch", "ovn-central", "ovn-host", "mariadb-server", "rabbitmq-server", "erlang-base")
+
+DRIVER = "openstack/neutron-ebbtide/pyproject.toml"
 
 # $STUB: `state/PACKAGE` is what dpkg-query says, `calls` what was called. A package brings its commands when it is unpacked.
 APT_GET = r"""#!/usr/bin/env bash
@@ -106,7 +111,9 @@ class Machine:
         (self.checkout / ".venv/bin").mkdir(parents=True)
         (self.checkout / "openstack").mkdir()
         scripts = ("scripts/setup.sh", "scripts/setup-openstack.sh", "scripts/packages.sh")
-        for name in (*scripts, "requirements.lock", "requirements-dev.lock", "openstack/odl.lock", "pyproject.toml"):
+        locks = ("requirements.lock", "requirements-dev.lock", "openstack/odl.lock", "openstack/cloud.lock")
+        for name in (*scripts, *locks, "pyproject.toml", DRIVER):
+            (self.checkout / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, self.checkout / name)
         (self.checkout / ".venv/bin/python").symlink_to(sys.executable)
         (self.checkout / ".venv/bin/ebbtide").touch(0o755)
@@ -114,10 +121,14 @@ class Machine:
         made = f"{self.checkout.resolve()}\n{lock}\n".encode()
         made += (self.checkout / lock).read_bytes() + (self.checkout / "pyproject.toml").read_bytes()
         (self.checkout / ".venv/.ready").write_text(f"{hashlib.sha256(made).hexdigest()}  -\n")
-        (self.checkout / ".venv-odl/bin").mkdir(parents=True)
-        (self.checkout / ".venv-odl/bin/python").symlink_to(sys.executable)
-        made = f"{self.checkout.resolve()}\n".encode() + (self.checkout / "openstack/odl.lock").read_bytes()
-        (self.checkout / ".venv-odl/.ready").write_text(f"{hashlib.sha256(made).hexdigest()}  -\n")
+        for venv, parts in {
+            ".venv-odl": ("openstack/odl.lock",),
+            ".venv-openstack": ("openstack/cloud.lock", DRIVER, "pyproject.toml"),
+        }.items():
+            (self.checkout / venv / "bin").mkdir(parents=True)
+            (self.checkout / venv / "bin/python").symlink_to(sys.executable)
+            made = f"{self.checkout.resolve()}\n".encode() + b"".join((ROOT / part).read_bytes() for part in parts)
+            (self.checkout / venv / ".ready").write_text(f"{hashlib.sha256(made).hexdigest()}  -\n")
 
     def command(self, name: str, text: str = "#!/bin/sh\n") -> None:
         path = self.stub / "bin" / name
@@ -287,3 +298,17 @@ def test_a_database_for_tests_is_installed_and_does_not_start(machine: Machine) 
     ]
     assert machine.left() == []
     assert machine.setup("odl", script="setup-openstack.sh").stdout == "setup: ready\n"
+
+
+def test_what_a_cloud_runs_on_is_installed_and_does_not_start(machine: Machine) -> None:
+    wanted = ("busybox", "erlang-base", "mariadb-client", "mariadb-server", "rabbitmq-server")
+    machine.plan(*(f"{package} (1 Debian:12 [all])" for package in wanted))
+    done = machine.setup("cloud", script="setup-openstack.sh")
+    assert done.returncode == 0, done.stderr
+    disabled = [call for call in machine.calls() if call.startswith("systemctl")]
+    assert disabled == [
+        f"systemctl --quiet disable {package}.service"
+        for package in ("erlang-base", "mariadb-server", "rabbitmq-server")
+    ]
+    assert machine.left() == []
+    assert machine.setup("cloud", script="setup-openstack.sh").stdout == "setup: ready\n"
