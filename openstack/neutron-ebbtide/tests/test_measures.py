@@ -7,7 +7,7 @@ import time
 import pytest
 from deployment import Controller, Deployment
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 ROWS = 10_000
 #: Rows in a second, at least; it is some hundreds on two cores that nobody else uses.
 SLOW = 60.0
@@ -23,7 +23,7 @@ def test_ten_thousand_rows(running: Deployment) -> None:
     neutron.fill(network, ROWS)
     try:
         neutron.start_workers("filling", url=empty.url)
-        running.wait(lambda: neutron.waiting() < ROWS, "the first rows to be sent")
+        running.wait(lambda: neutron.waiting() < ROWS, "the first rows to be sent", 90)
         started = time.monotonic()
         running.wait(lambda: neutron.waiting() == 0, "the journal to be empty", ROWS / SLOW)
         took = time.monotonic() - started
