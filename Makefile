@@ -53,6 +53,11 @@ test-networking-odl: setup ## Neutron with networking-odl as a client, from a pi
 	@scripts/setup-openstack.sh odl
 	@$(BIN)/pytest tests/odl $(ARGS)
 
+.PHONY: test-driver
+test-driver: setup ## stories of our driver in a real Neutron, with MariaDB and computes of the lab
+	@scripts/setup-openstack.sh cloud
+	@$(BIN)/pytest openstack/neutron-ebbtide/tests $(ARGS)
+
 .PHONY: openstack-lab
 openstack-lab: setup ## a lab with a real OpenStack in it: three hosts, in two minutes once its packages are there
 	@scripts/setup-openstack.sh cloud
