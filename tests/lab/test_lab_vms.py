@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -222,3 +223,10 @@ def test_a_compute_may_be_dead_when_its_vm_goes(lab: Lab, wired: Callable[..., N
     assert (vm.plugged, vm.active) == ((), "")
     vm.plug(computes[1])
     assert vm.active == "b"
+
+
+def test_a_device_that_is_gone_leaves_no_socket_behind(shared: Lab) -> None:
+    """As when a VM is removed that is still being announced: a socket left open would be a warning, which is an error."""
+    with pytest.raises(OSError, match="No such device"):
+        packets.PacketSocket(shared.vm("vm1").namespace, "gone")
+    gc.collect()

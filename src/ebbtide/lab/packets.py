@@ -136,7 +136,11 @@ class PacketSocket:
     def _open(self) -> socket.socket:
         # Protocol 0 hears nothing: no frame of another device gets in before bind() names ours.
         made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        made.bind((self.device, _ETH_P_ALL))
+        try:
+            made.bind((self.device, _ETH_P_ALL))
+        except OSError:
+            made.close()
+            raise
         return made
 
     def __enter__(self) -> PacketSocket:
