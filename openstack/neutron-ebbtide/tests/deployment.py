@@ -101,6 +101,11 @@ class Controller:
         (found,) = self.ask("GET", f"/api/v1/neutron/ports?ids={port}")["ports"]
         return str(found["status"])
 
+    def hosts(self, port: str) -> list[str]:
+        """Where a port is plugged, and served."""
+        (found,) = self.ask("GET", f"/api/v1/neutron/ports?ids={port}")["ports"]
+        return list(found["hosts"])
+
     def scale_in(self, verb: str, *names: str) -> None:
         leaf = "recover-node-ids" if verb == "recover" else "scalein-node-ids"
         self.ask(

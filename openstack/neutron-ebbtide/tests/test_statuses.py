@@ -117,6 +117,29 @@ def test_a_live_migration(running: Deployment, nova: list[dict[str, Any]]) -> No
     running.wait_status(name, "DOWN")
 
 
+def test_a_live_migration_that_fails_and_is_tried_again(running: Deployment, nova: list[dict[str, Any]]) -> None:
+    neutron = running.neutron
+    network, _ = running.network(cidr="10.7.0.0/24")
+    port = running.port(network, "nova-a")
+    name = port["id"]
+    vm = running.plug(port, "a")
+    running.wait_status(name, "ACTIVE")
+    # A failed migration's binding goes a moment later than its machine at the destination does.
+    neutron.ask("POST", f"ports/{name}/bindings", {"binding": {"host": "nova-b", "project_id": "p1"}})
+    neutron.change("ports", name, **{"binding:profile": {"migrating_to": "nova-b"}})
+    for _ in range(2):
+        nova.clear()
+        migration = running.lab.migration(vm, "b")
+        migration.begin()
+        running.wait(
+            lambda: any(e["name"] == "network-vif-plugged" for e in nova), "Nova to be told of the destination"
+        )
+        migration.fail()
+        running.wait(lambda: running.controller.hosts(name) == ["nova-a"], "the controller to see that it has left")
+        running.wait_status(name, "ACTIVE")
+    running.lab.remove_vm(vm)
+
+
 def test_a_host_that_leaves(running: Deployment) -> None:
     neutron, controller = running.neutron, running.controller
     network, _ = running.network(cidr="10.5.0.0/24")

@@ -92,8 +92,10 @@ class Statuses:
             _up(context, port, word, quiet=what == QUIET)
         elif what == FALL:
             directory.get_plugin().update_port_status(context, port.id, DOWN, port.host)
-        self._told = {told for told in self._told if told[0] != port.id or told[1] in port.comes}
-        for host in arrived(port, word) - {told[1] for told in self._told if told[0] == port.id}:
+        # One that left before its binding went, as after a failure, may come again.
+        there = arrived(port, word)
+        self._told = {told for told in self._told if told[0] != port.id or told[1] in there}
+        for host in there - {told[1] for told in self._told if told[0] == port.id}:
             if _tell_nova(context, port.id):
                 LOG.info("ebbtide: port %s is served at %s, where it migrates to", port.id, host)
             self._told.add((port.id, host))
