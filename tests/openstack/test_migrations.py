@@ -48,7 +48,7 @@ def test_a_live_migration_loses_nothing(cloud: Cloud, tenant: Tenant) -> None:
             assert cloud.sdk.network.get_port(moved.port).status == "ACTIVE"
             probes.mark_phase("to wherever Nova likes")
             assert moved.migrate().status == "completed"
-            assert moved.host in ("c1", "c3")
+            assert moved.host != "c2"
             assert asked(wire) == seen_as, "its connection goes on"
         report = probes.stop()
     assert_whole(report)
