@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from ebbtide.cli.session import Session, connection_options, pass_session
+from ebbtide.cli.session import Session, connection_options, log_options, pass_session
 from ebbtide.errors import BadInput, NotReady
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ _ASK = 5.0
     "--backend-cacert", metavar="FILE", default="", help="Certificates that it is checked against, for https."
 )
 @click.option("--ovsdb", metavar="TARGET", default="", help="Open vSwitch's database, if not the usual: unix:PATH, ...")
-@click.option(
-    "--log-format", default="auto", metavar="TEXT", help="auto (text on a terminal, else JSON), json or text."
-)
-@click.option("--log-level", default="info", metavar="TEXT", help="debug, info, warning or error.")
+@log_options
 @connection_options(hidden=False)
 @pass_session
 def metadata_agent(

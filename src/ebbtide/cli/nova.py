@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ebbtide.cli.session import Session, connection_options, pass_session
+from ebbtide.cli.session import Session, connection_options, log_options, pass_session
 from ebbtide.errors import BadInput, NotFound, NotReady, Refused
 
 #: Servers at the same time, at most.
@@ -36,10 +36,7 @@ _BLOCK: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
     is_flag=True,
     help="Remove drained hosts from Nova, Placement and Neutron once their nova-compute is down.",
 )
-@click.option(
-    "--log-format", default="auto", metavar="TEXT", help="auto (text on a terminal, else JSON), json or text."
-)
-@click.option("--log-level", default="info", metavar="TEXT", help="debug, info, warning or error.")
+@log_options
 @connection_options(hidden=False)
 @pass_session
 def mover(

@@ -78,6 +78,13 @@ def connection_options(hidden: bool) -> Callable[[F], F]:
     return decorate
 
 
+def log_options(function: F) -> F:
+    """--log-format and --log-level, of what runs on."""
+    level = click.option("--log-level", default="info", metavar="TEXT", help="debug, info, warning or error.")
+    text = "auto (text on a terminal, else JSON), json or text."
+    return click.option("--log-format", default="auto", metavar="TEXT", help=text)(level(function))
+
+
 def json_option(function: F) -> F:
     """--json."""
     text = "Print the answer as JSON."

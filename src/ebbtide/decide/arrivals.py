@@ -16,6 +16,7 @@ from ebbtide.model.state import State
 
 ACTIVE, BUILD, DOWN = "ACTIVE", "BUILD", "DOWN"
 
+#: Of an `Arrival`, in the place of a compute.
 A_ROUTER = -1
 
 
@@ -60,6 +61,11 @@ def of_port(state: State, name: str, heard: Callable[[int], Heard], lowest: int 
             status = BUILD if waits else ACTIVE
             blocked = waits or blocked
     return Arrival(status, tuple(sorted(places)), blocked)
+
+
+def hosts(state: State, found: Arrival) -> tuple[str, ...]:
+    """What Neutron calls the computes where a port is plugged, and confirmed."""
+    return tuple(state.computes[number].host for number in found.places if number in state.computes)
 
 
 def senders(state: State, port: Port) -> Set[int]:

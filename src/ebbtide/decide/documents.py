@@ -99,6 +99,12 @@ def read(name: str, body: str) -> Any:
         raise BadInput(f"{words}; send it as Neutron's API has it", where) from None
 
 
+def host_of(state: State, port: str) -> str:
+    """Where Neutron has bound a port, in its own words ("": nowhere, or Neutron does not know it)."""
+    document = state.document("ports", port)
+    return (read("ports", document.body).host or "") if document is not None else ""
+
+
 def objects(name: str, given: Any) -> tuple[list[dict[str, Any]], bool]:
     """The objects of a decoded body, and whether there may be several: {"port": {...}} or {"ports": [{...}, ...]}.
 

@@ -21,7 +21,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ebbtide.errors import EbbtideError
 from ebbtide.lab.commands import wait_until
 from ebbtide.lab.compute import Compute
 from ebbtide.lab.flow_report import Report as Outcome
@@ -38,6 +37,8 @@ SABOTAGES = ("break-before-make", "skip-tunnel", "leave-residue", "cut-connectio
 PROMISED = 50.0
 RATE = 52.0
 LEAST = 1.0
+#: Seconds for computes to be ready.
+READY = 30.0
 #: Seconds after which the drain recovers who is not empty.
 DEADLINE = 20.0
 MANAGER = "tcp:10.255.0.1:6640"
@@ -95,23 +96,8 @@ def _controller(lab: Lab, directory: Path) -> Api:
     command += ["--ovsdb-listen", "ptcp:6640:10.255.0.1", "--openflow-listen", "ptcp:6653:10.255.0.1"]
     lab.spawn("controller", [*command, "--http", "127.0.0.1:8181", "--admission", "open"])
     api = Api(lab)
-
-    def leads() -> bool:
-        try:
-            return bool(api.ask("GET", "/api/v1/status")["leading"])
-        except (OSError, EbbtideError):
-            return False
-
-    wait_until(leads, "the controller to lead", deadline=20)
+    api.wait_leading(20)
     return api
-
-
-def _ready(api: Api, *names: str) -> None:
-    def holds() -> bool:
-        found = {c["name"]: c for c in api.ask("GET", "/api/v1/computes")["computes"]}
-        return all(name in found and found[name]["phase"] == "ready" for name in names)
-
-    wait_until(holds, f"{', '.join(names)} to be ready", deadline=30)
 
 
 def _add_vm(lab: Lab, api: Api, name: str, compute: str, network: int, index: int) -> Vm:
@@ -234,7 +220,7 @@ def _run(lab: Lab, directory: Path, sabotage: str | None) -> dict[str, Any]:
         lab.up()
         api = _controller(lab, directory)
         lab.add_computes(["A", "B", "C", "D"], register=MANAGER, physical_network=PHYSICAL)
-        _ready(api, "A", "B", "C", "D")
+        api.wait_ready("A", "B", "C", "D", deadline=READY)
         for number, name in enumerate(("blue", "green"), 1):
             api.ask("POST", "/api/v1/networks", {"id": name, "subnets": [f"10.{number}.0.0/24"]})
         _add_router(lab, api)
@@ -256,7 +242,7 @@ def _run(lab: Lab, directory: Path, sabotage: str | None) -> dict[str, Any]:
             _for_a_while(2.0)
         with story.phase("scale-out", "E joins with two VMs"):
             lab.add_computes(["E"], register=MANAGER, physical_network=PHYSICAL)
-            _ready(api, "E")
+            api.wait_ready("E", deadline=READY)
             new = {network: _add_vm(lab, api, f"vmE{network}", "E", network, 5) for network in (1, 2)}
             pairs = [(new[n], vm) for n in (1, 2) for vm in vms[n]]
             second.start([*pairs, *((b, a) for a, b in pairs)], rate=RATE)
@@ -277,7 +263,7 @@ def _run(lab: Lab, directory: Path, sabotage: str | None) -> dict[str, Any]:
             heir = str(_router(api)["designated"])
             story.say(f"{drained['state']}: {drained['reason']}; {heir} serves the NAT now")
             _sabotage_nat(lab.compute(heir), sabotage)
-            _ready(api, "B", "D", "E")
+            api.wait_ready("B", "D", "E", deadline=READY)
         del identities["B"]
         identical = before == _own_flows(lab.compute("B"), lports) and bool(before)
         if sabotage == "leave-residue":

@@ -6,7 +6,8 @@ import json
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
-from ebbtide.errors import NotReady, Refused
+from ebbtide.errors import EbbtideError, NotReady, Refused
+from ebbtide.lab.commands import wait_until
 from ebbtide.lab.lab import Lab
 
 #: Answers that say "not now": who asks again may be served.
@@ -43,6 +44,26 @@ class Api:
         if answer.status >= 400:
             raise Refused(f"{method} {path}: {answer.status} {text}")
         return json.loads(text) if text else None
+
+    def wait_leading(self, deadline: float) -> None:
+        """Until it leads; NotReady after `deadline` seconds."""
+
+        def leads() -> bool:
+            try:
+                return bool(self.ask("GET", "/api/v1/status")["leading"])
+            except (OSError, EbbtideError):
+                return False
+
+        wait_until(leads, "the controller to lead", deadline)
+
+    def wait_ready(self, *names: str, deadline: float) -> None:
+        """Until these computes are ready; NotReady after `deadline` seconds."""
+
+        def ready() -> bool:
+            found = {c["name"]: c["phase"] for c in self.ask("GET", "/api/v1/computes")["computes"]}
+            return all(found.get(name) == "ready" for name in names)
+
+        wait_until(ready, f"{', '.join(names)} to be ready", deadline)
 
     def rpc(self, verb: str, leaf: str, names: list[str]) -> None:
         """One of the spec's RPCs."""

@@ -22,6 +22,11 @@ class Phase(StrEnum):
     QUARANTINED = "quarantined"
 
 
+def is_waited_for(connected: bool, phase: Phase) -> bool:
+    """Whether others wait for what a compute has to confirm: it can be heard, is not held by the brake, and is no other system's."""
+    return connected and phase not in (Phase.BRAKED, Phase.FOREIGN)
+
+
 class Interface(msgspec.Struct, frozen=True):
     """A port of br-int. `ofport` 0: the switch has not realised it (or failed to: `error`).
 

@@ -21,7 +21,6 @@ from ebbtide.decide.designation import Going
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.errors import BadInput, NotFound, StillWorking
 from ebbtide.model.facts import Compute, Membership
-from ebbtide.model.observed import Phase
 from ebbtide.model.state import State
 from ebbtide.north import auth, body, explain, passing, shapes
 from ebbtide.north.answers import json_response, verdict
@@ -87,10 +86,7 @@ async def behind(service: Service, revision: int, deadline: float) -> list[str]:
 
     def late() -> list[str]:
         members = (service.cluster.members.get(c.number) for c in service.state.members())
-        waited_for = (
-            m for m in members if m is not None and m.connected and m.phase not in (Phase.BRAKED, Phase.FOREIGN)
-        )
-        return [m.name for m in waited_for if m.applied() < revision]
+        return [m.name for m in members if m is not None and m.waited_for and m.applied() < revision]
 
     await service.cluster.wait_for(lambda: not late(), deadline)
     return late()

@@ -15,7 +15,7 @@ import msgspec
 from ebbtide.decide import arrivals, documents
 from ebbtide.decide.arrivals import Heard
 from ebbtide.model.facts import Compute, Document
-from ebbtide.model.observed import Phase, View
+from ebbtide.model.observed import Phase, View, is_waited_for
 from ebbtide.model.state import State
 from ebbtide.north.tree import Rows, rows
 
@@ -38,7 +38,7 @@ class Host(msgspec.Struct, frozen=True):
     @property
     def heard(self) -> Heard:
         """As far as ports wait for it."""
-        return Heard(self.applied, self.connected and self.phase not in (Phase.BRAKED, Phase.FOREIGN))
+        return Heard(self.applied, is_waited_for(self.connected, self.phase))
 
 
 def unseen(number: int) -> Host:
@@ -72,12 +72,10 @@ def fleet(state: State) -> tuple[set[str], set[str]]:
 
 def at_its_host(state: State, name: str, status: str, hosts: Collection[str]) -> str:
     """What a status, true of a port on these hosts, is to Neutron: it is ACTIVE where Neutron has bound it. "": nothing is to be said."""
-    document = state.document("ports", name)
-    if document is None or status == arrivals.BUILD:
+    if state.document("ports", name) is None or status == arrivals.BUILD:
         return ""
-    body = documents.read("ports", document.body)
-    elsewhere = bool(hosts) and body is not None and body.host is not None and body.host not in hosts
-    return arrivals.DOWN if elsewhere else status
+    bound = documents.host_of(state, name)
+    return arrivals.DOWN if hosts and bound and bound not in hosts else status
 
 
 def _hosts(state: State, host: Callable[[int], Host]) -> Rows:
@@ -122,5 +120,5 @@ def _port(state: State, host: Callable[[int], Host], name: str) -> Node:
         return host(number).heard
 
     found = arrivals.of_port(state, name, heard)
-    hosts = [state.computes[number].host for number in found.places if number in state.computes]
-    return {"uuid": name, "status": at_its_host(state, name, found.status, hosts) or arrivals.DOWN}
+    status = at_its_host(state, name, found.status, arrivals.hosts(state, found))
+    return {"uuid": name, "status": status or arrivals.DOWN}

@@ -22,7 +22,6 @@ from ebbtide.north.schema import Schema
 from ebbtide.runtime import vswitch
 from ebbtide.runtime.service import Service
 
-#: What a host says that it is called in Nova, in its Open_vSwitch row, as networking-odl has it written there.
 LIBRARY = "ietf-yang-library:modules-state"
 #: The revision of ietf-yang-library in use (RFC 7895).
 LIBRARY_VERSION = "2016-06-21"

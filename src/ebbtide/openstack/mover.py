@@ -24,7 +24,7 @@ from ebbtide.errors import EbbtideError, NotFound, NotReady, Refused
 from ebbtide.openstack import hosts, servers
 from ebbtide.openstack.hosts import Compute, Service
 from ebbtide.openstack.nova import Cloud
-from ebbtide.openstack.servers import Server, Way
+from ebbtide.openstack.servers import Need, Server, Way
 
 log = structlog.get_logger("nova")
 KIND = "nova"
@@ -56,12 +56,12 @@ class Options:
 class Job:
     """One server that leaves its host. `claims`: those of its ports, by port; `failure`: why it has not left, at its end."""
 
-    def __init__(self, server: Server, operation: str, way: Way) -> None:
-        self.server, self.operation, self.way = server, operation, way
+    def __init__(self, server: Server, way: Way) -> None:
+        self.server, self.way = server, way
         self.claims: dict[str, Mapping[str, Any]] = {}
         self.failure = ""
         self.work: Future[None] | None = None
-        self.told = self.heard = time.monotonic()
+        self.heard = time.monotonic()
 
     @property
     def over(self) -> bool:
@@ -241,16 +241,15 @@ class Mover:
 
     def _tell(self, job: Job, failure: str = "") -> bool:
         """Report on the claims of a server; whether the controller has heard it."""
-        job.told = time.monotonic()
+        told = time.monotonic()
         for port, claim in list(job.claims.items()):
-            body = {"operation": claim["operation"], "vm": port, "claim": claim["claim"], "mover": self._name}
             try:
-                self._ask("POST", f"/movers/{KIND}/report", {**body, "failure": failure})
+                self._report(claim, failure)
             except (Refused, NotFound):
                 job.claims.pop(port, None)
             except (NotReady, OSError):
                 return False
-        job.heard = job.told
+        job.heard = told
         return True
 
     def _claim(self) -> None:
@@ -278,7 +277,7 @@ class Mover:
             return
         job = self._jobs.get(server.id)
         if job is None:
-            need = servers.need(server, cold=self._options.cold, own=False)
+            need = self._need(server)
             if need.way is Way.WAIT and not server.task:
                 self._give_up(claim, need.words)
                 return
@@ -287,16 +286,22 @@ class Mover:
         job.claims[claim["vm"]] = claim
 
     def _give_up(self, claim: Mapping[str, Any], words: str) -> None:
-        body = {"operation": claim["operation"], "vm": claim["vm"], "claim": claim["claim"], "mover": self._name}
         with suppress(Refused, NotFound):
-            self._ask("POST", f"/movers/{KIND}/report", {**body, "failure": words})
+            self._report(claim, words)
+
+    def _report(self, claim: Mapping[str, Any], failure: str) -> None:
+        body = {"operation": claim["operation"], "vm": claim["vm"], "claim": claim["claim"], "mover": self._name}
+        self._ask("POST", f"/movers/{KIND}/report", {**body, "failure": failure})
+
+    def _need(self, server: Server) -> Need:
+        return servers.need(server, cold=self._options.cold, own=False)
 
     def _begin_unplugged(self, operation: Mapping[str, Any], service: Service, plugged: set[str]) -> None:
         """Servers that no claim speaks of: stopped ones, and those without a port."""
         for server in self._cloud.servers(service.host):
             if server.id in self._jobs or len(self._jobs) >= min(operation["at-once"], self._options.at_once):
                 continue
-            need = servers.need(server, cold=self._options.cold, own=False)
+            need = self._need(server)
             if need.way is Way.LIVE and server.id in plugged:
                 continue  # the controller gives it, in its turn
             tries, at, _ = self._failed.get(server.id, (0, 0.0, ""))
@@ -313,7 +318,7 @@ class Mover:
                 self._start(server, operation["id"], Way.CONFIRM)
 
     def _start(self, server: Server, operation: str, way: Way) -> Job:
-        job = self._jobs[server.id] = Job(server, operation, way)
+        job = self._jobs[server.id] = Job(server, way)
         job.work = self._workers.submit(self._move, job)
         log.info("nova_moves", server=server.id, name=server.name, host=server.host, way=str(way), operation=operation)
         return job
@@ -411,7 +416,7 @@ class Mover:
             tries, _, words = self._failed.get(server.id, (0, 0.0, ""))
             if tries >= TRIES:
                 return "failed", words
-            need = servers.need(server, cold=self._options.cold, own=False)
+            need = self._need(server)
             if need.way is Way.WAIT and server.id not in self._jobs:
                 kept.append(need.words)
         count = f"{len(there)} server{'s' if len(there) != 1 else ''} to go"

@@ -16,7 +16,6 @@ import structlog
 from ebbtide.decide import arrivals
 from ebbtide.decide.arrivals import A_ROUTER, ACTIVE, BUILD, DOWN, Arrival, Heard
 from ebbtide.model.facts import Binding, Document, Edit, Port, Router, RouterPort
-from ebbtide.model.observed import Phase
 from ebbtide.runtime.cluster import Cluster
 
 log = structlog.get_logger("arrivals")
@@ -46,7 +45,7 @@ class Arrivals:
         known = self._told.get(name)
         if known is not None and known[0] == ACTIVE and found.status == BUILD:
             return known
-        return found.status, self._hosts(found)
+        return found.status, arrivals.hosts(self._cluster.state, found)
 
     async def run(self) -> None:
         """Tell, while this controller leads; until cancelled."""
@@ -105,7 +104,7 @@ class Arrivals:
             self._say(name, found)
 
     def _say(self, name: str, found: Arrival) -> None:
-        hosts = self._hosts(found)
+        hosts = arrivals.hosts(self._cluster.state, found)
         if found.status == BUILD:
             return
         if self._told.get(name, (DOWN, ())) != (found.status, hosts):
@@ -115,12 +114,8 @@ class Arrivals:
     def _look(self, name: str, heard: Callable[[int], Heard], lowest: int) -> Arrival:
         return arrivals.of_port(self._cluster.state, name, heard, lowest)
 
-    def _hosts(self, found: Arrival) -> tuple[str, ...]:
-        computes = self._cluster.state.computes
-        return tuple(computes[n].host for n in found.places if n in computes)
-
     def _heard(self, number: int) -> Heard:
         member = self._cluster.members.get(number)
         if member is None:
             return Heard()
-        return Heard(member.applied(), member.connected and member.phase not in (Phase.BRAKED, Phase.FOREIGN))
+        return Heard(member.applied(), member.waited_for)

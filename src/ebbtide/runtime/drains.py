@@ -20,7 +20,6 @@ from ebbtide.decide.drain import Claim, Goal, Problem, Seen, Wish
 from ebbtide.decide.scalein import Decision
 from ebbtide.errors import BadInput, EbbtideError, NotReady, Refused
 from ebbtide.model.facts import Edit, Item, Operation
-from ebbtide.model.observed import Phase
 from ebbtide.model.state import State
 from ebbtide.runtime.cluster import Cluster
 from ebbtide.runtime.endings import Endings, old_operations
@@ -151,11 +150,7 @@ class Drains:
     def _settled(self, revision: int) -> bool:
         """Whether all who can be programmed have a revision, and their cached flows have followed."""
         members = (self._cluster.members.get(c.number) for c in self._cluster.state.members())
-        return all(
-            m.settled(revision)
-            for m in members
-            if m is not None and m.connected and m.phase not in (Phase.BRAKED, Phase.FOREIGN)
-        )
+        return all(m.settled(revision) for m in members if m is not None and m.waited_for)
 
     def _filled(self, number: int) -> str:
         """Why a compute may not be empty though State says so."""

@@ -28,7 +28,7 @@ from ebbtide.decide import brake
 from ebbtide.decide.designation import Sighting
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Compute, Membership
-from ebbtide.model.observed import Phase, View
+from ebbtide.model.observed import Phase, View, is_waited_for
 from ebbtide.model.state import State
 from ebbtide.ovsdb.replica import Replica
 from ebbtide.reconcile.delta import Break, Encoded, FlowKey, Found, Work, diff, encode, resync, strangers
@@ -133,6 +133,11 @@ class Member:
     def connected(self) -> bool:
         """Whether both sessions are up: it can be programmed now."""
         return self.link is not None and self.switch is not None
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether others wait for what it has to confirm."""
+        return is_waited_for(self.connected, self.phase)
 
     def applied(self) -> int:
         """The newest revision that the switch has confirmed by barrier; 0 while its tables are not known to be right."""

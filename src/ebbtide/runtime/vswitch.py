@@ -171,6 +171,7 @@ def claim(tables: Replica, certificate: str = "") -> Claim | None:
         system_id=system_id,
         ovs_uuid=uuid,
         hostname=hostname,
+        # As networking-odl has it written there.
         nova_host=ids.get("odl_os_hostconfig_hostid", ""),
         teps=tuple(
             dict.fromkeys(teps.canonical(t.strip()) for t in config.get("local_ip", "").split(",") if t.strip())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ...errors import EbbtideError
-from ..commands import wait_until
 from ..lab import Lab
 from ..rest import Api
 from ..site import CONTROLLER, MANAGER_TARGET
@@ -46,15 +44,7 @@ def start_controller(lab: Lab, python: str = sys.executable) -> None:
         "controller",
         [python, "-m", "ebbtide", "controller", *options, "--http", "127.0.0.1:8181", "--log-format", "json"],
     )
-    api = Api(lab)
-
-    def leads() -> bool:
-        try:
-            return bool(api.ask("GET", "/api/v1/status")["leading"])
-        except (OSError, EbbtideError):
-            return False
-
-    wait_until(leads, "the controller to lead", _READY, every=0.1)
+    Api(lab).wait_leading(_READY)
 
 
 def add_computes(lab: Lab, names: Sequence[str]) -> None:
@@ -62,10 +52,4 @@ def add_computes(lab: Lab, names: Sequence[str]) -> None:
     for compute in lab.add_computes(names, physical_network=PHYSICAL):
         compute.vsctl("set", "Open_vSwitch", ".", "other_config:ebbtide-gateway=true", wait=False)
         compute.register(MANAGER_TARGET)
-    api = Api(lab)
-
-    def ready() -> bool:
-        found = {c["name"]: c["phase"] for c in api.ask("GET", "/api/v1/computes")["computes"]}
-        return all(found.get(name) == "ready" for name in names)
-
-    wait_until(ready, f"{', '.join(names)} to be ready", _READY, every=0.1)
+    Api(lab).wait_ready(*names, deadline=_READY)
