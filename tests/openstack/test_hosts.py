@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
 from ebbtide.lab import wait_until
 from ebbtide.lab.cloud import whole
 from tests.openstack.cloud import LONG, MARKS, Cloud, Tenant
@@ -49,9 +47,6 @@ def test_a_host_joins_a_running_cloud_and_serves_at_once(cloud: Cloud, tenant: T
     assert there.ping(first.ip, count=3).lost == 0
 
 
-@pytest.mark.xfail(
-    reason="where a host is silent, its ports keep their places there, and Neutron is not told that they are served elsewhere"
-)
 def test_servers_of_a_host_that_died_start_elsewhere(cloud: Cloud, tenant: Tenant) -> None:
     name = join(cloud)
     first, lost = tenant.boot("c1", name)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Set
 
 import msgspec
 
+from ebbtide.decide import documents
 from ebbtide.model.facts import Binding, BindingPhase, Edit, Membership
 from ebbtide.model.state import LAST_ZONE, State, home_zone
 
@@ -48,17 +49,31 @@ def judge(state: State, port: str, sight: Sight) -> list[Edit]:
     pending = next((b for b in bindings if b.phase is BindingPhase.PENDING), None)
     left = sight.plugged.get(active.compute) is False
     if pending is not None:
-        if (left or pending.compute in sight.frames) and pending.compute in sight.applied and sight.open:
+        if arrives(state, pending, active, sight) and pending.compute in sight.applied and sight.open:
             return _flip(active, pending)
         return []
     for old in bindings:
-        if old.phase is BindingPhase.LEAVING and _back(old, left, sight):
+        if old.phase is BindingPhase.LEAVING and _back(state, old, active, sight):
             # Pending first, and flipped only when that is applied: two computes never forward to each other.
             return [Edit(old, bound(state, port, old.compute, BindingPhase.PENDING))]
     fresh = _fresh(state, port, sight, {b.compute for b in bindings})
     if fresh is not None:
         return [Edit(None, bound(state, port, fresh, BindingPhase.PENDING))]
     return [Edit(b, None) for b in bindings] if left else []
+
+
+def arrives(state: State, pending: Binding, active: Binding, sight: Sight) -> bool:
+    """Whether the guest is, or is about to be, at a pending place: it has left the other one, it speaks at the new one; or Neutron has
+    bound it there and the other one is silent: its host died, and Nova builds it anew and waits to hear that it is served."""
+    there = sight.plugged.get(active.compute)
+    silent = there is None and _is_named(state, pending)
+    return there is False or pending.compute in sight.frames or silent
+
+
+def _is_named(state: State, binding: Binding) -> bool:
+    """Whether Neutron has bound the port there."""
+    member = state.computes.get(binding.compute)
+    return member is not None and documents.host_of(state, binding.port) == member.host
 
 
 def bound(state: State, port: str, compute: int, phase: BindingPhase) -> Binding:
@@ -75,9 +90,13 @@ def bound(state: State, port: str, compute: int, phase: BindingPhase) -> Binding
     return Binding(port, compute, phase, zone=zone)
 
 
-def _back(old: Binding, left: bool, sight: Sight) -> bool:
-    """Whether the guest is at the place it had left: the new one is gone, or it speaks there again."""
-    return bool(sight.plugged.get(old.compute)) and (left or (sight.flipped and old.compute in sight.frames))
+def _back(state: State, old: Binding, active: Binding, sight: Sight) -> bool:
+    """Whether the guest is at the place it had left: the new one is gone, or it speaks there again.
+
+    What speaks there while Neutron has bound the port at the new one is what a host that was given up for dead still runs.
+    """
+    speaks = sight.flipped and old.compute in sight.frames and not _is_named(state, active)
+    return bool(sight.plugged.get(old.compute)) and (sight.plugged.get(active.compute) is False or speaks)
 
 
 def _without_active(state: State, port: str, bindings: tuple[Binding, ...], sight: Sight) -> list[Edit]:

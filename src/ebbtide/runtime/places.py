@@ -7,9 +7,10 @@ looked at together, in one transaction. A port that is under way between two pla
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from ebbtide.decide import bindings
@@ -181,15 +182,17 @@ class Places:
         frames = self.evidence(port)
         leaving = any(b.phase is BindingPhase.LEAVING for b in held)
         flipped = leaving and self._flipped(port, held)
-        return bindings.Sight(plugged, frames, applied, flipped, self._opened(port, held, plugged, frames))
+        sight = bindings.Sight(plugged, frames, applied, flipped)
+        return msgspec.structs.replace(sight, open=self._opened(port, held, sight))
 
-    def _opened(self, port: str, held: Sequence[Binding], plugged: Mapping[int, bool], frames: Set[int]) -> bool:
+    def _opened(self, port: str, held: Sequence[Binding], sight: bindings.Sight) -> bool:
         """Whether the tunnels of a pending place carry frames, or have been waited for long enough. Until then the old one relays."""
-        pending = next((b.compute for b in held if b.phase is BindingPhase.PENDING), 0)
-        left = any(b.phase is BindingPhase.ACTIVE and plugged.get(b.compute) is False for b in held)
-        if not pending or not (left or pending in frames):
+        coming = next((b for b in held if b.phase is BindingPhase.PENDING), None)
+        active = self._cluster.state.active(port)
+        if coming is None or active is None or not bindings.arrives(self._cluster.state, coming, active, sight):
             self._waking.pop(port, None)
             return True
+        pending = coming.compute
         since = self._waking.setdefault(port, self._cluster.now())
         if self._cluster.now() - since >= self._cluster.settings.open_patience:
             return True

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ebbtide.decide.bindings import Sight, judge
-from ebbtide.model.facts import Binding, Edit, Membership
+from ebbtide.model.facts import Binding, Document, Edit, Membership
 from ebbtide.model.state import State, apply
 from tests.fakes.clouds import ACTIVE, LEAVING, PENDING, compute, network, port, state
 
@@ -121,6 +121,39 @@ def test_what_a_port_has_left_is_given_up_though_it_is_about_to_move_on() -> Non
 def test_an_interface_without_a_port_and_an_unknown_port_are_nothing() -> None:
     assert judge(EMPTY, "p9", Sight({A: True})) == []
     assert judge(EMPTY, "p1", Sight({99: True})) == []
+
+
+# --- a host dies, and Nova builds its guests elsewhere ---
+
+
+def neutron_has(found: State, host: str) -> State:
+    """Neutron has bound the port there."""
+    body = f'{{"id": "p1", "network_id": "n1", "mac_address": "02:00:00:00:00:01", "binding:host_id": "{host}"}}'
+    return apply(found, [Edit(found.document("ports", "p1"), Document("ports", "p1", body))], found.revision)
+
+
+def test_a_guest_that_is_built_anew_is_served_though_its_host_is_silent_and_it_has_said_nothing_yet() -> None:
+    found = neutron_has(with_bindings(a=ACTIVE), "c2")
+    found = once(found, Sight({B: True}))
+    assert where(found) == {A: "active", B: "pending"}
+    assert where(once(found, Sight({B: True}))) == {A: "active", B: "pending"}, "B has not applied it"
+    assert where(once(found, Sight({B: True}, applied={B}, open=False))) == {A: "active", B: "pending"}
+    assert where(once(found, Sight({B: True}, applied={B}))) == {A: "leaving", B: "active"}
+
+
+def test_a_silent_host_keeps_its_guest_while_neutron_has_it_there_and_one_that_is_heard_keeps_it_too() -> None:
+    for host, sight in (("c1", {B: True}), ("c2", {A: True, B: True}), ("", {B: True})):
+        found = neutron_has(with_bindings(a=ACTIVE, b=PENDING), host)
+        assert judge(found, "p1", Sight(sight, applied={B})) == []
+
+
+def test_what_a_host_that_was_given_up_for_dead_still_runs_does_not_get_the_port_back() -> None:
+    found = neutron_has(with_bindings(a=LEAVING, b=ACTIVE), "c2")
+    zombie = Sight({A: True, B: True}, frames={A}, applied={A, B}, flipped=True)
+    assert judge(found, "p1", zombie) == []
+    assert where(once(neutron_has(found, "c1"), zombie)) == {A: "pending", B: "active"}, "a migration was called off"
+    gone = Sight({A: False, B: True}, applied={A, B}, flipped=True)
+    assert where(once(found, gone)) == {B: "active"}
 
 
 # --- the machine ---
