@@ -15,6 +15,7 @@ import pytest
 from ebbtide.lab import processes, wait_until
 from tests.odl.conftest import LONG, Cloud
 from tests.odl.neutron import DOWN_TIME
+from tests.project import extensions
 
 pytestmark = pytest.mark.lab
 
@@ -30,6 +31,11 @@ def test_neutron_waits_for_a_controller_and_tells_an_empty_one_everything(cloud:
     cloud.network("first", 1)
     cloud.wait_told()
     assert unserved(cloud) == []
+
+
+def test_each_extension_is_in_the_documentation(polling: Cloud) -> None:
+    announced = {each["alias"] for each in polling.neutron.ask("GET", "extensions")["extensions"]}
+    assert announced == extensions.announced(extensions.WITH_NETWORKING_ODL)
 
 
 def test_every_kind_of_call_arrives_and_is_served(polling: Cloud) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from deployment import KINDS, Deployment, Refused
 
+from tests.project import extensions
+
 pytestmark = pytest.mark.lab
 
 
@@ -110,25 +112,13 @@ def test_what_is_not_served_is_refused(running: Deployment, kind: str, said: dic
 
 def test_what_is_not_served_is_not_announced(running: Deployment) -> None:
     announced = {each["alias"] for each in running.neutron.ask("GET", "extensions")["extensions"]}
-    wanted = {
-        "router",
-        "ext-gw-mode",
-        "extraroute",
-        "extraroute-atomic",
-        "fip-port-details",
-        "security-group",
-        "binding",
-    }
-    assert wanted | {"allowed-address-pairs", "port-security", "binding-extended", "agent"} <= announced
-    unwanted = {"trunk", "dvr", "l3-ha", "qos", "vlan-transparent", "port-forwarding", "extra_dhcp_opt"}
-    assert not announced & (unwanted | {"stateful-security-group", "multi-provider", "dhcp_agent_scheduler"})
+    assert announced == extensions.announced(extensions.WITH_THE_DRIVER)
 
 
 def test_a_rule_with_an_address_group_is_refused(running: Deployment) -> None:
     neutron = running.neutron
     group = neutron.make_one("security-groups", name="web")["id"]
-    addresses = neutron.make_one("address-groups", name="friends", addresses=["192.0.2.0/24"])["id"]
+    addresses = neutron.address_group()
     said = {"security_group_id": group, "direction": "ingress", "remote_address_group_id": addresses}
     with pytest.raises(Refused, match="not served by Ebbtide: use prefixes"):
         neutron.make_one("security-group-rules", **said)
-    neutron.delete("address-groups", addresses)

@@ -43,6 +43,14 @@ _NOT_SERVED = frozenset(
         "port-device-profile",
         "dhcp_agent_scheduler",
         "network_availability_zone",
+        "availability_zone",
+        "availability_zone_filter",
+        "agent-resources-synced",
+        "address-group",
+        "rbac-address-group",
+        "address-scope",
+        "rbac-address-scope",
+        "rbac-subnetpool",
     }
 )
 
