@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -362,3 +363,14 @@ def test_metrics(site: Site) -> None:
     text = site.get("/metrics").raw.decode()
     assert f'"{a.name}"' not in text, "a removed compute leaves no label behind"
     assert 'ebbtide_computes{phase="quarantined"}' in text
+
+
+def test_metrics_say_for_how_long_neutron_and_movers_have_been_silent(site: Site) -> None:
+    text = site.get("/metrics").raw.decode()
+    assert "ebbtide_neutron_silent_seconds 0" not in text
+    network = {"id": "aaaaaaaa-0000-4000-8000-000000000009", "provider:network_type": "vxlan"}
+    site.post("/controller/nb/v2/neutron/networks", {"network": network})
+    site.post(f"{API}/movers/nova/claim", {"mover": "m", "free": 0})
+    text = site.get("/metrics").raw.decode()
+    assert re.search(r"^ebbtide_neutron_silent_seconds \d", text, re.MULTILINE)
+    assert re.search(r'^ebbtide_mover_silent_seconds{kind="nova"} \d', text, re.MULTILINE)

@@ -24,7 +24,11 @@ _PATIENCE = 120.0
     "--deadline", type=Seconds(), metavar="TIME", help="From now: what is not empty by then is recovered, and named."
 )
 @click.option(
-    "--vms", default="none", show_default=True, metavar="MOVER", help="Who moves VMs: none (they are watched), lab."
+    "--vms",
+    default="none",
+    show_default=True,
+    metavar="MOVER",
+    help="Who moves VMs: none (they are watched), nova, lab.",
 )
 @click.option("--at-once", type=int, default=4, show_default=True, help="So many VMs move at the same time.")
 @click.option(

@@ -105,6 +105,20 @@ def host_of(state: State, port: str) -> str:
     return (read("ports", document.body).host or "") if document is not None else ""
 
 
+def servers_at(state: State, host: str) -> list[str]:
+    """Ports of Nova's servers that Neutron has bound to a host, by id."""
+    known: Mapping[str, Document] = state.documents.get("ports", {})
+    # To look for the name costs a hundredth of decoding a body.
+    said = msgspec.json.encode(host).decode()
+    found = (name for name, document in known.items() if said in document.body)
+    return sorted(name for name in found if _is_servers(known[name], host))
+
+
+def _is_servers(document: Document, host: str) -> bool:
+    body = read("ports", document.body)
+    return body.host == host and (body.device_owner or "").startswith("compute:")
+
+
 def objects(name: str, given: Any) -> tuple[list[dict[str, Any]], bool]:
     """The objects of a decoded body, and whether there may be several: {"port": {...}} or {"ports": [{...}, ...]}.
 

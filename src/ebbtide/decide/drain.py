@@ -262,7 +262,7 @@ def refuse(found: Sequence[Problem]) -> None:
     """
     if not found:
         return
-    hard = [p.text for p in found if p.code in ("busy", "alive")]
+    hard = [p.text for p in found if p.code in ("busy", "alive", "host")]
     if hard:
         raise Refused(f"drain refused, nothing was changed: {'; '.join(hard)}")
     homeless = [f'--allow-outage "{p.about}"' for p in found if p.code == "no-home"]
@@ -450,8 +450,8 @@ def claim(
 ) -> tuple[list[Edit], list[Claim]]:
     """Give VMs that wait to be moved to a mover of this kind, as many as it has room for, and as each drain allows at the same time.
 
-    `holding`: the VMs that it knows to have; others that it was given are told to it again, since an answer may be lost, and a mover start
-    anew.
+    `holding`: the VMs that it knows to have; others that it was given, and that are still where they were, are told to it again, since an
+    answer may be lost, and a mover start anew.
     """
     edits: list[Edit] = []
     given: list[Claim] = []
@@ -469,6 +469,7 @@ def claim(
             and i.state is ItemState.MOVING
             and i.mover == mover
             and i.object not in holding
+            and _is_at(state, i.object, i.compute)
         ]
         turn = {i.compute for i in items if i.kind == COMPUTE and i.state is ItemState.MOVING and not i.mover}
         room = operation.at_once - sum(i.kind == VM and i.state is ItemState.MOVING for i in items)
@@ -490,6 +491,11 @@ def claim(
             given.append(Claim(operation.id, item.object, item.compute, target, now))
             room -= 1
     return edits, given
+
+
+def _is_at(state: State, port: str, number: int) -> bool:
+    active = state.active(port)
+    return active is not None and active.compute == number
 
 
 def _target(state: State, operation: Operation, item: Item, standings: Mapping[int, Standing]) -> int:
@@ -692,7 +698,22 @@ class _Step:
         """Why a compute may not be empty though State says so, in words."""
         if self.operation.dead:
             return ""
-        return self.seen.filled(number) or self.seen.vouched(self.operation, number).keeps
+        return (
+            self.seen.filled(number) or self.seen.vouched(self.operation, number).keeps or self._unseen_servers(number)
+        )
+
+    def _unseen_servers(self, number: int) -> str:
+        """Servers that Neutron has there, stopped ones among them, in words; where those are asked who know, they know better."""
+        if self.operation.vms in VOUCHERS or self.operation.forced:
+            return ""
+        found = documents.servers_at(self.state, self.state.computes[number].host)
+        if not found:
+            return ""
+        named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        return (
+            f"Neutron has ports of servers there, stopped ones perhaps: {named}: move these servers, or drain with --vms nova "
+            "(or begin again with --force, if Nova is done with that host)"
+        )
 
     def _remove(self, numbers: list[int]) -> bool:
         state, seen = self.state, self.seen
@@ -925,8 +946,7 @@ class _Step:
 
     def _is_elsewhere(self, item: Item) -> bool:
         """Whether Neutron says that a VM which is plugged nowhere is on a host that stays."""
-        document = self.state.document("ports", item.object)
-        host = documents.read("ports", document.body).host if document is not None else ""
+        host = documents.host_of(self.state, item.object)
         leaving = {self.state.computes[n].host for n in self.operation.computes if n in self.state.computes}
         return host not in leaving and any(c.host == host for c in self.state.members())
 

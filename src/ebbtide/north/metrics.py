@@ -41,6 +41,8 @@ NAMES = {
     "ebbtide_debts": "Cleanings that unreachable computes owe",
     "ebbtide_operations_running": "Drains, scale-in ends, rebalances, losses and readmissions that are going on",
     "ebbtide_sessions_refused": "Connected switches that were not admitted",
+    "ebbtide_neutron_silent_seconds": "Seconds since Neutron has last said something; none while it has not",
+    "ebbtide_mover_silent_seconds": "Seconds since a mover of this kind has last said something",
     "ebbtide_flows": "Flows held by a compute, as confirmed by barrier",
     "ebbtide_connected": "Whether both sessions of a compute are up",
     "ebbtide_dirty": "Whether something is left to make or to break on a compute",
@@ -103,6 +105,13 @@ class Metrics(Collector):
         ):
             yield GaugeMetricFamily(name, NAMES[name], value=float(value))
         yield _labelled("ebbtide_learnt_changes", ("what",), {(k,): v for k, v in cluster.hidden.counts.items()})
+        told = self._service.neutron_heard
+        silent: dict[tuple[str, ...], float] = {} if told is None else {(): cluster.now() - told}
+        yield _labelled("ebbtide_neutron_silent_seconds", (), silent)
+        movers: dict[tuple[str, ...], float] = {
+            (kind,): seconds for kind, seconds in self._service.drains.silences().items()
+        }
+        yield _labelled("ebbtide_mover_silent_seconds", ("kind",), movers)
         yield from self._by_compute()
 
     def _by_compute(self) -> Iterable[Metric]:

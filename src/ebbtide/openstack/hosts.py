@@ -23,7 +23,8 @@ class Compute(NamedTuple):
 
 
 class Service(NamedTuple):
-    """A nova-compute. `reason`: why it is disabled ("": it is not, or nobody says why)."""
+    """A nova-compute. `id`: "" where Nova does not know more than its host, since a database of its is down; `reason`: why it is disabled
+    ("": it is not, or nobody says why)."""
 
     id: str
     host: str
@@ -69,6 +70,8 @@ def match(computes: Iterable[Compute], services: Iterable[Service]) -> tuple[dic
         rivals = claimed[compute.host]
         if len(rivals) > 1:
             wrong[compute.name] = f"{' and '.join(rivals)} all say that they are host {compute.host}"
+        elif len(services_there) == 1 and not services_there[0].id:
+            wrong[compute.name] = f"Nova does not know how nova-compute of {compute.host} is: a database of its is down"
         elif len(services_there) == 1:
             found[compute.name] = services_there[0]
             if not services_there[0].up:

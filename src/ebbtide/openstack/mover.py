@@ -23,6 +23,7 @@ import structlog
 from ebbtide.errors import EbbtideError, NotFound, NotReady, Refused
 from ebbtide.openstack import hosts, servers
 from ebbtide.openstack.hosts import Compute, Service
+from ebbtide.openstack.moves import Act, Move
 from ebbtide.openstack.nova import Cloud
 from ebbtide.openstack.servers import Need, Server, Way
 
@@ -36,8 +37,9 @@ LEASE, LOOK = 28.0, 0.5
 TRIES, PAUSES = 3, (5.0, 30.0)
 #: Seconds for which a scheduler may still send a server to a host that was disabled meanwhile.
 STRADDLE = 10.0
-#: Seconds after which a server that has not begun to move by our call is asked for again.
-BEGINS = 60.0
+#: Seconds for which a round may take before others are told that we are stuck; between two looks for confirmations that were forgotten, and
+#: for which a drain that has ended is remembered there; after which what is still so is said again.
+STUCK, FORGOTTEN, REMEMBERED, AGAIN = 120.0, 30.0, 86_400.0, 600.0
 _OPEN = ("pending", "moving")
 Ask = Callable[..., Any]
 _ACTIONS = {Way.LIVE: ("live-migration",), Way.COLD: ("migrate",), Way.CONFIRM: ("confirmResize",)}
@@ -54,11 +56,13 @@ class Options:
 
 
 class Job:
-    """One server that leaves its host. `claims`: those of its ports, by port; `failure`: why it has not left, at its end."""
+    """One server that leaves its host. `about`: operation and compute for which; `claims`: those of its ports, by port; `wanted`: the drain
+    goes on; `failure`: why it has not left, at its end."""
 
-    def __init__(self, server: Server, way: Way) -> None:
-        self.server, self.way = server, way
+    def __init__(self, server: Server, way: Way, about: tuple[str, str]) -> None:
+        self.server, self.move, self.about = server, Move(server, way), about
         self.claims: dict[str, Mapping[str, Any]] = {}
+        self.wanted = True
         self.failure = ""
         self.work: Future[None] | None = None
         self.heard = time.monotonic()
@@ -81,7 +85,10 @@ class Mover:
         #: Of servers without a claim: how often they have failed, when, and Nova's words.
         self._failed: dict[str, tuple[int, float, str]] = {}
         self._matched = float("-inf")
-        self._said: set[str] = set()
+        self._said: dict[str, float] = {}
+        #: When the round at hand began.
+        self._round = time.monotonic()
+        self._looked = float("-inf")
         #: Since when services have been seen to be disabled.
         self._off: dict[str, float] = {}
         self._ended = False
@@ -98,9 +105,9 @@ class Mover:
     def _run(self, over: Callable[[], bool]) -> None:
         while not over():
             busy = False
+            self._round = time.monotonic()
             try:
                 busy = self.round()
-                self._said.clear()
             except EbbtideError as error:
                 self._once(str(error))
             except Exception:
@@ -109,8 +116,11 @@ class Mover:
             time.sleep(BUSY if busy else IDLE)
 
     def _once(self, words: str) -> None:
+        """Say what is waited for; and again, if it is so for long."""
+        now = time.monotonic()
+        self._said = {said: at for said, at in self._said.items() if now - at < AGAIN}
         if words not in self._said:
-            self._said.add(words)
+            self._said[words] = now
             log.warning("nova_waits", reason=words)
 
     # --- a round ---
@@ -118,8 +128,8 @@ class Mover:
     def round(self) -> bool:
         """Do what is to be done now; whether a drain goes on."""
         # Drains before marks: a mark and the drain that needs it begin at once, so a mark that is missing here was taken away.
-        running = [d["id"] for d in self._ask("GET", "/drains")["operations"] if d["state"] == "running"]
-        found = (self._ask("GET", f"/operations/{each}") for each in running)
+        drains = self._ask("GET", "/drains")["operations"]
+        found = (self._ask("GET", f"/operations/{each['id']}") for each in drains if each["state"] == "running")
         told = {operation["id"]: operation for operation in found if operation["vms"] == KIND}
         computes = self._computes()
         services = self._cloud.services()
@@ -130,7 +140,8 @@ class Mover:
         for operation in told.values():
             for name in _emptied(operation):
                 self._apart(self._hold_off, operation, name, matched.get(name))
-        self._go_on(told, matched)
+        self._go_on(told, matched, computes)
+        self._apart(self._confirm, drains, matched)
         for operation in told.values():
             self._vouch(operation, matched, wrong)
         for service in hosts.to_enable(services, computes):
@@ -174,6 +185,8 @@ class Mover:
             return
         mine = hosts.ours(service)
         if service.enabled or (mine is not None and mine.operation != operation["id"]):
+            if self._cloud.service(service.host) != service:
+                return  # somebody has just changed it: looked at in the next round
             if service.enabled:
                 self._off.pop(service.id, None)
             self._cloud.disable(service, hosts.reason(operation["id"], name))
@@ -182,6 +195,8 @@ class Mover:
             self._off.setdefault(service.id, time.monotonic())
 
     def _give_back(self, service: Service) -> None:
+        if self._cloud.service(service.host) != service:
+            return  # somebody has just disabled it for a reason of their own
         self._cloud.enable(service)
         log.info("nova_host_enabled", host=service.host, reason=service.reason)
 
@@ -193,40 +208,47 @@ class Mover:
                 items = self._ask("GET", f"/operations/{operation}")["items"]
                 removed[operation] = {i["object"] for i in items if (i["kind"], i["state"]) == ("compute", "done")}
         for service in hosts.to_remove(known, computes, removed):
-            left = self._cloud.allocations(service.host) or [s.id for s in self._cloud.servers(service.host)]
-            if left:
-                self._once(
-                    f"host {service.host} is not removed: {', '.join(left[:3])} are still there for Nova or Placement"
-                )
-                continue
-            self._cloud.remove(service)
-            log.info("nova_host_removed", host=service.host, reason=service.reason)
+            self._apart(self._remove_one, service)
+
+    def _remove_one(self, service: Service) -> None:
+        left = self._cloud.allocations(service.host) or [s.id for s in self._cloud.servers(service.host)]
+        if left:
+            self._once(
+                f"host {service.host} is not removed: {', '.join(left[:3])} are still there for Nova or Placement"
+            )
+            return
+        self._cloud.remove(service)
+        log.info("nova_host_removed", host=service.host, reason=service.reason)
 
     # --- servers ---
 
-    def _go_on(self, told: Mapping[str, Mapping[str, Any]], matched: Mapping[str, Service]) -> None:
+    def _go_on(
+        self,
+        told: Mapping[str, Mapping[str, Any]],
+        matched: Mapping[str, Service],
+        computes: Mapping[str, Compute],
+    ) -> None:
+        turns = {(operation["id"], name) for operation in told.values() for name in _in_turn(operation)}
         for job in list(self._jobs.values()):
             if job.over:
                 self._end(job)
-        self._claim()
+            elif not job.claims and job.about not in turns:
+                job.wanted = False
+        self._claim(computes)
         for operation in told.values():
-            open_ports = (i["object"] for i in operation["items"] if i["kind"] == "vm" and i["state"] in _OPEN)
-            plugged = {self._owner(port)[1] for port in open_ports}
-            for name in _in_turn(operation):
-                service = matched.get(name)
-                if service is not None:
-                    self._apart(self._begin_unplugged, operation, service, plugged)
-                    self._apart(self._confirm, operation, service)
+            self._apart(self._begin_unclaimed, operation, matched)
 
     def _beat(self) -> None:
         """Say that we are at it, however long a round takes."""
         while not self._ended:
             for job in list(self._jobs.values()):
-                if job.claims and not job.over:
+                stuck = time.monotonic() - self._round > STUCK
+                if job.claims and not job.over and not stuck:
                     with suppress(EbbtideError):
                         self._tell(job)
                 if job.claims and time.monotonic() - job.heard > LEASE:
                     job.claims.clear()
+                    job.wanted = False
             time.sleep(BEAT)
 
     def _end(self, job: Job) -> None:
@@ -247,18 +269,19 @@ class Mover:
                 self._report(claim, failure)
             except (Refused, NotFound):
                 job.claims.pop(port, None)
+                job.wanted = bool(job.claims)
             except (NotReady, OSError):
                 return False
         job.heard = told
         return True
 
-    def _claim(self) -> None:
+    def _claim(self, computes: Mapping[str, Compute]) -> None:
         """Take VMs that are plugged, as many as there is room for: the controller says which, and paces them."""
         free = max(0, self._options.at_once - len(self._jobs))
         holding = sorted(port for job in self._jobs.values() for port in job.claims)
         body = {"mover": self._name, "free": free, "holding": holding}
         for claim in self._ask("POST", f"/movers/{KIND}/claim", body)["claims"]:
-            self._take(claim)
+            self._apart(self._take, claim, computes)
 
     def _owner(self, port: str) -> tuple[str, str]:
         """Who a port is of, asked once a drain."""
@@ -266,24 +289,26 @@ class Mover:
             self._devices[port] = self._cloud.owner(port)
         return self._devices[port]
 
-    def _take(self, claim: Mapping[str, Any]) -> None:
+    def _take(self, claim: Mapping[str, Any], computes: Mapping[str, Compute]) -> None:
         owner, device = self._owner(claim["vm"])
         server = self._cloud.server(device) if owner.startswith("compute:") else None
         if server is None:
-            words = (
-                f"is no server's of Nova: it is {owner or 'nobody'}'s ({device or 'no device'}): move it, or delete it"
-            )
-            self._give_up(claim, words)
+            self._give_up(claim, servers.unowned(owner, device))
             return
+        source = computes.get(claim["source"])
         job = self._jobs.get(server.id)
         if job is None:
+            if source is None or server.host != source.host:
+                return  # it has left, and is on no host of ours to move: those who send to it follow
             need = self._need(server)
             if need.way is Way.WAIT and not server.task:
                 self._give_up(claim, need.words)
                 return
             # What Nova is doing with it is waited for: a snapshot is no failure, and a migration may be ours of before.
-            job = self._start(server, claim["operation"], Way.LIVE if need.way is Way.WAIT else need.way)
+            way = Way.LIVE if need.way is Way.WAIT else need.way
+            job = self._start(server, (claim["operation"], claim["source"]), way)
         job.claims[claim["vm"]] = claim
+        job.wanted = True
 
     def _give_up(self, claim: Mapping[str, Any], words: str) -> None:
         with suppress(Refused, NotFound):
@@ -296,31 +321,61 @@ class Mover:
     def _need(self, server: Server) -> Need:
         return servers.need(server, cold=self._options.cold, own=False)
 
-    def _begin_unplugged(self, operation: Mapping[str, Any], service: Service, plugged: set[str]) -> None:
+    def _begin_unclaimed(self, operation: Mapping[str, Any], matched: Mapping[str, Service]) -> None:
         """Servers that no claim speaks of: stopped ones, and those without a port."""
+        open_ports = (i["object"] for i in operation["items"] if i["kind"] == "vm" and i["state"] in _OPEN)
+        plugged = {self._owner(port)[1] for port in open_ports}
+        for name in _in_turn(operation):
+            if name in matched:
+                self._apart(self._begin_unplugged, operation, name, matched[name], plugged)
+
+    def _begin_unplugged(
+        self, operation: Mapping[str, Any], name: str, service: Service, plugged: Container[str]
+    ) -> None:
         for server in self._cloud.servers(service.host):
             if server.id in self._jobs or len(self._jobs) >= min(operation["at-once"], self._options.at_once):
                 continue
             need = self._need(server)
             if need.way is Way.LIVE and server.id in plugged:
                 continue  # the controller gives it, in its turn
-            tries, at, _ = self._failed.get(server.id, (0, 0.0, ""))
-            early = tries and time.monotonic() - at < PAUSES[min(tries, len(PAUSES)) - 1]
-            if need.way is not Way.WAIT and tries < TRIES and not early:
-                self._start(server, operation["id"], need.way)
+            if need.way is not Way.WAIT and self._may_try(server.id):
+                self._start(server, (operation["id"], name), need.way)
 
-    def _confirm(self, operation: Mapping[str, Any], service: Service) -> None:
-        """Cold migrations from there that have arrived, and that a mover of this drain has begun, which was killed since."""
-        for move in self._cloud.migrations(host=service.host, status="finished", migration_type="migration"):
-            ours = move.by == self._cloud.user and move.begun >= operation["began"] and move.source == service.host
-            server = self._cloud.server(move.server) if ours and move.server not in self._jobs else None
+    def _may_try(self, server: str) -> bool:
+        """Whether a server that no claim speaks of is tried (again) now."""
+        tries, at, _ = self._failed.get(server, (0, 0.0, ""))
+        early = tries and time.monotonic() - at < PAUSES[min(tries, len(PAUSES)) - 1]
+        return tries < TRIES and not early
+
+    def _confirm(self, drains: Iterable[Mapping[str, Any]], matched: Mapping[str, Service]) -> None:
+        """Cold migrations that a mover has begun for a drain, which was killed before they arrived; also where that has ended since."""
+        if time.monotonic() - self._looked < FORGOTTEN:
+            return
+        since = time.time() - REMEMBERED
+        began: dict[str, tuple[float, tuple[str, str]]] = {}
+        for operation in drains:
+            if operation["state"] == "running" or operation["over"] > since:
+                for name in (n for n in operation["computes"] if n in matched):
+                    began.setdefault(matched[name].host, (operation["began"], (operation["id"], name)))
+        moves = self._cloud.migrations(status="finished", migration_type="migration") if began else []
+        for move in moves:
+            at, about = began.get(move.source, (float("inf"), ("", "")))
+            if (
+                move.by != self._cloud.user
+                or move.begun < at
+                or move.server in self._jobs
+                or not self._may_try(move.server)
+            ):
+                continue
+            server = self._cloud.server(move.server)
             if server is not None and servers.need(server, cold=True, own=True).way is Way.CONFIRM:
-                self._start(server, operation["id"], Way.CONFIRM)
+                self._start(server, about, Way.CONFIRM)
+        self._looked = time.monotonic()
 
-    def _start(self, server: Server, operation: str, way: Way) -> Job:
-        job = self._jobs[server.id] = Job(server, way)
+    def _start(self, server: Server, about: tuple[str, str], way: Way) -> Job:
+        job = self._jobs[server.id] = Job(server, way, about)
         job.work = self._workers.submit(self._move, job)
-        log.info("nova_moves", server=server.id, name=server.name, host=server.host, way=str(way), operation=operation)
+        log.info("nova_moves", server=server.id, name=server.name, host=server.host, way=str(way), operation=about[0])
         return job
 
     def _move(self, job: Job) -> None:
@@ -335,27 +390,27 @@ class Mover:
             log.warning("nova_not_moved", server=job.server.id, host=job.server.host, reason=job.failure)
 
     def _moved(self, job: Job) -> str:
-        """Have a server leave; why it has not ("": it has)."""
-        server, cloud, asked = job.server, self._cloud, float("-inf")
-        seen = server.task == "migrating"
+        """Have a server leave; why it has not ("": it has, or need not any more)."""
+        server, cloud, move = job.server, self._cloud, job.move
         while not self._ended:
             try:
                 now = cloud.server(server.id)
-                if now is None or _has_left(job, now):
-                    return ""
-                if now.task:
-                    seen = seen or asked > 0 or now.task == "migrating"
-                elif now.status == "ERROR" and now.host != server.host:
-                    return f"{_called(now)}: it has come to {now.host}, and is in ERROR there"
-                elif job.way is Way.COLD and now.status == "VERIFY_RESIZE":
-                    job.way, seen, asked = Way.CONFIRM, False, float("-inf")
-                    continue
-                elif seen:
-                    words = cloud.last_words(server.id, _ACTIONS[job.way])
-                    return f"{_called(now)}: {words or f'it is {now.status} on {now.host}, and Nova does not say why'}"
-                elif time.monotonic() - asked > BEGINS:
-                    self._begin(job)
-                    asked, seen = time.monotonic(), job.way is not Way.CONFIRM
+                match move.step(now, time.monotonic(), wanted=job.wanted):
+                    case Act.LEFT:
+                        return ""
+                    case Act.DROPPED:
+                        log.info("nova_let_go", server=server.id, name=server.name, host=server.host)
+                        return ""
+                    case Act.STRANDED if now is not None:
+                        return f"{_called(now)}: it has come to {now.host}, and is in ERROR there"
+                    case Act.FAILED if now is not None:
+                        words = cloud.last_words(server.id, _ACTIONS[move.way])
+                        return (
+                            f"{_called(now)}: {words or f'it is {now.status} on {now.host}, and Nova does not say why'}"
+                        )
+                    case Act.BEGIN:
+                        self._begin(job)
+                        move.asked(time.monotonic())
             except NotReady as error:
                 # Whether it has begun nobody knows: it is looked at, and asked for again if it has not. That is no failure of the server's.
                 self._once(str(error))
@@ -364,7 +419,7 @@ class Mover:
         return "its mover ends"
 
     def _begin(self, job: Job) -> None:
-        match job.way:
+        match job.move.way:
             case Way.LIVE:
                 self._cloud.migrate_live(job.server.id, self._options.block)
             case Way.COLD:
@@ -421,13 +476,6 @@ class Mover:
                 kept.append(need.words)
         count = f"{len(there)} server{'s' if len(there) != 1 else ''} to go"
         return "emptying", "; ".join([count, *kept[:3]])
-
-
-def _has_left(job: Job, now: Server) -> bool:
-    """Whether it has; a cold one has when it is confirmed."""
-    if now.task or now.status in ("VERIFY_RESIZE", "ERROR"):
-        return False
-    return job.way is Way.CONFIRM or now.host != job.server.host
 
 
 def _called(server: Server) -> str:

@@ -33,6 +33,12 @@ _GOES_ON = {
 }
 #: Of Neutron's agents, those that stand for our hosts.
 AGENT_TYPE = "Ebbtide vSwitch"
+#: Seconds for an answer.
+_TIMEOUT = 60
+#: Answers that say nothing about what was asked: who is asked is busy, or does not know us at the moment.
+_LATER = {401, 408, 429}
+#: What Nova calls whatever a database that is down would know of (microversion 2.69).
+_UNKNOWN = "UNKNOWN"
 #: Bytes of what Nova says that are kept.
 _WORDS = 400
 T = TypeVar("T")
@@ -68,7 +74,7 @@ class Cloud:
     def _connection(self) -> Any:
         found = getattr(self._own, "connection", None)
         if found is None:
-            found = openstack.connect(cloud=self._name or None, app_name="ebbtide")
+            found = openstack.connect(cloud=self._name or None, app_name="ebbtide", api_timeout=_TIMEOUT)
             self._own.connection = found
         return found
 
@@ -83,7 +89,8 @@ class Cloud:
             return call(self._connection)
         except exceptions.HttpException as error:
             words, code = f"{what}: {_said(error)}", error.status_code or 500
-            raise (NotFound if code == 404 else Refused if code < 500 else NotReady)(words) from None
+            kind = NotReady if code >= 500 or code in _LATER else NotFound if code == 404 else Refused
+            raise kind(words) from None
         except (exceptions.SDKException, ClientException, OSError) as error:
             raise NotReady(f"{what}: {str(error)[:_WORDS]}") from None
 
@@ -96,8 +103,17 @@ class Cloud:
 
     def services(self) -> list[Service]:
         """Every nova-compute."""
-        found = self._ask("nova-compute services", lambda c: list(c.compute.services(binary="nova-compute")))
-        return [Service(s.id, s.host, s.status == "enabled", s.state == "up", s.disabled_reason or "") for s in found]
+        return self._services()
+
+    def service(self, host: str) -> Service | None:
+        """The one of a host, as it is now."""
+        return next(iter(self._services(host=host)), None)
+
+    def _services(self, **query: str) -> list[Service]:
+        found = self._ask("nova-compute services", lambda c: list(c.compute.services(binary="nova-compute", **query)))
+        return [
+            Service(s.id or "", s.host, s.status == "enabled", s.state == "up", s.disabled_reason or "") for s in found
+        ]
 
     def disable(self, service: Service, reason: str) -> None:
         """Let nothing new be scheduled there; what runs there is not touched."""
@@ -231,6 +247,8 @@ def _instant(text: str | None) -> float:
 
 
 def _server(found: Any) -> Server:
+    if found.status == _UNKNOWN:
+        raise NotReady(f"Nova does not know what becomes of server {found.id}: a database of its is down")
     return Server(found.id, found.name or "", found.status or "", found.task_state or "", found.compute_host or "")
 
 
@@ -246,7 +264,11 @@ def _allocations(provider: str, connection: Any) -> list[str]:
 
 
 def _is_provider(provider: str, connection: Any) -> bool:
-    return bool(connection.placement.get(f"/resource_providers/{provider}").status_code == 200)
+    answer = connection.placement.get(f"/resource_providers/{provider}")
+    if answer.status_code == 404:
+        return False
+    exceptions.raise_from_response(answer)
+    return True
 
 
 def _delete_agent(agent: str, connection: Any) -> None:

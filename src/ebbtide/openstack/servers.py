@@ -61,3 +61,11 @@ def need(server: Server, *, cold: bool, own: bool) -> Need:
             else Need(Way.WAIT, f"{who} is stopped, and this mover moves no stopped ones (--cold)")
         )
     return Need(Way.WAIT, f"{who} is in {status}: {_HOW.get(status, 'wait for it')}")
+
+
+def unowned(owner: str, device: str) -> str:
+    """What is said of a port that no server of Nova's has, and what to do with it. `owner`, `device`: as Neutron has them."""
+    told = f"is no server's of Nova: it is {owner or 'nobody'}'s ({device or 'no device'})"
+    if owner == "network:dhcp":
+        return f"{told}: stop that agent and delete the port, since every compute answers DHCP itself"
+    return f"{told}: move it, or delete it"

@@ -173,6 +173,10 @@ class Drains:
         """Whether a mover of some kind has asked for VMs of late."""
         return self._cluster.now() - self._asked.get(kind, float("-inf")) < LEASE
 
+    def silences(self) -> dict[str, float]:
+        """Of each kind of mover that this controller has heard of: for how many seconds none of it has said a word."""
+        return {kind: self._cluster.now() - at for kind, at in self._asked.items()}
+
     def _hear(self, operation: str, vm: str, mover: str) -> None:
         self._heard[operation, vm, mover] = self._cluster.now()
 

@@ -115,6 +115,8 @@ class Service:
         self.returns = Returns(cluster, new_id)
         self.waiting = Waiting(cluster)
         self.arrivals = Arrivals(cluster)
+        #: When Neutron has said something last (monotonic); None: not yet, to this controller.
+        self.neutron_heard: float | None = None
 
     @property
     def state(self) -> State:
@@ -832,6 +834,7 @@ class Service:
             return [*turn, *edits], (edits, found)
 
         edits, found = await self.cluster.store.commit(decide)
+        self.neutron_heard = self.cluster.now()
         said_of_neutron(edits)
         return found
 

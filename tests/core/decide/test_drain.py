@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ebbtide.decide import dead, designation, drain, foresight, marking, routing, scalein
 from ebbtide.decide.dead import Sight
-from ebbtide.decide.drain import COMPUTE, SERVICE, VM, Seen, Vouch, Wish
+from ebbtide.decide.drain import COMPUTE, SERVICE, VM, Problem, Seen, Vouch, Wish
 from ebbtide.errors import Refused
 from ebbtide.model.facts import BindingPhase, Document, Edit, Item, ItemState, Membership, Operation
 from ebbtide.model.state import SUBNET, subnet_name
@@ -117,6 +117,7 @@ class Drained:
             at_once=wish.at_once,
             wave=wish.wave,
             deadline=wish.deadline,
+            forced=wish.forced,
             outages=wish.outages,
             marked=own,
             dead=wish.dead,
@@ -316,6 +317,46 @@ def test_a_stopped_vm_has_gone_when_neutron_has_it_on_a_host_that_stays() -> Non
         told.cloud.commit([Edit(known, Document("ports", "vm1", json.dumps(body)))])
         told.step()
         assert told.state_of(VM, "vm1") is state
+
+
+def test_a_vm_that_has_left_is_not_given_to_its_mover_again() -> None:
+    told = Drained(vms="ab")
+    told.begin("a", Wish(vms="lab"))
+    told.step()
+    assert told.claim() == ["vm1"]
+    again = drain.claim(told.cloud.state, "lab", "m", 10, told.now, told.cloud.standings(), holding=())[1]
+    assert [x.vm for x in again] == ["vm1"], "the answer may have been lost"
+    told.cloud.plug("vm1", 3)
+    told.cloud.run("vm1", 3)
+    assert [b.phase for b in told.cloud.state.bindings["vm1"]] == [BindingPhase.LEAVING, BindingPhase.ACTIVE]
+    assert drain.claim(told.cloud.state, "lab", "m", 10, told.now, told.cloud.standings(), holding=())[1] == []
+
+
+def test_ports_that_neutron_has_there_keep_a_compute_where_nobody_asks_nova() -> None:
+    for wish, members in ((Wish(), "abcd"), (Wish(vms="nova"), "bcd"), (Wish(forced="Nova is done with it"), "bcd")):
+        told = Drained(vms="")
+        body = {
+            "network_id": "blue",
+            "mac_address": "02:00:00:00:00:09",
+            "binding:host_id": "a",
+            "device_owner": "compute:nova",
+        }
+        told.cloud.commit([Edit(None, Document("ports", "stopped", json.dumps(body)))])
+        told.begin("a", wish)
+        told.run()
+        assert told.members() == members
+        if members == "abcd":
+            assert "servers there, stopped ones perhaps: stopped: move" in told.item(COMPUTE, "a").reason
+            known = told.cloud.state.document("ports", "stopped")
+            told.cloud.commit([Edit(known, Document("ports", "stopped", json.dumps(body | {"binding:host_id": "b"})))])
+            told.run()
+            assert told.members() == "bcd"
+
+
+def test_a_compute_that_is_none_of_novas_is_not_drained_by_nova_for_any_reason() -> None:
+    with pytest.raises(Refused) as refused:
+        drain.refuse([Problem("host", "a", "a: no nova-compute is called a")])
+    assert "--force" not in str(refused.value)
 
 
 def test_the_deadline_recovers_and_names_and_waits_for_what_is_in_flight() -> None:

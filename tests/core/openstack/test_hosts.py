@@ -43,6 +43,14 @@ def test_a_host_whose_nova_compute_is_down_is_known_and_cannot_be_emptied() -> N
     assert "nova-compute of a is down" in wrong["a"]
 
 
+def test_a_host_of_which_nova_knows_nothing_now_is_left_alone() -> None:
+    unknown = Service("", "a", enabled=False, up=False)
+    found, wrong = match([compute("a")], [unknown])
+    assert not found
+    assert "a database of its is down" in wrong["a"]
+    assert not to_enable([unknown], by_name(compute("a")))
+
+
 def test_a_reason_of_ours_names_the_operation_and_the_compute_and_others_are_none() -> None:
     assert ours(service("a", MINE)) == Ours("op1", "a")
     for why in ("", "broken fan", f"{MINE} and a broken fan", "ebbtide drain"):
