@@ -36,8 +36,9 @@ def read(known: State, hosts: dict[int, Host], path: str, *, old: bool = True) -
     return tree.envelope(tree.locate(trees, tree.steps(path), old), old)
 
 
-def ready(applied: int = 1) -> Host:
-    return Host(KERNEL, True, Phase.READY, applied)
+def ready(applied: int = 1, *, makes: bool = True) -> Host:
+    """`makes`: its switch has made the interfaces that are plugged there, and has their flows."""
+    return Host(KERNEL, True, Phase.READY, applied, lambda name: makes)
 
 
 def test_hosts_are_ready_computes_and_nothing_is_allowed_on_those_that_leave() -> None:
@@ -102,6 +103,7 @@ def test_a_port_is_active_once_it_is_plugged_and_all_that_send_to_it_have_confir
     assert status({1: ready(9)}, P1) == "DOWN", "it is plugged nowhere"
     assert status({1: ready(9)}, P1, Binding(P1.id, 1, BindingPhase.PENDING, since=7)) == "DOWN"
     assert status({1: ready(6)}, P1, AT) == "DOWN"
+    assert status({1: ready(7, makes=False)}, P1, AT) == "DOWN", "its tap is not there yet, so it has no flows"
     assert status({1: ready(7)}, P1, AT) == "ACTIVE"
     assert status({1: ready(7), 2: ready(6)}, P1, AT, NEAR, NEAR_AT) == "DOWN"
     assert status({1: ready(7), 2: ready(7)}, P1, AT, NEAR, NEAR_AT) == "ACTIVE"

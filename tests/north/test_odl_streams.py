@@ -94,7 +94,7 @@ class Ports:
 
     def plug(self, name: str, mac: str) -> None:
         self.lab.add_vm(name, "a", mac, "", name)
-        self.site.wait(lambda: self.site.app.service.arrivals.told(name)[0] == "ACTIVE")
+        self.site.wait(lambda: next(self.site.app.service.arrivals.told(name))[0] == "ACTIVE")
 
     def forget(self, *names: str) -> None:
         for name in names:

@@ -89,6 +89,11 @@ def test_a_second_controller_stands_by_and_takes_over(trio: list[Server], make_s
     assert not second.app.cluster.store.leading.is_set()
     answer = second.post("/api/v1/networks", {"id": "green"})
     assert answer.status == 503
+    # It sees no switch: nobody must take that for what is so.
+    hosts, ports = "/restconf/operational/neutron:neutron/hostconfigs", "/api/v1/neutron/ports"
+    for path in (hosts, ports, "/api/v1/neutron/hosts", "/api/v1/events?kinds=neutron-port"):
+        assert second.get(path).status == 503, path
+    assert (first.get(hosts).status, first.get(ports).status) == (200, 200)
     first.stop()
     second.wait(second.app.cluster.store.leading.is_set)
     second.call(second.app.service.add_network("green", []))

@@ -20,11 +20,17 @@ ACTIVE, BUILD, DOWN = "ACTIVE", "BUILD", "DOWN"
 A_ROUTER = -1
 
 
+def _nothing(port: str) -> bool:
+    return False
+
+
 class Heard(NamedTuple):
-    """What is heard of a compute: the newest revision that it has confirmed; whether it is waited for (it is connected, and ours)."""
+    """What is heard of a compute: the newest revision that it has confirmed; whether it is waited for (it is connected, and ours); which
+    ports have flows of their own there, confirmed: one whose interface its switch has not made yet has none."""
 
     applied: int = 0
     counts: bool = False
+    serves: Callable[[str], bool] = _nothing
 
 
 class Arrival(NamedTuple):
@@ -49,7 +55,8 @@ def of_port(state: State, name: str, heard: Callable[[int], Heard], lowest: int 
     for binding in state.bindings.get(name, ()):
         if binding.phase is BindingPhase.LEAVING:
             continue
-        here = heard(binding.compute).applied >= binding.since
+        there = heard(binding.compute)
+        here = there.applied >= binding.since and there.serves(name)
         if here:
             places.append(binding.compute)
         else:

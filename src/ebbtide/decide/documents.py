@@ -99,10 +99,11 @@ def read(name: str, body: str) -> Any:
         raise BadInput(f"{words}; send it as Neutron's API has it", where) from None
 
 
-def host_of(state: State, port: str) -> str:
-    """Where Neutron has bound a port, in its own words ("": nowhere, or Neutron does not know it)."""
+def host_of(state: State, port: str) -> str | None:
+    """Where Neutron has bound a port, in its own words ("": nowhere; None: it does not say, or does not know the port)."""
     document = state.document("ports", port)
-    return (read("ports", document.body).host or "") if document is not None else ""
+    host: str | None = read("ports", document.body).host if document is not None else None
+    return host
 
 
 def servers_at(state: State, host: str) -> list[str]:

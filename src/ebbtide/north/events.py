@@ -31,7 +31,8 @@ WATCHERS = 256
 KEEPALIVE = 15.0
 #: What everybody is told of who does not ask for something else.
 KINDS = frozenset({"state", "compute", "progress", "operation"})
-ALL = KINDS | {"neutron-port"}
+PORT = "neutron-port"
+ALL = KINDS | {PORT}
 Listener = Callable[[str, dict[str, Any]], None]
 
 
@@ -84,11 +85,19 @@ class Watcher:
 class Hub:
     """All watchers of one cluster, and the events of late.
 
-    `listeners` is where it joins in, `revision` State's, `first` what ids grow from: larger at each start.
+    `listeners` is where it joins in, `revision` State's, `first` what ids grow from: larger at each start; `leads`: whether this controller
+    does.
     """
 
-    def __init__(self, listeners: list[Listener], revision: Callable[[], int], first: int | None = None) -> None:
+    def __init__(
+        self,
+        listeners: list[Listener],
+        revision: Callable[[], int],
+        first: int | None = None,
+        leads: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._revision = revision
+        self._leads = leads
         self._next = time.time_ns() // 1000 if first is None else first
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._began = self._next
@@ -137,17 +146,21 @@ class Hub:
             for event in missed or ():
                 if event.kind in kinds:
                     yield event.text()
-            while not self._closed:
+            while not self._closed and self._may_follow(kinds):
                 found = await watcher.take()
                 if watcher.overflown:
                     watcher.overflown = False
                     yield self._say("reset")
                 for event in found:
                     yield event.text()
-                if not found and not self._closed:
+                if not found and not self._closed and self._may_follow(kinds):
                     yield ": nothing new\n\n"
         finally:
             self._watchers.discard(watcher)
+
+    def _may_follow(self, kinds: Set[str]) -> bool:
+        """Whether these kinds happen here: ports' status is known to who leads."""
+        return PORT not in kinds or self._leads()
 
     def _say(self, kind: str) -> str:
         return Event(self.newest, kind, "", {"revision": self._revision()}).text()
@@ -162,6 +175,8 @@ class Hub:
             # What is no id of ours is of another life: the answer is `reset`.
             last = (int(given) if given.isdecimal() and len(given) < 20 else -1) if given else None
             kinds = _kinds(request.query_params.get("kinds", ""))
+            if not self._may_follow(kinds):
+                raise NotReady("this controller stands by, and hears of no port: ask the one that leads")
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(self.stream(last, kinds), 200, headers, "text/event-stream")
 

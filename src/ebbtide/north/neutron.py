@@ -7,6 +7,7 @@ served (the event "neutron-port" tells of changes). Parse, ask the service, answ
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ from ebbtide.north.answers import json_response
 from ebbtide.runtime.service import Service
 
 ROOT = "/controller/nb/v2/neutron"
+#: Ports looked at before others have their turn.
+_AT_ONCE = 500
 
 
 def routes(service: Service) -> list[Route]:
@@ -70,6 +73,7 @@ def routes(service: Service) -> list[Route]:
         return json_response({"documents": counts, "unserved": shown, "revision": state.revision})
 
     async def hosts(request: Request) -> Response:
+        service.need_lead()
         state, members = service.state, service.cluster.members
         shown = []
         for compute in sorted(state.members(), key=lambda c: c.host):
@@ -89,16 +93,19 @@ def routes(service: Service) -> list[Route]:
         return json_response({"hosts": shown, "revision": state.revision})
 
     async def ports(request: Request) -> Response:
+        service.need_lead()
         state = service.state
         known: Mapping[str, Document] = state.documents.get("ports", {})
         asked = request.query_params.get("ids")
         ids = sorted(known) if asked is None else [name for name in asked.split(",") if name in known]
         if asked is not None and asked.count(",") >= documents.MAX_BULK:
             raise BadInput(f"ids: at most {documents.MAX_BULK} in one call; leave it away for all", "ids", "too-big")
-        shown = []
-        for name in ids:
-            status, at = service.arrivals.told(name)
-            shown.append({"id": name, "status": status, "hosts": list(at)})
+        shown: list[dict[str, Any]] = []
+        for at in range(0, len(ids), _AT_ONCE):
+            some = ids[at : at + _AT_ONCE]
+            found = zip(some, service.arrivals.told(*some), strict=True)
+            shown += [{"id": name, "status": status, "hosts": list(there)} for name, (status, there) in found]
+            await asyncio.sleep(0)
         return json_response({"ports": shown, "revision": state.revision})
 
     async def unknown(request: Request) -> Response:

@@ -28,17 +28,18 @@ _FEATURE = "service-provider-feature"
 
 
 class Host(msgspec.Struct, frozen=True):
-    """What is seen of a compute. `applied`: the newest revision that its switch has confirmed."""
+    """What is seen of a compute. `applied`, `serves`: see `Heard`."""
 
     view: View = View()
     connected: bool = False
     phase: Phase = Phase.CONNECTED
     applied: int = 0
+    serves: Callable[[str], bool] = Heard().serves
 
     @property
     def heard(self) -> Heard:
         """As far as ports wait for it."""
-        return Heard(self.applied, is_waited_for(self.connected, self.phase))
+        return Heard(self.applied, is_waited_for(self.connected, self.phase), self.serves)
 
 
 def unseen(number: int) -> Host:
@@ -46,15 +47,20 @@ def unseen(number: int) -> Host:
     return Host()
 
 
-def trees(state: State, host: Callable[[int], Host]) -> dict[str, Any]:
-    """The operational tree, under the qualified name of its root."""
-    return {
-        "neutron:neutron": lambda: {
+def trees(
+    state: State, host: Callable[[int], Host], check: Callable[[], None] = lambda: None
+) -> dict[str, Callable[[], Node]]:
+    """The operational tree, under the qualified name of its root. `check` raises if what is seen of hosts is not to be told."""
+
+    def root() -> Node:
+        check()
+        return {
             "hostconfigs": lambda: {"hostconfig": _hosts(state, host)},
             "ports": lambda: {"port": _ports(state, host)},
             "features": {"feature": rows((_FEATURE,), [{_FEATURE: FEATURE, "configuration": ""}])},
         }
-    }
+
+    return {"neutron:neutron": root}
 
 
 def served(state: State, host: Callable[[int], Host]) -> dict[str, str]:
@@ -75,7 +81,7 @@ def at_its_host(state: State, name: str, status: str, hosts: Collection[str]) ->
     if state.document("ports", name) is None or status == arrivals.BUILD:
         return ""
     bound = documents.host_of(state, name)
-    return arrivals.DOWN if hosts and bound and bound not in hosts else status
+    return arrivals.DOWN if hosts and bound is not None and bound not in hosts else status
 
 
 def _hosts(state: State, host: Callable[[int], Host]) -> Rows:

@@ -204,7 +204,7 @@ class Streams:
 
     def _status(self, name: str) -> str:
         """What is so of a port, as Neutron has bound it; "": there is nothing to tell."""
-        status, hosts = self._service.arrivals.told(name)
+        ((status, hosts),) = self._service.arrivals.told(name)
         return neutron_views.at_its_host(self._service.state, name, status, hosts)
 
     def _ports(self) -> list[str]:

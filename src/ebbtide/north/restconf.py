@@ -45,7 +45,9 @@ def picture(service: Service, config: bool, nonconfig: bool) -> views.Picture:
         own = vswitch.bridge(member.tables) if member.tables is not None and member.link is not None else None
         return views.Seen(member.view, member.connected, own.row["external_ids"] if own else {})
 
-    return views.Picture(service.state, seen, cluster.probes.is_open, config, nonconfig, hosts(service))
+    return views.Picture(
+        service.state, seen, cluster.probes.is_open, config, nonconfig, hosts(service), service.need_lead
+    )
 
 
 def hosts(service: Service) -> Callable[[int], neutron_views.Host]:
@@ -55,7 +57,7 @@ def hosts(service: Service) -> Callable[[int], neutron_views.Host]:
         member = service.cluster.members.get(number)
         if member is None:
             return neutron_views.unseen(number)
-        return neutron_views.Host(member.view, member.connected, member.phase, member.applied())
+        return neutron_views.Host(member.view, member.connected, member.phase, member.applied(), member.serves)
 
     return host
 

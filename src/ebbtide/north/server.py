@@ -48,7 +48,7 @@ def build(service: Service, config: Config) -> Starlette:
     """
     model = schema.load()
     metrics = Metrics(service)
-    hub = Hub(service.cluster.listeners, lambda: service.state.revision)
+    hub = Hub(service.cluster.listeners, lambda: service.state.revision, leads=service.cluster.leads)
     streams = odl_streams.Streams(service, restconf.hosts(service))
     routes = [
         *_health(service),

@@ -41,7 +41,8 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """What the views are rendered from. `config` and `nonconfig` tell what was asked for."""
+    """What the views are rendered from. `config` and `nonconfig` tell what was asked for; `check` raises while Neutron is not to be told
+    what is seen, as of a controller that stands by."""
 
     state: State
     seen: Callable[[int], Seen]
@@ -49,6 +50,7 @@ class Picture(msgspec.Struct, frozen=True):
     config: bool = True
     nonconfig: bool = True
     host: Callable[[int], neutron_views.Host] = neutron_views.unseen
+    check: Callable[[], None] = lambda: None
 
     def shown(self, compute: Compute) -> bool:
         """Whether a member is in what was asked for."""
@@ -69,7 +71,7 @@ def trees(picture: Picture) -> dict[str, Any]:
         found |= nat_views.trees(picture.state) | vpn_views.config(picture.state)
     if picture.nonconfig:
         found["itm-state:tunnels_state"] = lambda: {"state-tunnel-list": _tunnels(picture)}
-        found |= vpn_views.nonconfig(picture.state) | neutron_views.trees(picture.state, picture.host)
+        found |= vpn_views.nonconfig(picture.state) | neutron_views.trees(picture.state, picture.host, picture.check)
     return found
 
 

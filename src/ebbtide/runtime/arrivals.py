@@ -8,7 +8,7 @@ told stays so while a compute cannot be heard. See `decide/arrivals.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 
 import structlog
@@ -38,14 +38,17 @@ class Arrivals:
         cluster.edited.append(self._edited)
         cluster.listeners.append(self._heard_of)
 
-    def told(self, name: str) -> tuple[str, tuple[str, ...]]:
-        """What is so of a port now: its status, and the hosts where it is plugged and confirmed. Once ACTIVE, it stays so while its compute
+    def told(self, *names: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """What is so of ports now: its status, and the hosts where it is plugged and confirmed. Once ACTIVE, it stays so while its compute
         cannot be heard."""
-        found = self._look(name, self._heard, -1)
-        known = self._told.get(name)
-        if known is not None and known[0] == ACTIVE and found.status == BUILD:
-            return known
-        return found.status, arrivals.hosts(self._cluster.state, found)
+        heard, lowest = self._now()
+        for name in names:
+            found = self._look(name, heard, lowest)
+            known = self._told.get(name) if self._epoch == self._cluster.store.epoch else None
+            if known is not None and known[0] == ACTIVE and found.status == BUILD:
+                yield known
+            else:
+                yield found.status, arrivals.hosts(self._cluster.state, found)
 
     async def run(self) -> None:
         """Tell, while this controller leads; until cancelled."""
@@ -78,6 +81,8 @@ class Arrivals:
                     self._due[fact.id] = None
                 case Document(kind="ports"):
                     self._due[fact.id] = None
+                    if old is None:
+                        self._told.setdefault(fact.id, (DOWN, ()))
                 case Router() | RouterPort():
                     self._wake(A_ROUTER)
 
@@ -91,8 +96,7 @@ class Arrivals:
     def _tell(self) -> None:
         cluster = self._cluster
         known: Mapping[str, Document] = cluster.state.documents.get("ports", {})
-        heard = cache(self._heard)
-        lowest = min((x.applied for x in map(heard, cluster.members) if x.counts), default=-1)
+        heard, lowest = self._now()
         for name in list(self._due)[:_BATCH]:
             del self._due[name]
             if name not in known:
@@ -107,9 +111,15 @@ class Arrivals:
         hosts = arrivals.hosts(self._cluster.state, found)
         if found.status == BUILD:
             return
-        if self._told.get(name, (DOWN, ())) != (found.status, hosts):
+        # A new leadership knows of none what was told: DOWN is told then too, since it may have been ACTIVE.
+        if self._told.get(name) != (found.status, hosts):
             self._cluster.notify("neutron-port", name=name, status=found.status, hosts=list(hosts))
         self._told[name] = found.status, hosts
+
+    def _now(self) -> tuple[Callable[[int], Heard], int]:
+        """What is heard of each compute, and the revision that all have confirmed who count: for many ports at once."""
+        heard = cache(self._heard)
+        return heard, min((x.applied for x in map(heard, self._cluster.members) if x.counts), default=-1)
 
     def _look(self, name: str, heard: Callable[[int], Heard], lowest: int) -> Arrival:
         return arrivals.of_port(self._cluster.state, name, heard, lowest)
@@ -118,4 +128,4 @@ class Arrivals:
         member = self._cluster.members.get(number)
         if member is None:
             return Heard()
-        return Heard(member.applied(), member.waited_for)
+        return Heard(member.applied(), member.waited_for, member.serves)

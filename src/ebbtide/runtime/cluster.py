@@ -649,6 +649,9 @@ class Cluster:
         ports = {*old.ports, *view.ports}
         if old.live == view.live:
             ports = {port for port in ports if old.ports.get(port) != view.ports.get(port)}
+        else:
+            # What was bound there may have gone while nobody heard it.
+            ports |= set(self.state.ports_on.get(member.number, ()))
         self.places.look_at(port for port in ports if port in self.state.ports)
 
     def progressed(self, member: Member) -> None:

@@ -145,6 +145,10 @@ class Member:
             return 0
         return self.cluster.state.revision if self._dirty_from is None else self._dirty_from - 1
 
+    def serves(self, port: str) -> bool:
+        """Whether its switch has confirmed the flows of a port that is plugged there."""
+        return Key("plug", port, self.number) in self.held
+
     def settled(self, revision: int) -> bool:
         """Whether `revision` is applied and its cached datapath flows have had their lag."""
         if self.applied() < revision:

@@ -822,6 +822,15 @@ class Service:
         """Forget what Neutron has said of a thing, and take it away."""
         await self._tell(kind, (), writer, lambda state: documents.delete(state, kind, document_id))
 
+    def need_lead(self) -> None:
+        """What is asked for is known to who leads alone.
+
+        Raises:
+            NotReady: this controller stands by.
+        """
+        if not self.cluster.leads():
+            raise NotReady("this controller stands by, and sees no switch: ask the one that leads")
+
     async def _tell(
         self, kind: str, shown: Sequence[str], writer: int | None, speak: Callable[[State], list[Edit]]
     ) -> list[Document]:
