@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ebbtide.errors import Refused
 from ebbtide.lab import Compute, wait_until
 from ebbtide.model import facts
 from ebbtide.model.observed import Phase
@@ -218,6 +219,9 @@ def test_a_bridge_through_which_a_host_is_reached_is_not_made_secure_until_it_is
     before = but_for_the_manager(database(x))
     x.register()
     wait_phase(trio, "x", Phase.FOREIGN)
+    heard(trio, "x")
+    with pytest.raises(Refused, match="nobody has told of vm9, which are plugged there and would be cut off"):
+        trio.call(trio.service.adopt("x"))
     reason = trio.service.compute_status(fact(trio, "x"))["reason"]
     assert "eth9" in reason
     assert "tap9" not in reason

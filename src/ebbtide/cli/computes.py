@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -99,8 +100,8 @@ def show(session: Session, compute_id: str) -> None:
     render.as_json(found) if session.json else render.facts(found)
 
 
-def _post(session: Session, compute_id: str, verb: str) -> dict[str, Any]:
-    return session.client.call("POST", f"/computes/{segment(compute_id)}/{verb}", {})
+def _post(session: Session, compute_id: str, verb: str, said: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return session.client.call("POST", f"/computes/{segment(compute_id)}/{verb}", said or {})
 
 
 @compute.command("approve")
@@ -117,34 +118,38 @@ def approve(session: Session, ids: tuple[str, ...]) -> None:
 
 
 @compute.command("adopt")
-@_ID
+@_IDS
+@click.option("--force", metavar="REASON", default="", help="Why VMs there that nobody has told of may be cut off.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @client_verb
-def adopt(session: Session, compute_id: str, yes: bool) -> None:
-    """Take over a br-int that another system runs.
+def adopt(session: Session, ids: tuple[str, ...], force: str, yes: bool) -> None:
+    """Take over br-int where another system runs it.
 
-    Says first what it finds there. Its controller, and every flow and tunnel port on br-int that is not ours, go.
+    Says first what it finds there. Its controller, and every flow and tunnel port on br-int that is not ours, go. VMs that are plugged
+    there go on if they are ports here; if there are others, nothing is done.
 
     \b
     Examples:
       ebbtide compute adopt c9
-      ebbtide compute adopt c9 --yes
+      ebbtide compute adopt c1 c2 c3 --yes
+      ebbtide compute adopt c9 --force "its VMs are thrown away"
     """
-    found = session.client.get(f"/computes/{segment(compute_id)}")
-    if found.get("membership") == "waiting":
+    for compute_id in ids:
+        found = session.client.get(f"/computes/{segment(compute_id)}")
         name = render.clean(found.get("name", compute_id))
-        raise Refused(f"{name} waits for admission: approve it first (`ebbtide compute approve {name}`)")
+        if found.get("membership") == "waiting":
+            raise Refused(f"{name} waits for admission: approve it first (`ebbtide compute approve {name}`)")
+        if not yes:
+            why = render.clean(found.get("reason") or "nothing foreign was seen there")
+            click.echo(f"{name} is {render.clean(found.get('phase'))}: {why}", err=True)
+            click.echo(
+                f"br-int of {name}: its controller, and flows and tunnel ports that are not ours, will go.", err=True
+            )
     if not yes:
-        name = render.clean(found.get("name", compute_id))
-        why = render.clean(found.get("reason") or "nothing foreign was seen there")
-        click.echo(f"{name} is {render.clean(found.get('phase'))}: {why}", err=True)
-        click.echo(
-            f"br-int of {name}: its controller, and flows and tunnel ports that are not ours, will go.", err=True
-        )
         if not sys.stdin.isatty():
             raise BadInput("nothing was changed: there is nobody to ask; say --yes")
-        click.confirm("Adopt it?", abort=True, err=True)
-    verdicts.each(session, [compute_id], lambda text: _post(session, text, "adopt"))
+        click.confirm("Adopt it?" if len(ids) == 1 else f"Adopt these {len(ids)}?", abort=True, err=True)
+    verdicts.each(session, ids, lambda text: _post(session, text, "adopt", {"force": force}))
 
 
 @compute.command("readmit")

@@ -33,7 +33,7 @@ Longer than 400 lines: it is one table, and its cells are only right together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from enum import StrEnum
 
 import msgspec
@@ -41,7 +41,7 @@ import msgspec
 from ebbtide.decide.ids import Allocator
 from ebbtide.errors import NotFound, Refused
 from ebbtide.model import teps
-from ebbtide.model.facts import Compute, Edit, Membership
+from ebbtide.model.facts import Compute, Document, Edit, Membership
 from ebbtide.model.state import State
 
 #: So many hosts that ask for one compute's place are noted.
@@ -510,3 +510,9 @@ def resolve(state: State, text: str) -> tuple[Compute | None, str]:
                 listed = ", ".join(sorted(c.name for c in found))
                 return None, f"{text!r} is ambiguous: {listed}; use one's openflow:<DPN id>"
     return None, f"no compute is known as {text!r}; `ebbtide compute list` shows those there are"
+
+
+def untold(state: State, plugged: Iterable[str]) -> set[str]:
+    """Of what is plugged somewhere, what is no port and was never told to be one."""
+    documents: Mapping[str, Document] = state.documents.get("ports", {})
+    return {name for name in plugged if name not in state.ports and name not in documents}

@@ -8,6 +8,7 @@ Parse, ask the service, answer. Errors are raised and rendered elsewhere (`answe
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -37,6 +38,13 @@ MAX_DEADLINE = 604_800.0
 class Waiting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A body that says nothing but whether to wait."""
 
+    wait: bool = False
+
+
+class Adopting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`force`: why a br-int is taken over though VMs on it will be cut off."""
+
+    force: str = ""
     wait: bool = False
 
 
@@ -137,7 +145,7 @@ def _computes(service: Service) -> list[Route]:
 
     async def act(request: Request) -> Response:
         verb = request.path_params["verb"]
-        acts = {
+        acts: dict[str, Callable[..., Awaitable[Compute]]] = {
             "approve": service.approve,
             "adopt": service.adopt,
             "readmit": service.readmit,
@@ -145,12 +153,17 @@ def _computes(service: Service) -> list[Route]:
         }
         if verb not in acts:
             raise NotFound(f"a compute is not told to {verb[:40]}: there are {', '.join(acts)}")
+        wish: Adopting | Waiting
+        more: tuple[str, ...] = ()
         if verb == "adopt":
             auth.need(request, "force")
-        wish = await body.struct(request, Waiting)
+            wish = await body.struct(request, Adopting)
+            more = (body.reason(wish.force, "force"),)
+        else:
+            wish = await body.struct(request, Waiting)
         ids = body.check_ids(request, [request.path_params["id"]], "id")
         before, _ = resolve(service.state, ids[0])
-        compute = await acts[verb](ids[0])
+        compute = await acts[verb](ids[0], *more)
         now = service.state.computes.get(compute.number) or service.state.removed.get(compute.number)
         # Readmitted and forgotten computes are gone until they connect again: what they were is shown.
         shown = {"compute": service.compute_status(now or compute), "known": now is not None, "changed": now != before}

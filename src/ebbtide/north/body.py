@@ -15,6 +15,8 @@ from ebbtide.north import media
 
 #: Bytes of a body that are read and kept.
 LIMIT = 1 << 20
+#: Characters of a reason.
+REASON = 1000
 #: Bytes of a body that is too large which are taken off the wire and dropped, so that its sender gets to read the answer.
 DRAIN = 1 << 26
 #: Ids in one call; each is looked for among all computes.
@@ -130,3 +132,14 @@ def named(request: Request, given: str, name: str = "id") -> str:
     if path and given not in ("", path):
         raise BadInput(f"the path names {path[:80]}, and the body {given[:80]}", name)
     return path or given
+
+
+def reason(given: str, name: str) -> str:
+    """What an operator says for why something is done all the same.
+
+    Raises:
+        BadInput: it is longer than a line.
+    """
+    if len(given) > REASON or not given.isprintable():
+        raise BadInput(f"{name}: a reason is one line of at most {REASON} characters", name)
+    return given.strip()

@@ -30,7 +30,7 @@ from ebbtide.runtime.service import Service
 from ebbtide.runtime.vouches import Said
 
 #: VMs at the same time, computes at the same time, characters of a reason: at most.
-_AT_ONCE, _WAVE, _REASON = 1000, 100_000, 1000
+_AT_ONCE, _WAVE = 1000, 100_000
 
 
 class Draining(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -103,12 +103,6 @@ def _instant(seconds: float | None, name: str) -> int:
     return int(time.time() + seconds)
 
 
-def _reason(given: str, name: str) -> str:
-    if len(given) > _REASON or not given.isprintable():
-        raise BadInput(f"{name}: a reason is one line of at most {_REASON} characters", name)
-    return given.strip()
-
-
 def _wish(given: Draining) -> Wish:
     if not 1 <= given.at_once <= _AT_ONCE:
         raise BadInput(f"at-once = {given.at_once}: 1 to {_AT_ONCE} VMs", "at-once")
@@ -116,13 +110,13 @@ def _wish(given: Draining) -> Wish:
         raise BadInput(f"max-unavailable = {given.max_unavailable}: 0 (all) to {_WAVE} computes", "max-unavailable")
     if not given.vms.isidentifier():
         raise BadInput(f"vms = {given.vms[:80]!r}: the name of a kind of mover, like none or lab", "vms")
-    outages = tuple(sorted({_reason(text, "allow-outage") for text in given.allow_outage}))
+    outages = tuple(sorted({body.reason(text, "allow-outage") for text in given.allow_outage}))
     return Wish(
         given.vms,
         given.at_once,
         given.max_unavailable,
         _instant(given.deadline, "deadline"),
-        _reason(given.force, "force"),
+        body.reason(given.force, "force"),
         outages,
         _instant(given.cut_after, "cut-after"),
         given.dead,
@@ -166,7 +160,10 @@ def routes(service: Service) -> list[Route]:
 
     async def resume(request: Request) -> Response:
         given = await body.struct(request, Resuming)
-        forced, outages = _reason(given.force, "force"), [_reason(x, "allow-outage") for x in given.allow_outage]
+        forced, outages = (
+            body.reason(given.force, "force"),
+            [body.reason(x, "allow-outage") for x in given.allow_outage],
+        )
         known = drain.find(service.state, request.path_params["id"])
         if forced or outages or known.outages:
             auth.need(request, "force")
@@ -184,7 +181,7 @@ def routes(service: Service) -> list[Route]:
 
     async def report(request: Request) -> Response:
         given = await body.struct(request, Reporting)
-        failure = _reason(" ".join(given.failure.split())[:_REASON], "failure")
+        failure = body.reason(" ".join(given.failure.split())[: body.REASON], "failure")
         await service.drains.report(given.operation, given.vm, given.mover, given.claim, failure)
         return json_response({"revision": service.state.revision})
 
@@ -196,7 +193,8 @@ def routes(service: Service) -> list[Route]:
             if one.state not in vouches.STATES:
                 raise BadInput(f"state = {one.state[:80]!r}: there are {', '.join(vouches.STATES)}", "state")
         said = {
-            one.compute: Said(one.host[:255], one.state, " ".join(one.words.split())[:_REASON]) for one in given.hosts
+            one.compute: Said(one.host[:255], one.state, " ".join(one.words.split())[: body.REASON])
+            for one in given.hosts
         }
         unknown = service.drains.hosts(request.path_params["kind"], given.operation, said)
         return json_response({"unknown": unknown, "revision": service.state.revision})

@@ -493,13 +493,26 @@ class Service:
 
         return await self.cluster.store.commit(decide)
 
-    async def adopt(self, text: str) -> Compute:
-        """Take over a br-int that another system runs: its controller, and every flow and tunnel port that is not ours, go."""
+    async def adopt(self, text: str, forced: str = "") -> Compute:
+        """Take over a br-int that another system runs: its controller, and every flow and tunnel port that is not ours, go.
+
+        Raises:
+            NotFound, Refused: it is no member; or VMs are plugged there of which nobody has said a word, so that they would be cut off, and
+                no reason is given to do it all the same.
+        """
 
         def decide(state: State) -> tuple[list[Edit], Compute]:
             compute = self._member(state, text)
             if compute.adopted:
                 return [], compute
+            member = self.cluster.members.get(compute.number)
+            strange = sorted(lifecycle.untold(state, member.view.ports)) if member is not None and not forced else []
+            if strange:
+                more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+                raise Refused(
+                    f"{compute.name} was not adopted: nobody has told of {', '.join(strange[:3])}{more}, which are plugged there and would "
+                    "be cut off. Let Neutron tell of them first, or add them (`ebbtide port add`); to cut them off: --force REASON"
+                )
             adopted = msgspec.structs.replace(compute, adopted=True)
             return [Edit(compute, adopted)], adopted
 
