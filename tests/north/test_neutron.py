@@ -252,6 +252,14 @@ def test_who_speaks_after_its_turn_is_over_brings_nothing_back(neutron: Neutron)
     assert neutron.ask("DELETE", "security-groups/g1").status == 204, "who takes no turns"
 
 
+def test_who_begins_its_turn_by_saying_nothing_has_ended_the_one_before(neutron: Neutron) -> None:
+    """What it would say first may be refused: then the other's turn would not be over."""
+    group = {"security_group": {"id": "g1"}}
+    assert neutron.ask("POST", "networks", {"networks": []}, headers={"Ebbtide-Writer": "2"}).json == {"networks": []}
+    assert neutron.ask("DELETE", "security-groups/g1", headers={"Ebbtide-Writer": "2"}).status == 404
+    assert neutron.ask("POST", "security-groups", group, headers={"Ebbtide-Writer": "1"}).status == 409
+
+
 def test_a_method_that_a_path_has_not_is_refused(neutron: Neutron) -> None:
     for method, path in (("POST", "networks/x"), ("PUT", "networks"), ("DELETE", "networks"), ("PATCH", "networks/x")):
         assert neutron.ask(method, path, {"network": NETWORK}).status == 400, (method, path)

@@ -185,9 +185,10 @@ class Neutron:
         inner = [str(self.venv / "bin" / name), f"--config-file={self.file}", *rest]
         return run(command_in(self.lab.control_namespace, inner), env=self._environment(), deadline=deadline)
 
-    def sync(self, *options: str) -> tuple[int, str]:
-        """neutron-ebbtide-sync: code, and what it says."""
-        inner = [str(self.venv / "bin" / "neutron-ebbtide-sync"), f"--config-file={self.file}", *options]
+    def sync(self, *options: str, alone: bool = False) -> tuple[int, str]:
+        """neutron-ebbtide-sync: code, and what it says. `alone`: without the files of this Neutron."""
+        files = [] if alone else [f"--config-file={self.file}"]
+        inner = [str(self.venv / "bin" / "neutron-ebbtide-sync"), *files, *options]
         command = command_in(self.lab.control_namespace, inner)
         done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=60, check=False)
         return done.returncode, done.stdout
@@ -336,10 +337,11 @@ class Deployment:
     def __init__(self, lab: Lab) -> None:
         self.lab, self.controller, self.neutron = lab, Controller(lab), Neutron(lab)
 
-    def add_compute(self, name: str) -> None:
-        """A compute, which Neutron calls nova-NAME."""
+    def add_compute(self, name: str, networks: str = "") -> None:
+        """A compute, which Neutron calls nova-NAME. `networks`: what it says of physical ones, if not the usual."""
         compute = self.lab.add_compute(name, physical_network="physnet1")
-        compute.vsctl("set", "Open_vSwitch", ".", f"external_ids:odl_os_hostconfig_hostid=nova-{name}")
+        said = [f'other_config:provider_mappings="{networks}"'] if networks else []
+        compute.vsctl("set", "Open_vSwitch", ".", f"external_ids:odl_os_hostconfig_hostid=nova-{name}", *said)
         compute.register()
 
     # --- waiting ---

@@ -140,6 +140,27 @@ def test_a_live_migration_that_fails_and_is_tried_again(running: Deployment, nov
     running.lab.remove_vm(vm)
 
 
+def test_a_status_that_is_wrong_is_mended_though_nobody_says_a_word(running: Deployment) -> None:
+    """What was told of a port may have been missed."""
+    neutron = running.neutron
+    network, _ = running.network(cidr="10.8.0.0/24")
+    port = running.port(network, "nova-a")
+    running.wait_told()
+    neutron.database.ask(f"UPDATE neutron.ports SET status = 'ACTIVE' WHERE id = '{port['id']}'")
+    running.wait_status(port["id"], "DOWN")
+
+
+def test_a_host_with_more_to_say_than_neutron_keeps_is_one_all_the_same(running: Deployment) -> None:
+    many = ",".join(f"a-physical-network-{number}:br-{number}" for number in range(200))
+    running.add_compute("d", many)
+    running.wait(lambda: "nova-d" in running.neutron.agents(), "a host with many networks", 40)
+    assert running.neutron.agents()["nova-d"]["configurations"]["bridge_mappings"] == {}
+    running.controller.scale_in("start", "d")
+    running.controller.scale_in("end", "d")
+    running.wait(lambda: "nova-d" not in running.neutron.agents(), "its agent to be gone")
+    running.lab.remove_compute("d")
+
+
 def test_a_host_that_leaves(running: Deployment) -> None:
     neutron, controller = running.neutron, running.controller
     network, _ = running.network(cidr="10.5.0.0/24")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from deployment import ROOT, Deployment
 
@@ -34,6 +36,13 @@ def test_what_differs_is_found_and_repaired(running: Deployment) -> None:
     assert group in controller.told("security-groups")
     assert "stray" not in controller.told("networks")
     assert neutron.sync("--check") == (0, "0 differ; 0 wait in the journal\n")
+
+
+def test_without_neutrons_own_files_nothing_is_compared(running: Deployment, tmp_path: Path) -> None:
+    bare = tmp_path / "neutron.conf"
+    bare.write_text("[DEFAULT]\ncore_plugin = ml2\n")
+    code, words = running.neutron.sync("--check", f"--config-file={bare}", alone=True)
+    assert (code, words) == (2, "")
 
 
 def test_what_would_do_harm_is_left_to_force(running: Deployment) -> None:

@@ -20,6 +20,7 @@ from ebbtide.decide import documents
 from ebbtide.errors import BadInput
 from ebbtide.model.facts import Document
 from ebbtide.model.observed import Phase
+from ebbtide.model.state import State
 from ebbtide.north import body, media
 from ebbtide.north.answers import json_response
 from ebbtide.runtime.service import Service
@@ -104,7 +105,7 @@ def routes(service: Service) -> list[Route]:
         for at in range(0, len(ids), _AT_ONCE):
             some = ids[at : at + _AT_ONCE]
             found = zip(some, service.arrivals.told(*some), strict=True)
-            shown += [{"id": name, "status": status, "hosts": list(there)} for name, (status, there) in found]
+            shown += [_port(state, name, status, there) for name, (status, there) in found]
             await asyncio.sleep(0)
         return json_response({"ports": shown, "revision": state.revision})
 
@@ -130,6 +131,12 @@ def routes(service: Service) -> list[Route]:
             Route(f"{ROOT}/{{kind}}/{{id}}{ending}", delete, methods=["DELETE"]),
         ]
     return [*found, Route(f"{ROOT}/{{path:path}}", unknown, methods=["GET", "POST", "PUT", "DELETE", "PATCH"])]
+
+
+def _port(state: State, name: str, status: str, hosts: tuple[str, ...]) -> dict[str, Any]:
+    """A port's status; where it is plugged and confirmed, and which of its visits there that is: each has another number, which stays."""
+    here = {state.computes[b.compute].host: b.zone for b in state.bindings.get(name, ()) if b.compute in state.computes}
+    return {"id": name, "status": status, "hosts": list(hosts), "visits": [here.get(host, 0) for host in hosts]}
 
 
 def _kind(request: Request) -> str:

@@ -58,7 +58,11 @@ class Client:
             raise Away(str(error)) from None
         tag, words = _words(answer, found)
         # 401: credentials are being changed. What is ours to say stays so, and nothing of it is wrong.
-        if answer.status_code >= 500 or answer.status_code in (401, 403, 429):
+        if answer.status_code in (401, 403):
+            raise Away(
+                f"it refuses our credentials ({answer.status_code}: {words}): see username, password, token in [ebbtide]"
+            )
+        if answer.status_code >= 500 or answer.status_code == 429:
             raise Away(words)
         if tag == "stale-writer":
             raise Lost(words)

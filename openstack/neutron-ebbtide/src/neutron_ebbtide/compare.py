@@ -50,13 +50,15 @@ class Difference(NamedTuple):
     revision: int = -1
 
 
-def differences(context: Any, client: Client, keep: Callable[[], None] = lambda: None) -> list[Difference]:
-    """What differs and is not on its way. `keep` is called now and then.
+def differences(
+    context: Any, client: Client, keep: Callable[[], None] = lambda: None, kinds: Sequence[str] = objects.KINDS
+) -> list[Difference]:
+    """What differs, of these kinds, and is not on its way. `keep` is called now and then.
 
     Raises:
         Away, Refused: the controller does not answer.
     """
-    return [each for kind in objects.KINDS if objects.has(kind) for each in _of_kind(context, client, kind, keep)]
+    return [each for kind in kinds if objects.has(kind) for each in _of_kind(context, client, kind, keep)]
 
 
 def _of_kind(context: Any, client: Client, kind: str, keep: Callable[[], None]) -> list[Difference]:
@@ -117,14 +119,19 @@ def believed(found: Sequence[Difference], client: Client, force: bool) -> list[D
 
 
 def repair(
-    context: Any, client: Client, *, force: bool = False, keep: Callable[[], None] = lambda: None
+    context: Any,
+    client: Client,
+    *,
+    force: bool = False,
+    keep: Callable[[], None] = lambda: None,
+    kinds: Sequence[str] = objects.KINDS,
 ) -> list[Difference]:
-    """Note what differs, as far as that is believed; these.
+    """Note what differs, of these kinds, as far as that is believed; these.
 
     Raises:
         Away, Refused: the controller does not answer.
     """
-    found = believed(differences(context, client, keep), client, force)
+    found = believed(differences(context, client, keep, kinds), client, force)
     for each in found:
         if each.what == NEWER:
             _outrun(context, each)

@@ -2,7 +2,8 @@
 
 Its events say only what to ask for: by the time one is read, it may be old. One thread listens, another asks and applies, so nothing older
 is applied after something newer. Ports that were sent are asked for until they have settled, and so are, by turns, all that are bound and
-not active: what was said before Neutron could hear it is not said again.
+not active, and, more slowly, all that are: what was said before Neutron could hear it is not said again. What was heard and could not be
+applied is asked for again.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from neutron_ebbtide.statuses import ACTIVE, Statuses, Word
 LOG = log.getLogger(__name__)
 #: Seconds for which a port that was sent is asked for at each look.
 FRESH = 60.0
-#: Ports looked at in one turn, of those that are not active.
-TURN = 500
+#: Ports looked at in one turn, of those that are not active, and of those that are.
+TURN, SLOW_TURN = 500, 50
 #: Seconds before the next try when something has failed.
 PAUSE = 1.0
 #: What may be in the queue besides ids of ports.
@@ -40,7 +41,9 @@ class Follower:
         self._heard: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._fresh: dict[str, float] = {}
         self._statuses = Statuses()
-        self._after = ""
+        self._after = self._slowly_after = ""
+        #: Another worker had its turn, and heard what was said.
+        self._missed = False
         self._hosts_due = self._look_due = float("-inf")
 
     def sent(self, ports: list[str]) -> None:
@@ -79,6 +82,7 @@ class Follower:
         while not self._over.is_set():
             if not self._holds.wait(PAUSE):
                 self._heard_now(0)
+                self._missed = True
                 continue
             try:
                 self._round(contexts.get_admin_context())
@@ -101,19 +105,42 @@ class Follower:
 
     def _round(self, context: Any) -> None:
         heard = self._heard_now(min(self._look_due, self._hosts_due) - time.monotonic())
+        if self._missed:
+            heard.add(_ALL)
+            self._missed = False
+        try:
+            self._apply(context, heard)
+        except BaseException:
+            for each in heard:
+                self._heard.put(each)
+            raise
+
+    def _apply(self, context: Any, heard: set[str]) -> None:
         now = time.monotonic()
+        self._ports(context, heard, now)
         if _HOSTS in heard or now >= self._hosts_due:
-            self._hosts_due = now + self._options.hosts_interval
-            hosts.take(context, self._client.hosts())
+            beat = now >= self._hosts_due
+            more = hosts.take(context, self._client.hosts(), self._options.hosts_interval / 2 if beat else None)
+            if beat and not more:
+                self._hosts_due = now + self._options.hosts_interval
+
+    def _ports(self, context: Any, heard: set[str], now: float) -> None:
         ids = heard - {_ALL, _HOSTS}
         if now >= self._look_due:
             self._look_due = now + self._options.status_interval
             found, self._after = self._statuses.unsettled(context, self._after, TURN)
+            slowly, self._slowly_after = self._statuses.settled(context, self._slowly_after, SLOW_TURN)
             self._fresh = {name: until for name, until in self._fresh.items() if until > now}
-            ids |= {*found, *list(self._fresh)[-TURN:]}
+            ids |= {*found, *slowly, *list(self._fresh)[-TURN:]}
         told = self._client.ports(None if _ALL in heard else sorted(ids)) if ids or _ALL in heard else []
-        words = [Word(each["id"], each["status"], tuple(each["hosts"])) for each in told]
-        self._statuses.take(context, words)
+        words = [Word(each["id"], each["status"], tuple(each["hosts"]), tuple(each.get("visits", ()))) for each in told]
+        until = time.monotonic() + self._options.lease / 3
+
+        def still() -> None:
+            if time.monotonic() > until or not self._holds.is_set():
+                raise Away("what was heard of ports has grown old meanwhile")
+
+        self._statuses.take(context, words, still)
         for word in words:
             if word.status == ACTIVE:
                 self._fresh.pop(word.id, None)

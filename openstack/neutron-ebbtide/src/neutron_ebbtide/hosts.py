@@ -10,11 +10,14 @@ from typing import Any
 from neutron_lib.db import api as db_api
 from neutron_lib.plugins import directory
 from oslo_log import log
+from oslo_utils import timeutils
 
 LOG = log.getLogger(__name__)
 AGENT_TYPE, BINARY = "Ebbtide vSwitch", "ebbtide"
 #: So many hosts, or else a third of them, may be gone at once without having been tombstoned first.
 _FEW, _SHARE = 3, 3
+#: Hosts that are said to live in one go; characters of a configuration that Neutron keeps.
+_BEATS, _ROOM = 50, 4000
 
 
 def bindable(agents: Iterable[dict[str, Any]], *, leaving: bool) -> dict[str, Any] | None:
@@ -29,11 +32,13 @@ def bindable(agents: Iterable[dict[str, Any]], *, leaving: bool) -> dict[str, An
     return None
 
 
-def take(context: Any, found: list[dict[str, Any]]) -> None:
-    """Bring agents in line with what the controller says."""
+def take(context: Any, found: list[dict[str, Any]], beat: float | None = None) -> bool:
+    """Bring agents in line with what the controller says. `beat`: those that are ready and were not said to live for so many seconds are
+    (None: none), as many as have room in one go; gives whether there are more of them."""
     plugin = directory.get_plugin()
     agents = {a["host"]: a for a in plugin.get_agents(context, filters={"agent_type": [AGENT_TYPE]})}
     named = Counter(host["host"] for host in found)
+    silent: dict[str, dict[str, Any]] = {}
     for host in found:
         name = host["host"]
         if named[name] > 1:
@@ -43,12 +48,17 @@ def take(context: Any, found: list[dict[str, Any]]) -> None:
         before = _decoded(known["configurations"]) if known is not None else {}
         if known is None and not host["ready"]:
             continue
-        now = _configuration(host, before)
-        if host["ready"] or before != now:
+        now = _fitting(_configuration(host, before))
+        if before != now:
             _tell(context, name, now, new=known is None)
+        elif host["ready"] and known is not None and beat is not None and _age(known) >= beat:
+            silent[name] = now
+    for name in sorted(silent, key=lambda each: -_age(agents[each]))[:_BEATS]:
+        _tell(context, name, silent[name], new=False)
     for name in gone({name: _decoded(agent["configurations"]) for name, agent in agents.items()}, set(named)):
         plugin.delete_agent(context, agents[name]["id"])
         LOG.info("ebbtide: host %s was removed, and its agent is", name)
+    return len(silent) > _BEATS
 
 
 def gone(agents: Mapping[str, Mapping[str, Any]], hosts: set[str]) -> list[str]:
@@ -79,6 +89,19 @@ def _configuration(host: dict[str, Any], before: dict[str, Any]) -> dict[str, An
         "bridge_mappings": host["bridge-mappings"],
         "leaving": host["tombstoned"],
     }
+
+
+def _fitting(configuration: dict[str, Any]) -> dict[str, Any]:
+    """As much of it as Neutron keeps: what does not fit would keep all hosts behind this one from being known."""
+    if len(json.dumps(configuration)) <= _ROOM:
+        return configuration
+    return {**configuration, "bridge_mappings": {}}
+
+
+def _age(agent: Mapping[str, Any]) -> float:
+    """Seconds since an agent was last said to live."""
+    found: float = timeutils.delta_seconds(agent["heartbeat_timestamp"], timeutils.utcnow())
+    return found
 
 
 @db_api.retry_db_errors

@@ -40,10 +40,12 @@ class Sender:
         self._options, self._holder, self._sent = options, holder, sent
         self._client = Client(options)
         self._most: int = options.batch
-        self._compared = float("-inf")
+        #: When each kind was compared last; and all at once.
+        self._compared: dict[str, float] = {}
+        self._compared_all = float("-inf")
 
     def round(self, context: Any) -> bool:
-        """Send some of what waits; if there is none, compare when that is due. Whether there may be more.
+        """Send some of what waits, and compare one kind, if one is due. Whether there may be more.
 
         Raises:
             Away: the controller does not answer: nothing is lost, all of it waits.
@@ -51,28 +53,43 @@ class Sender:
         """
         self._keep(context)
         try:
-            if self._send(context):
-                return True
-            if time.monotonic() - self._compared > self._options.compare_interval:
-                self._compare(context)
+            more = self._send(context)
+            due = self._due()
+            # One at a time, so that neither keeps the other from being done.
+            self._compare(context, due[:1])
+            return more or len(due) > 1
         except _Orphans:
             # It has lost something: its store, say. What is in what it has lost can be said after that.
-            self._compare(context)
+            self._compare(context, objects.KINDS)
+            self._compared_all = time.monotonic()
             return True
         except Away:
             # It may have been too much for it; and what it was told before, it may have lost.
             self._most = max(self._most // 2, min(_LEAST, self._options.batch))
-            self._compared = float("-inf")
+            self._compared.clear()
             raise
-        return False
 
     def _keep(self, context: Any) -> None:
         self._holder.keep(context)
-        self._client.writer = self._holder.generation
+        if self._client.writer != self._holder.generation:
+            self._client.writer = self._holder.generation
+            try:
+                # From now on the controller takes nothing from whoever had the lease before, whatever comes first of ours.
+                self._client.post("networks", [])
+            except Exception:
+                self._client.writer = 0
+                raise
 
-    def _compare(self, context: Any) -> None:
-        compare.repair(context, self._client, keep=lambda: self._keep(context))
-        self._compared = time.monotonic()
+    def _due(self) -> list[str]:
+        """Kinds that are to be compared."""
+        now, never = time.monotonic(), float("-inf")
+        interval = self._options.compare_interval
+        return [kind for kind in objects.KINDS if now - self._compared.get(kind, never) > interval]
+
+    def _compare(self, context: Any, kinds: Sequence[str]) -> None:
+        if kinds:
+            compare.repair(context, self._client, keep=lambda: self._keep(context), kinds=kinds)
+            self._compared |= dict.fromkeys(kinds, time.monotonic())
 
     def _send(self, context: Any) -> bool:
         rows = journal.waiting(context, ROWS, objects.KINDS)
@@ -84,16 +101,38 @@ class Sender:
             )
             return True
         # What is there is read after the rows: a change that comes later has a row of its own.
-        found = {kind: objects.read(context, kind, _ids(rows, kind)) for kind in objects.KINDS if objects.has(kind)}
+        bad: set[tuple[str, str]] = set()
+        found = {
+            kind: self._read(context, kind, _ids(rows, kind), rows, bad) for kind in objects.KINDS if objects.has(kind)
+        }
+        whole = len(rows)
+        rows = [row for row in rows if (row.kind, row.id) not in bad]
         for kind in found:
             there = [row for row in rows if row.kind == kind and row.id in found[kind]]
             self._say_all(context, kind, there, found[kind])
         for kind in reversed(found):
             self._take_back(context, kind, [row for row in rows if row.kind == kind and row.id not in found[kind]])
-        if rows:
+        if whole:
             self._sent([name for name, port in found["ports"].items() if statuses.unsettled(port)])
             self._most = min(self._most * 2, self._options.batch)
-        return bool(rows)
+        return bool(whole)
+
+    def _read(
+        self, context: Any, kind: str, ids: list[str], rows: Sequence[Entry], bad: set[tuple[str, str]]
+    ) -> dict[str, dict[str, Any]]:
+        """Those that are there. One that Neutron itself cannot read waits, is in `bad`, and is not taken for gone."""
+        try:
+            return objects.read(context, kind, ids) if ids else {}
+        except Exception as error:
+            if len(ids) > 1:
+                halves = ids[: len(ids) // 2], ids[len(ids) // 2 :]
+                found = [self._read(context, kind, half, rows, bad) for half in halves]
+                return found[0] | found[1]
+            LOG.exception("ebbtide: Neutron cannot read %s %s", kind, ids[0])
+            own = [row for row in rows if (row.kind, row.id) == (kind, ids[0])]
+            self._holder.refused(context, own, f"Neutron cannot read it: {error}")
+            bad.add((kind, ids[0]))
+            return {}
 
     def _say_all(self, context: Any, kind: str, rows: list[Entry], found: dict[str, dict[str, Any]]) -> None:
         """As few calls as hold them."""
@@ -124,7 +163,7 @@ class Sender:
         try:
             known = self._client.post(kind, [bodies[i] for i in ids])
         except Refused as error:
-            if error.status == _NO_PARENT and time.monotonic() - self._compared > _PARENTS:
+            if error.status == _NO_PARENT and time.monotonic() - self._compared_all > _PARENTS:
                 raise _Orphans from None
             if len(ids) > 1:
                 for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :]):

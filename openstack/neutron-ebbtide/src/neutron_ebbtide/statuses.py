@@ -7,7 +7,7 @@ that Nova waits for a word that it is served at its destination, and would take 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ ACTIVE, DOWN = constants.PORT_STATUS_ACTIVE, constants.PORT_STATUS_DOWN
 #: What a port is due: nothing, to be called active or down, active without a word to Nova.
 STAY, UP, QUIET, FALL = "stay", "up", "quiet", "fall"
 _PLACES = (*constants.ROUTER_INTERFACE_OWNERS, constants.DEVICE_OWNER_ROUTER_GW)
+#: Ports that may fail in one go before it is taken for the database's fault.
+_BAD = 5
 #: Ports in one question to the database.
 _PAGE = 500
 
@@ -43,11 +45,18 @@ class Seen(NamedTuple):
 
 
 class Word(NamedTuple):
-    """What the controller says of a port. `hosts`: where it is plugged, and served."""
+    """What the controller says of a port. `hosts`: where it is plugged, and served; `visits`: the number of its visit to each, since it may
+    come to one again."""
 
     id: str
     status: str
     hosts: tuple[str, ...]
+    visits: tuple[int, ...] = ()
+
+    @property
+    def places(self) -> dict[str, int]:
+        """The visit to each host."""
+        return dict(zip(self.hosts, self.visits or (0,) * len(self.hosts), strict=True))
 
 
 def due(port: Seen, word: Word) -> str:
@@ -76,15 +85,23 @@ class Statuses:
     """Brings ports in line. One thread does: what is read first is applied first."""
 
     def __init__(self) -> None:
-        #: Arrivals that Nova was told of: once each.
-        self._told: set[tuple[str, str]] = set()
+        #: Arrivals that Nova was told of, once each: of each port the hosts, and its visits there.
+        self._told: dict[str, dict[str, int]] = {}
 
-    def take(self, context: Any, words: Sequence[Word]) -> None:
-        """Each of these ports."""
+    def take(self, context: Any, words: Sequence[Word], still: Callable[[], None] = lambda: None) -> None:
+        """Each of these ports; one that cannot be brought in line keeps no other from it. `still` raises when the words have grown old."""
+        failed = 0
         for at in range(0, len(words), _PAGE):
+            still()
             page = {word.id: word for word in words[at : at + _PAGE]}
             for port in look(context, list(page)):
-                self._one(context, port, page[port.id])
+                try:
+                    self._one(context, port, page[port.id])
+                except Exception:
+                    failed += 1
+                    if failed > _BAD:
+                        raise  # it is not this port
+                    LOG.exception("ebbtide: the status of port %s could not be changed: tried again later", port.id)
 
     def _one(self, context: Any, port: Seen, word: Word) -> None:
         what = due(port, word)
@@ -93,12 +110,13 @@ class Statuses:
         elif what == FALL:
             directory.get_plugin().update_port_status(context, port.id, DOWN, port.host)
         # One that left before its binding went, as after a failure, may come again.
-        there = arrived(port, word)
-        self._told = {told for told in self._told if told[0] != port.id or told[1] in there}
-        for host in there - {told[1] for told in self._told if told[0] == port.id}:
-            if _tell_nova(context, port.id):
+        there = {host: visit for host, visit in word.places.items() if host in arrived(port, word)}
+        before = self._told.pop(port.id, {})
+        for host, visit in there.items():
+            if before.get(host) != visit and _tell_nova(context, port.id):
                 LOG.info("ebbtide: port %s is served at %s, where it migrates to", port.id, host)
-            self._told.add((port.id, host))
+        if there:
+            self._told[port.id] = there
 
     def unsettled(self, context: Any, after: str, most: int) -> tuple[list[str], str]:
         """Ports that may be due something, by id, `most` of them beyond `after`: bound or of a router, and not active; or coming to a host
@@ -110,8 +128,17 @@ class Statuses:
         query = query.where(port.id > after, sa.or_(waits, binding.status == constants.INACTIVE))
         with db_api.CONTEXT_READER.using(context):
             rows = context.session.execute(query.order_by(port.id).limit(most)).all()
-        found = dict.fromkeys(i for i, host, at in rows if at == constants.ACTIVE or (i, host) not in self._told)
-        return list(found), rows[-1][0] if len(rows) == most else ""
+        due = (i for i, host, at in rows if at == constants.ACTIVE or host not in self._told.get(i, ()))
+        return list(dict.fromkeys(due)), rows[-1][0] if len(rows) == most else ""
+
+    def settled(self, context: Any, after: str, most: int) -> tuple[list[str], str]:
+        """Ports that are due nothing, as far as was heard, `most` of them beyond `after`: what was told of one may have been missed."""
+        port, binding = models_v2.Port, models.PortBinding
+        query = sa.select(port.id).join(binding, binding.port_id == port.id)
+        query = query.where(port.id > after, port.status == ACTIVE, binding.vif_type == portbindings.VIF_TYPE_OVS)
+        with db_api.CONTEXT_READER.using(context):
+            found = context.session.execute(query.distinct().order_by(port.id).limit(most)).scalars().all()
+        return list(found), found[-1] if len(found) == most else ""
 
 
 def look(context: Any, ids: Iterable[str]) -> Iterator[Seen]:

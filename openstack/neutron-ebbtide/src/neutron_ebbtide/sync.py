@@ -12,6 +12,7 @@ import sys
 
 from neutron import manager
 from neutron.common import config as neutron_config
+from neutron.conf.plugins.ml2 import config as ml2
 from neutron_lib import context as contexts
 from oslo_config import cfg
 
@@ -33,6 +34,14 @@ def main() -> int:
     neutron_config.init(sys.argv[1:])
     if cfg.CONF.check == cfg.CONF.repair:
         print("say --check or --repair", file=sys.stderr)
+        return 2
+    ml2.register_ml2_plugin_opts()
+    if "ebbtide" not in cfg.CONF.ml2.mechanism_drivers:
+        print(
+            "none of these files has ebbtide among [ml2] mechanism_drivers: give all that Neutron's server is started with "
+            "(--config-file /etc/neutron/neutron.conf --config-file /etc/neutron/plugins/ml2/ml2_conf.ini)",
+            file=sys.stderr,
+        )
         return 2
     manager.init()
     context = contexts.get_admin_context()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from typing import Any
 
 from neutron_lib import context as contexts
@@ -44,9 +45,20 @@ class Worker(worker.BaseWorker):
         follower = Follower(options, holds, self._over)
         turns = Turns(options, holds, self._over, follower)
         for does in (turns.run, follower.listen, follower.run):
-            thread = threading.Thread(target=does, name=f"ebbtide {does.__qualname__}", daemon=True)
+            thread = threading.Thread(
+                target=self._keep_at, args=(does,), name=f"ebbtide {does.__qualname__}", daemon=True
+            )
             thread.start()
             self._threads.append(thread)
+
+    def _keep_at(self, does: Callable[[], None]) -> None:
+        """Whatever ends one of these, Neutron would go on without it, and nobody would know."""
+        while not self._over.is_set():
+            try:
+                does()
+            except Exception:
+                LOG.exception("ebbtide: %s has ended, and begins again", does.__qualname__)
+                self._over.wait(TURN)
 
     def stop(self) -> None:
         """End; what is under way is finished."""
@@ -63,6 +75,21 @@ class Worker(worker.BaseWorker):
         """Nothing is read anew."""
 
 
+def _bell() -> socket.socket:
+    """By which Neutron's processes on this machine wake the worker; one that nobody can ring, if there cannot be another."""
+    bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    bell.settimeout(LOOK)
+    path = journal.wake_path()
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        bell.bind(path)
+    except OSError as error:
+        LOG.warning("ebbtide: %s cannot be made (%s): what has changed is seen every %s s", path, error, LOOK)
+        bell.bind("")
+    return bell
+
+
 class Turns:
     """Takes the lease, and sends while it has it."""
 
@@ -74,11 +101,7 @@ class Turns:
 
     def run(self) -> None:
         """Until it is over."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
-            with suppress(FileNotFoundError):
-                os.unlink(journal.wake_path())
-            bell.bind(journal.wake_path())
-            bell.settimeout(LOOK)
+        with closing(_bell()) as bell:
             while not self._over.is_set():
                 if not self._round():
                     with suppress(OSError):
@@ -100,7 +123,9 @@ class Turns:
             self._away = AWAY
             return more
         except Away as error:
-            LOG.warning("ebbtide: the controller is away, and what has changed waits: %s", error)
+            LOG.warning(
+                "ebbtide: what has changed waits: the controller is away, or wants to hear nothing now: %s", error
+            )
             self._over.wait(self._away)
             self._away = min(self._away * 2, LONG_AWAY, self._options.lease / 4)
         except Lost as error:
