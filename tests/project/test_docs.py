@@ -64,12 +64,14 @@ def test_systemd_unit_calls_what_exists() -> None:
     assert unit["Unit"]["StartLimitIntervalSec"] == "0", "else five quick failures are the last"
 
 
-def test_the_agents_unit_calls_what_exists() -> None:
+@pytest.mark.parametrize(("name", "type_"), [("metadata-agent", "notify"), ("mover-nova", "")])
+def test_the_other_units_call_what_exists(name: str, type_: str) -> None:
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.optionxform = str  # type: ignore[assignment, method-assign]
-    unit.read(ROOT / "packaging" / "ebbtide-metadata-agent.service")
+    unit.read(ROOT / "packaging" / f"ebbtide-{name}.service")
     check_call(words(unit["Service"]["ExecStart"]))
-    assert unit["Service"]["Type"] == "notify"
+    assert unit["Service"].get("Type", "") == type_
+    assert unit["Service"]["RestartPreventExitStatus"] == "2"
 
 
 # ---- commands -------------------------------------------------------------------------------------------------------------

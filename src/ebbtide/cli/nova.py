@@ -58,7 +58,7 @@ def mover(
 
     \b
     Examples:
-      OS_CLOUD=mycloud ebbtide mover nova --url https://192.0.2.1:8181
+      OS_CLOUD=mycloud ebbtide mover nova --url https://192.0.2.1:8181 --cacert /etc/ebbtide/ca.pem
       ebbtide mover nova --cloud mycloud --at-once 4 --cold --remove-hosts
     """
     if not 1 <= at_once <= _MOST:
@@ -71,11 +71,13 @@ def mover(
     from ebbtide import log
 
     log.configure(log_format, log_level)
+    its_cloud = Cloud(cloud)
+    its_cloud.check()
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     options = Options(at_once, _BLOCK[block_migration], cold=cold, remove=remove_hosts)
-    one = Mover(_asking(session), Cloud(cloud), name or f"{kind}@{socket.gethostname()}", options)
+    one = Mover(_asking(session), its_cloud, name or f"{kind}@{socket.gethostname()}", options)
     one.run(over.is_set)
 
 

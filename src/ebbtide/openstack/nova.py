@@ -15,7 +15,7 @@ import openstack
 from keystoneauth1.exceptions import ClientException
 from openstack import exceptions
 
-from ebbtide.errors import NotFound, NotReady, Refused
+from ebbtide.errors import BadInput, NotFound, NotReady, Refused
 from ebbtide.openstack.hosts import Service
 from ebbtide.openstack.servers import Server
 
@@ -69,6 +69,18 @@ class Cloud:
         self._name = name
         self._own = threading.local()
         self._providers: dict[str, set[str]] = {}
+
+    def check(self) -> None:
+        """Whether it is known where it is.
+
+        Raises:
+            BadInput: clouds.yaml has no such cloud, or neither it nor the environment says enough.
+        """
+        try:
+            self._connection  # noqa: B018
+        except (exceptions.SDKException, ClientException) as error:
+            told = str(error).splitlines()[0][:_WORDS]
+            raise BadInput(f"it is not known where the cloud is: {told}: see clouds.yaml, OS_CLOUD, OS_...") from None
 
     @property
     def _connection(self) -> Any:
