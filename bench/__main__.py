@@ -27,6 +27,7 @@ BENCHES = {
     "plug": "first answered ping of a VM that was plugged in, against OVN",
     "removal": "tunnels gone after a compute was removed, against OVN",
     "drain": "a plan for 50 of 1,000 computes; what the journal of a drain costs",
+    "neutron": "ports that Neutron makes: the controller's own share",
     "vpn": "a large VPN compiled; hidden addresses when their designated compute is scaled in or killed",
     "security": "a large security group compiled; one member more; what a packet costs with port security",
     "ipv6": "a routed packet, an answer to a neighbour and a dual-stack network, beside IPv4",

@@ -20,7 +20,7 @@ from ebbtide.runtime.cluster import Cluster
 
 log = structlog.get_logger("arrivals")
 #: Seconds between two looks: what is confirmed together is told together.
-_PACE = 0.002
+_PACE = 0.001
 #: Ports in one look, before others have their turn.
 _BATCH = 500
 

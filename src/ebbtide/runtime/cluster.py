@@ -645,7 +645,11 @@ class Cluster:
                 self.probes.watch(member.number, peer)
         member.observed(view)
         member.touch(touched, self.state.revision)
-        member.touch_rows()
+        # No row of ours is about a VM's interface: to compare them all costs more than the flows of one that is plugged.
+        if msgspec.structs.replace(old, ports=view.ports) != view:
+            member.touch_rows()
+        else:
+            member.wake()
         ports = {*old.ports, *view.ports}
         if old.live == view.live:
             ports = {port for port in ports if old.ports.get(port) != view.ports.get(port)}

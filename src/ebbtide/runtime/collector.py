@@ -13,6 +13,16 @@ from contextlib import contextmanager
 _waiting = 0
 
 
+def keep() -> None:
+    """What there is now stays: the collector does not look through it again. What is young and nobody's is collected before.
+
+    The collector looks through everything each time that a quarter has been added, and nothing else happens then (`bench neutron`: 50 ms
+    with three computes, 90 ms with 500 ports more).
+    """
+    gc.collect(1)
+    gc.freeze()
+
+
 @contextmanager
 def no_collection() -> Iterator[None]:
     """The collector waits, until the last of those who are inside has left."""
@@ -25,3 +35,4 @@ def no_collection() -> Iterator[None]:
         _waiting -= 1
         if not _waiting:
             gc.enable()
+            keep()
