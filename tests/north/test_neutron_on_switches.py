@@ -74,10 +74,20 @@ def test_ports_become_active_and_a_host_goes_with_its_compute(lab: Lab, tmp_path
         assert vms[1].ping("10.1.0.2").received == 0
 
         one = {each["id"]: each for each in site.get("/api/v1/neutron/ports?ids=vm1,nobody").json["ports"]}
+        (first,) = one["vm1"].pop("visits")
         assert one == {"vm1": {"id": "vm1", "status": "ACTIVE", "hosts": ["nova-a"]}}
         migration = lab.migration("vm1", "b")
         migration.begin()
         site.wait(lambda: told("vm1")[-1:] == [("ACTIVE", ["nova-a", "nova-b"])])
+        during = site.get("/api/v1/neutron/ports?ids=vm1").json["ports"][0]["visits"]
+        migration.fail()
+        site.wait(lambda: told("vm1")[-1:] == [("ACTIVE", ["nova-a"])])
+        migration = lab.migration("vm1", "b")
+        migration.begin()
+        site.wait(lambda: told("vm1")[-1:] == [("ACTIVE", ["nova-a", "nova-b"])])
+        again = site.get("/api/v1/neutron/ports?ids=vm1").json["ports"][0]["visits"]
+        assert first == during[0] == again[0], "it has stayed there"
+        assert during[1] != again[1], "it comes again"
         migration.fail()
         site.wait(lambda: told("vm1")[-1:] == [("ACTIVE", ["nova-a"])])
 
