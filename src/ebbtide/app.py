@@ -19,6 +19,7 @@ import structlog
 
 from ebbtide import config as settings
 from ebbtide.errors import BadInput
+from ebbtide.runtime import collector
 from ebbtide.runtime.cluster import Cluster, Settings
 from ebbtide.runtime.private_store import PrivateStore
 from ebbtide.runtime.service import Service
@@ -187,6 +188,7 @@ class App:
             await self.stop()
             raise
         stopped = asyncio.create_task(stopping.wait())
+        collector.own()
         try:
             await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in self._tasks:

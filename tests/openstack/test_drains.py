@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -262,3 +263,43 @@ def test_a_compute_that_is_no_host_of_novas_is_not_drained_by_nova(cloud: Cloud,
     found = leaving.begin(name, vms="none")
     assert leaving.wait_over(found)["state"] == "done"
     cloud.lab.remove_compute(name)
+
+
+def test_a_drain_of_ten_servers_takes_little_longer_than_their_migrations(
+    cloud: Cloud, tenant: Tenant, leaving: Leaving
+) -> None:
+    """No duty is designated there. By the client alone: all of them begun at once, until Nova calls the last one moved."""
+    (name,) = add_hosts(cloud, 1)
+    (anchor,) = tenant.boot("c1")
+    servers = tenant.boot(*[name] * 10)
+
+    def moved(does: Callable[[], object], gone: Callable[[], bool]) -> float:
+        began = time.monotonic()
+        does()
+        wait_until(gone, "it to be over", 300, every=0.2)
+        return time.monotonic() - began
+
+    def begin(host: str | None) -> None:
+        for server in servers:
+            cloud.sdk.compute.live_migrate_server(server.id, host=host, block_migration="auto")
+
+    def there() -> list[bool]:
+        """Of each that Nova is not at: whether it is on that host."""
+        ids = {each.id for each in servers}
+        found = [s for s in cloud.sdk.compute.servers() if s.id in ids and not s.task_state]
+        return [s.compute_host == name for s in found]
+
+    by_client = moved(lambda: begin(None), lambda: there() == [False] * 10)
+    moved(lambda: begin(name), lambda: there() == [True] * 10)
+    with moving(cloud):
+        wait_matched(leaving, name)
+        operation: list[str] = []
+        by_drain = moved(
+            lambda: operation.append(leaving.begin(name)),
+            lambda: leaving.told(operation[0])["state"] not in ("running", "aborting"),
+        )
+        assert leaving.told(operation[0])["state"] == "done"
+    print(f"ten servers: {by_client:.1f} s by the client, {by_drain:.1f} s by a drain")
+    assert by_drain <= 1.1 * by_client + 2.0
+    assert all(server.reaches(anchor.ip) for server in servers)
+    give_back(cloud, [name])

@@ -393,10 +393,10 @@ class Deployment:
             said |= {"binding:host_id": host, "device_owner": "compute:nova", "device_id": str(uuid.uuid4())}
         return self.neutron.make_one("ports", network_id=network, **said)
 
-    def plug(self, port: dict[str, Any], compute: str) -> str:
+    def plug(self, port: dict[str, Any], compute: str, prefix: int = 24) -> str:
         """Its VM, on a compute: the VM's name."""
         address, name = port["fixed_ips"][0]["ip_address"], f"vm{port['id'][:8]}"
-        self.lab.add_vm(name, compute, port["mac_address"], f"{address}/24", port["id"])
+        self.lab.add_vm(name, compute, port["mac_address"], f"{address}/{prefix}", port["id"])
         return name
 
     def clear(self) -> None:

@@ -86,14 +86,12 @@ def controller(file: str | None, **flags: Any) -> None:
 async def _serve(config: Config) -> int:
     """Run until asked to stop: 0; 5 if a part of it failed."""
     from ebbtide.app import App
-    from ebbtide.runtime import collector
 
     class Announced(App):
         """An App that tells the service manager that it listens, and whether it leads."""
 
         async def start(self) -> None:
             await super().start()
-            collector.keep()
             self._start(_announce(self), "announce")
 
     stopping = asyncio.Event()
