@@ -29,10 +29,12 @@ from ebbtide.openstack.servers import Need, Server, Way
 
 log = structlog.get_logger("nova")
 KIND = "nova"
-#: Seconds between two rounds while a drain goes on, and else; between two words on a migration, and on which host is which.
-BUSY, IDLE, BEAT, TOLD = 0.5, 2.0, 5.0, 45.0
-#: Seconds without an answer after which a claim is somebody else's; between two looks at a migration.
-LEASE, LOOK = 28.0, 0.5
+#: Seconds between two rounds while a drain goes on, and else, and between two at which Nova is asked then; between two words on a
+#: migration, and on which host is which.
+BUSY, IDLE, QUIET, BEAT, TOLD = 0.5, 0.5, 5.0, 5.0, 45.0
+#: Seconds without an answer after which a claim is somebody else's; between two looks at a migration, and at most until it is asked for by
+#: itself: who asks Nova much keeps it from migrating.
+LEASE, LOOK, ALONE = 28.0, 0.5, 4.0
 #: How often a server without a claim is tried, and seconds between.
 TRIES, PAUSES = 3, (5.0, 30.0)
 #: Seconds for which a scheduler may still send a server to a host that was disabled meanwhile.
@@ -64,6 +66,7 @@ class Job:
         self.claims: dict[str, Mapping[str, Any]] = {}
         self.wanted = True
         self.failure = ""
+        self.looked = float("-inf")
         self.work: Future[None] | None = None
         self.heard = time.monotonic()
 
@@ -89,6 +92,10 @@ class Mover:
         #: When the round at hand began.
         self._round = time.monotonic()
         self._looked = float("-inf")
+        #: When Nova was last asked whether anything is to be done; whether a drain went on then.
+        self._asked, self._was_busy = float("-inf"), False
+        #: Servers of hosts, by id, and when they were listed.
+        self._listed: dict[str, tuple[float, dict[str, Server]]] = {}
         #: Since when services have been seen to be disabled.
         self._off: dict[str, float] = {}
         self._ended = False
@@ -129,14 +136,20 @@ class Mover:
         """Do what is to be done now; whether a drain goes on."""
         # Drains before marks: a mark and the drain that needs it begin at once, so a mark that is missing here was taken away.
         drains = self._ask("GET", "/drains")["operations"]
+        quiet = not (self._jobs or self._was_busy or any(each["state"] == "running" for each in drains))
+        if quiet and time.monotonic() - self._asked < QUIET:
+            return False
+        self._asked = time.monotonic()
         found = (self._ask("GET", f"/operations/{each['id']}") for each in drains if each["state"] == "running")
         told = {operation["id"]: operation for operation in found if operation["vms"] == KIND}
         computes = self._computes()
         services = self._cloud.services()
         matched, wrong = hosts.match(computes.values(), services)
         self._tell_matches(computes, matched, wrong)
+        self._was_busy = bool(told)
         if not told:
             self._devices.clear()
+            self._listed.clear()
         for operation in told.values():
             for name in _emptied(operation):
                 self._apart(self._hold_off, operation, name, matched.get(name))
@@ -332,7 +345,7 @@ class Mover:
     def _begin_unplugged(
         self, operation: Mapping[str, Any], name: str, service: Service, plugged: Container[str]
     ) -> None:
-        for server in self._cloud.servers(service.host):
+        for server in self._list(service.host):
             if server.id in self._jobs or len(self._jobs) >= min(operation["at-once"], self._options.at_once):
                 continue
             need = self._need(server)
@@ -340,6 +353,12 @@ class Mover:
                 continue  # the controller gives it, in its turn
             if need.way is not Way.WAIT and self._may_try(server.id):
                 self._start(server, (operation["id"], name), need.way)
+
+    def _list(self, host: str) -> list[Server]:
+        """Servers on a host; those who watch them look here."""
+        at, found = time.monotonic(), self._cloud.servers(host)
+        self._listed[host] = at, {each.id: each for each in found}
+        return found
 
     def _may_try(self, server: str) -> bool:
         """Whether a server that no claim speaks of is tried (again) now."""
@@ -394,7 +413,7 @@ class Mover:
         server, cloud, move = job.server, self._cloud, job.move
         while not self._ended:
             try:
-                now = cloud.server(server.id)
+                now = self._look(job)
                 match move.step(now, time.monotonic(), wanted=job.wanted):
                     case Act.LEFT:
                         return ""
@@ -410,13 +429,30 @@ class Mover:
                         )
                     case Act.BEGIN:
                         self._begin(job)
-                        move.asked(time.monotonic())
+                        # What was listed before that does not show it.
+                        job.looked = time.monotonic()
+                        move.asked(job.looked)
             except NotReady as error:
                 # Whether it has begun nobody knows: it is looked at, and asked for again if it has not. That is no failure of the server's.
                 self._once(str(error))
                 time.sleep(BEAT)
             time.sleep(LOOK)
         return "its mover ends"
+
+    def _look(self, job: Job) -> Server | None:
+        """A server as it is: once it moves, as the list of its host has it, as long as it is in there."""
+        while job.move.begun and not self._ended:
+            at, known = self._listed.get(job.move.source, (float("-inf"), {}))
+            if at > job.looked:
+                job.looked = at
+                if job.server.id in known:
+                    return known[job.server.id]
+                break
+            if time.monotonic() - job.looked > ALONE:
+                break
+            time.sleep(LOOK)
+        job.looked = time.monotonic()
+        return self._cloud.server(job.server.id)
 
     def _begin(self, job: Job) -> None:
         match job.move.way:
@@ -452,7 +488,10 @@ class Mover:
         """Whether a host is empty for Nova and for Placement, and no server is on its way there; else what keeps it."""
         if time.monotonic() - self._off.get(service.id, float("inf")) < STRADDLE:
             return "emptying", f"nova-compute of {service.host} has just been disabled"
-        there = self._cloud.servers(service.host)
+        at, known = self._listed.get(service.host, (float("-inf"), {}))
+        # What was listed in this round is new enough to say who is there; that nobody is has to be so now.
+        there = list(known.values()) if at >= self._round else []
+        there = there or self._list(service.host)
         if there:
             return self._of_servers(there)
         coming = [m for m in self._cloud.migrations(host=service.host) if m.goes_on]
