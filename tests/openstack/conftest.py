@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -12,14 +13,16 @@ from ebbtide.lab import Lab
 from ebbtide.lab.cloud import whole
 from ebbtide.lab.cloud.files import environment
 from tests.openstack.cloud import Cloud, Tenant
+from tests.project.documents import ROOT
 
 #: The directory of a lab that `make openstack-lab` has made: stories are told there, and it stays up.
 THERE = os.environ.get("EBBTIDE_OPENSTACK_LAB", "")
+KEPT = ROOT / "build" / "openstack-logs"
 
 
 @pytest.fixture(scope="session")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """Brought up once, in minutes."""
+def cloud(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Cloud]:
+    """Brought up once, in minutes. What its services have logged is kept in build/openstack-logs if a story has failed."""
     if THERE:
         yield Cloud(Lab.found_in(THERE))
         return
@@ -35,7 +38,15 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         print("up:", took)
         yield Cloud(lab)
     finally:
+        if request.session.testsfailed:
+            _keep_logs(lab)
         lab.down()
+
+
+def _keep_logs(lab: Lab) -> None:
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for log in lab.site.run_directory.glob("*.log"):
+        shutil.copy(log, KEPT)
 
 
 @pytest.fixture
