@@ -12,6 +12,8 @@ from tests.sweep.wires import AFTER, BEFORE, STORE, Strike
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
 END = "insert Operation[end] dead=False state=running verb=end"
+#: What a drain does together depends on what else is to be done at the moment: a run that does not pass the point shows nothing.
+TURNS = 3
 FLIP = "update Move[r1] phase=flip since"
 
 
@@ -28,8 +30,12 @@ FLIP = "update Move[r1] phase=flip since"
     ids=lambda s: f"{s.whom} {s.when} {s.name.split()[1]}",
 )
 def test_a_drain_that_is_struck_ends_as_it_should(strike: Strike, tmp_path: Path) -> None:
-    found = run(tmp_path / "run", [strike], Cloud.drain)
-    assert any("struck" in line for line in found.passed)
+    for turn in range(TURNS):
+        found = run(tmp_path / f"run{turn}", [strike], Cloud.drain)
+        if any("struck" in line for line in found.passed):
+            break
+    else:
+        raise AssertionError(f"the point was passed in none of {TURNS} runs")
     assert found.stale == []
     assert dumps.is_let_go(found.left)
 
