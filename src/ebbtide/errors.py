@@ -26,6 +26,11 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def some(names: Sequence[str], most: int) -> str:
+    """The first of them for a sentence, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 class EbbtideError(Exception):
     """Root of the tree."""
 

@@ -28,7 +28,7 @@ import msgspec
 from ebbtide.decide import designation, documents, duties, natmove, parts, scalein
 from ebbtide.decide.dead import Sight
 from ebbtide.decide.designation import Departure, Going, Standing
-from ebbtide.errors import NotFound, Refused
+from ebbtide.errors import NotFound, Refused, some
 from ebbtide.model.facts import (
     BindingPhase,
     Compute,
@@ -709,9 +709,8 @@ class _Step:
         found = documents.servers_at(self.state, self.state.computes[number].host)
         if not found:
             return ""
-        named = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         return (
-            f"Neutron has ports of servers there, stopped ones perhaps: {named}: move these servers, or drain with --vms nova "
+            f"Neutron has ports of servers there, stopped ones perhaps: {some(found, 3)}: move these servers, or drain with --vms nova "
             "(or begin again with --force, if Nova is done with that host)"
         )
 
@@ -743,11 +742,10 @@ class _Step:
         return True
 
     def _give_up(self, number: int, why: Sequence[str], late: bool) -> None:
-        told, more = why[0], f" and {len(why) - 1} more" if len(why) > 1 else ""
         begun = "not empty at the deadline: " if late else "cannot be emptied: "
         marked = number in self.operation.marked
         after = "" if marked else "; it stays tombstoned, as it was before"
-        self.put(self._of_compute(number), ItemState.FAILED, f"{begun}{told}{more}{after}")
+        self.put(self._of_compute(number), ItemState.FAILED, f"{begun}{some(why, 1)}{after}")
         left = "is recovered" if marked else "stays tombstoned"
         for item in self.of(VM, number):
             if item.state in (ItemState.PENDING, ItemState.MOVING):

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from ebbtide.decide.spread import Key, Piece, Place, bounds, rank, relieve, spread
+from ebbtide.errors import some
 
 FEW = 5
 
@@ -143,7 +144,7 @@ class _Field:
         """Why none of its footprint may have it."""
         there = sorted((self.name(n), self.bar(service, n)) for n in service.footprint if n in self.known)
         said = [f"{name} {bar if bar.startswith('has ') else 'is ' + bar}" for name, bar in there if bar]
-        return _some(said) or "its footprint is empty"
+        return some(said, FEW) or "its footprint is empty"
 
     def stays(self, service: Service) -> tuple[bool, str]:
         """Whether it stays where it is, and why, or why not."""
@@ -244,7 +245,7 @@ def _went(service: Service, order: Sequence[int], number: int, field: _Field) ->
         return f"goes to {field.name(number)}, its standby"
     if not place:
         return f"goes to {field.name(number)}, the first of {len(order)} in its order"
-    full = _some([field.name(n) for n in order[:place]])
+    full = some([field.name(n) for n in order[:place]], FEW)
     return f"goes to {field.name(number)}, number {place + 1} of {len(order)} in its order, to keep the bound of {full}"
 
 
@@ -279,13 +280,13 @@ def _gain(kind: str, total: int, moved: int, rows: Sequence[Load]) -> list[str]:
         return [f"{kind}: balanced, no compute is above its bound"]
     lines = []
     if moved:
-        names = _some([f"{r.name} ({r.before}, bound {r.bound})" for r in above])
-        takers = _some([f"{r.name} takes {r.after - r.before}" for r in rows if r.after > r.before])
+        names = some([f"{r.name} ({r.before}, bound {r.bound})" for r in above], FEW)
+        takers = some([f"{r.name} takes {r.after - r.before}" for r in rows if r.after > r.before], FEW)
         lines.append(f"{kind}: {moved} of {total} move, for {names}; {takers}")
     left = [f"{r.name} ({r.after}, bound {r.bound})" for r in rows if r.after > r.bound]
     if left:
         lines.append(
-            f"{kind}: still above the bound: {_some(left)}: what it has may not be moved, or nobody has room for it"
+            f"{kind}: still above the bound: {some(left, FEW)}: what it has may not be moved, or nobody has room for it"
         )
     return lines
 
@@ -317,8 +318,4 @@ def explain(
         bar = field.bar(service, number) or "not in its footprint"
         lines.append(f"-  {field.name(number)}{mark.get(number, '')}: {bar}")
     far = [field.name(n) for n in field.known if n not in able and n not in near]
-    return [*lines, f"-  not in its footprint: {_some(far)}"] if far else lines
-
-
-def _some(words: Sequence[str]) -> str:
-    return ", ".join(words[:FEW]) + (f" and {len(words) - FEW} more" if len(words) > FEW else "")
+    return [*lines, f"-  not in its footprint: {some(far, FEW)}"] if far else lines

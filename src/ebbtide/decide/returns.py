@@ -12,6 +12,7 @@ import msgspec
 
 from ebbtide.decide import scalein
 from ebbtide.decide.dead import Sight
+from ebbtide.errors import some
 from ebbtide.model.facts import Compute, Edit, Item, ItemState, Membership, Operation
 from ebbtide.model.state import State
 
@@ -64,17 +65,13 @@ def _words(state: State, number: int, sight: Sight) -> str:
     told = [f"silent for {sight.silent:.0f} s"]
     if sight.seen_by:
         told.append(f"its switch is seen by {', '.join(sight.seen_by[:3])}: it forwards")
-    told.append(f"VMs there: {_some(vms)}" if vms else "no VMs there")
-    told.append(f"serves yet: {_some(serves)}" if serves else "what it served is taken over")
+    told.append(f"VMs there: {some(vms, 3)}" if vms else "no VMs there")
+    told.append(f"serves yet: {some(serves, 3)}" if serves else "what it served is taken over")
     return "; ".join(told)
 
 
 def _serves(state: State, kind: str, name: str, number: int) -> bool:
     return state.designations[kind, name].compute == number
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def readmission(compute: Compute, operation_id: str, now: int) -> list[Edit]:

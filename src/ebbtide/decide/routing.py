@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from ebbtide import errors
 from ebbtide.compile import ledger
 from ebbtide.decide import hidden, parts
 from ebbtide.decide.ids import Allocator, retire
@@ -294,8 +295,7 @@ def delete_external(state: State, name: str) -> list[Edit]:
 
 def some(names: Sequence[str]) -> str:
     """The first five of them in order, and how many more there are."""
-    chosen = sorted(names)
-    return ", ".join(chosen[:5]) + (f" and {len(chosen) - 5} more" if len(chosen) > 5 else "")
+    return errors.some(sorted(names), 5)
 
 
 def _taken_outside(state: State, network: External, address: str, but: str = "") -> str:

@@ -14,7 +14,7 @@ import msgspec
 
 from ebbtide.decide import parts
 from ebbtide.decide.lifecycle import resolve
-from ebbtide.errors import BadInput, NotFound, Refused
+from ebbtide.errors import BadInput, NotFound, Refused, some
 from ebbtide.model.facts import Binding, BindingPhase, Compute, Debt, Edit, Membership
 from ebbtide.model.state import State
 
@@ -169,13 +169,11 @@ def end(
         if not compute.tombstoned:
             why = f"{compute.name} is not tombstoned: call scalein-computes-start first"
         elif left:
-            shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-            why = f"{compute.name} still carries {len(left)} port(s): {shown}; migrate or delete them, or recover it"
+            why = f"{compute.name} still carries {len(left)} port(s): {some(left, 5)}; migrate or delete them, or recover it"
         elif forwards := sorted(set(state.ports_on.get(compute.number) or ()) & moving):
             why = f"{compute.name} still forwards for {forwards[0]}, which has just moved: try again in a moment"
         elif serves := serving(compute.number):
-            more = f" and {len(serves) - 1} more" if len(serves) > 1 else ""
-            why = f"{compute.name} still serves: {serves[0]}{more}; wait until it has moved (`ebbtide router list`), or recover it"
+            why = f"{compute.name} still serves: {some(serves, 1)}; wait until it has moved (`ebbtide router list`), or recover it"
             left = [*serves]
         else:
             verdicts.append(IdVerdict(text, Answer.ACCEPTED, compute.name, compute.number, "removed"))

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from ebbtide import errors
 from ebbtide.compile import ledger
 from ebbtide.compile.features import path_mtu, stances, tunnel
 from ebbtide.decide import adverts, datapaths, drain, parts, routing
@@ -82,8 +83,7 @@ def some(names: Sequence[str]) -> str:
     """A list for a sentence, cut at a length that can be read."""
     if not names:
         return "none"
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return errors.some(names, _SHOWN)
 
 
 def compute_story(state: State, compute: Compute, status: Mapping[str, Any], holds: Sequence[str] = ()) -> list[str]:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from ebbtide.decide.lifecycle import resolve
 from ebbtide.decide.scalein import Answer, Decision, IdVerdict, carried
-from ebbtide.errors import BadInput, StillWorking
+from ebbtide.errors import BadInput, StillWorking, some
 from ebbtide.model.facts import Membership
 from ebbtide.model.state import State
 from ebbtide.north import body, media, vpn_rpcs
@@ -84,8 +84,7 @@ def tep_delete(state: State, ids: Sequence[str], serving: Callable[[int], Sequen
         elif not gone and left:
             why = f"{compute.name} still carries {len(left)} port(s): its tunnels go when they have left"
         elif not gone and (left := tuple(serving(compute.number))):
-            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-            why = f"{compute.name} still serves: {left[0]}{more}; its tunnels go when it has moved (`ebbtide router list`)"
+            why = f"{compute.name} still serves: {some(left, 1)}; its tunnels go when it has moved (`ebbtide router list`)"
         answer = Answer.REFUSED if why else Answer.ALREADY
         verdicts.append(IdVerdict(text, answer, compute.name, compute.number, why or "no tunnel is needed", left))
     return Decision(tuple(verdicts))

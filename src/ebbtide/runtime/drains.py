@@ -18,7 +18,7 @@ from ebbtide.decide import dead, designation, drain, foresight, marking, scalein
 from ebbtide.decide.designation import Going
 from ebbtide.decide.drain import Claim, Goal, Problem, Seen, Wish
 from ebbtide.decide.scalein import Decision
-from ebbtide.errors import BadInput, EbbtideError, NotReady, Refused
+from ebbtide.errors import BadInput, EbbtideError, NotReady, Refused, some
 from ebbtide.model.facts import Edit, Item, Operation
 from ebbtide.model.state import State
 from ebbtide.runtime.cluster import Cluster
@@ -144,8 +144,7 @@ class Drains:
         missing = cluster.not_yet_heard(c.number for c in state.members())
         if cut_off or not missing:
             return cut_off
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        return f"waits for {', '.join(missing[:3])}{more} to connect"
+        return f"waits for {some(missing, 3)} to connect"
 
     def _settled(self, revision: int) -> bool:
         """Whether all who can be programmed have a revision, and their cached flows have followed."""

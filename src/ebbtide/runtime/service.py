@@ -43,7 +43,7 @@ from ebbtide.decide.drain import Wish
 from ebbtide.decide.election import Plan
 from ebbtide.decide.ids import Allocator
 from ebbtide.decide.scalein import Decision
-from ebbtide.errors import BadInput, NotFound, NotReady, Refused, StillWorking
+from ebbtide.errors import BadInput, NotFound, NotReady, Refused, StillWorking, some
 from ebbtide.model import teps
 from ebbtide.model.addresses import parse_ip
 from ebbtide.model.facts import (
@@ -227,7 +227,7 @@ class Service:
 
     def _still_held(self, retired: Retired) -> str:
         holding = self.cluster.holding(retired.since)
-        who = ", ".join(holding[:5]) + (f" and {len(holding) - 5} more" if len(holding) > 5 else "")
+        who = some(holding, 5)
         return (
             f"VNI {retired.vni} was that of network {retired.network}, and {who or 'somebody'} has not confirmed that it holds nothing "
             "of it any more: choose another VNI, or bring back or remove what cannot be reached"
@@ -508,9 +508,8 @@ class Service:
             member = self.cluster.members.get(compute.number)
             strange = sorted(lifecycle.untold(state, member.view.ports)) if member is not None and not forced else []
             if strange:
-                more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
                 raise Refused(
-                    f"{compute.name} was not adopted: nobody has told of {', '.join(strange[:3])}{more}, which are plugged there and would "
+                    f"{compute.name} was not adopted: nobody has told of {some(strange, 3)}, which are plugged there and would "
                     "be cut off. Let Neutron tell of them first, or add them (`ebbtide port add`); to cut them off: --force REASON"
                 )
             adopted = msgspec.structs.replace(compute, adopted=True)
