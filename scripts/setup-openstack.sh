@@ -15,7 +15,7 @@ case "${1-}" in
   odl) VENV=.venv-odl lock=openstack/odl.lock ;;
   cloud)
     VENV=.venv-openstack lock=openstack/cloud.lock own=(openstack/neutron-ebbtide .)
-    needed+=(rabbitmq-server=rabbitmq-server epmd=erlang-base busybox=busybox)
+    needed+=(rabbitmq-server=rabbitmq-server epmd=erlang-base busybox=busybox dnsmasq=dnsmasq-base iptables-save=iptables)
     ;;
   *) sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -25,6 +25,11 @@ OPTIONS = [
     ),
     cfg.FloatOpt("hosts_interval", default=10.0, min=1.0, help="Seconds between two looks at the controller's hosts."),
     cfg.FloatOpt("status_interval", default=3.0, min=0.2, help="Seconds between two looks at ports that are down."),
+    cfg.BoolOpt(
+        "dhcp_agents",
+        default=False,
+        help="Whether networks are given to Neutron's DHCP agents, for their DNS: DHCP itself is answered by the controller's hosts.",
+    ),
     cfg.IntOpt("lease", default=30, min=4, help="Seconds after which another worker takes over from a silent one."),
 ]
 

@@ -41,7 +41,6 @@ _NOT_SERVED = frozenset(
         "stateful-security-group",
         "security-groups-default-statefulness",
         "port-device-profile",
-        "dhcp_agent_scheduler",
         "network_availability_zone",
         "availability_zone",
         "availability_zone_filter",
@@ -53,6 +52,8 @@ _NOT_SERVED = frozenset(
         "rbac-subnetpool",
     }
 )
+#: How networks are given to DHCP agents: by option.
+_AGENTS = frozenset({"dhcp_agent_scheduler"})
 
 
 class Mechanism(api.MechanismDriver):
@@ -70,7 +71,7 @@ class Mechanism(api.MechanismDriver):
 
     def supported_extensions(self, extensions: set[str]) -> set[str]:
         """Of what others would have Neutron announce, what is served."""
-        return extensions - _NOT_SERVED
+        return extensions - _NOT_SERVED - (frozenset() if config.register().dhcp_agents else _AGENTS)
 
     def get_workers(self) -> list[Worker]:
         """What runs in neutron-periodic-workers."""

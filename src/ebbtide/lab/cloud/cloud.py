@@ -19,6 +19,8 @@ from .queue import Queue
 from .services import IDENTITY, REGION, Services
 
 NAME = "lab"
+#: A worker that is started only where there are agents of Neutron's own.
+AGENTS = "neutron-rpc"
 _DATABASES = ("keystone", "placement", "glance", "neutron", "nova_api", "nova_cell0", "nova")
 #: Seconds for a service to answer.
 _START = 120.0
@@ -59,7 +61,7 @@ class Cloud:
         step("identity", lambda: self.start("keystone"), self._await_queue)
         step("accounts", services.make_accounts)
         step("services", *(lambda n=name: self.start(n) for name in services.web() if name != "keystone"))
-        step("workers", *(lambda n=name: services.start(n) for name in services.workers()))
+        step("workers", *(lambda n=name: services.start(n) for name in services.workers() if name != AGENTS))
         step("hosts", lambda: self.add_hosts(hosts))
         return took
 

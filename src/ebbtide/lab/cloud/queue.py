@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...errors import NotReady
 from ..lab import Lab
+from ..site import CONTROLLER
 
 PORT = 5672
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -19,6 +20,8 @@ class Queue:
         self._lab, self._directory = lab, directory
 
     url = f"rabbit://guest:guest@127.0.0.1:{PORT}/"
+    #: As computes reach it.
+    url_of_computes = f"rabbit://guest:guest@{CONTROLLER}:{PORT}/"
 
     def start(self) -> None:
         """Start it; it answers some seconds later (`lab.connect`).
@@ -31,14 +34,14 @@ class Queue:
         folder = self._directory
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "plugins").write_text("[].\n")
-        (folder / "rabbitmq.conf").write_text("loopback_users = none\nvm_memory_high_watermark.absolute = 512MB\n")
+        listeners = [f"listeners.tcp.{n} = {at}:{PORT}" for n, at in enumerate(("127.0.0.1", CONTROLLER))]
+        settings = ["loopback_users = none", "vm_memory_high_watermark.absolute = 512MB", *listeners]
+        (folder / "rabbitmq.conf").write_text("\n".join([*settings, ""]))
         environment = {
             "HOME": str(folder),
             "RABBITMQ_NODENAME": "cloud@localhost",
             "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
-            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODE_PORT": str(PORT),
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
         }

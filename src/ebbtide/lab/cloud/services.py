@@ -44,6 +44,7 @@ class Services:
     def __init__(self, lab: Lab, files: Files, database: Database) -> None:
         self._lab, self._files, self._database = lab, files, database
         self.venv = environment()
+        self._with_agents = False
 
     # --- configuration ---
 
@@ -137,8 +138,9 @@ class Services:
                     "core_plugin": "ml2",
                     "service_plugins": "ebbtide-router",
                     "auth_strategy": "keystone",
-                    "rpc_workers": 0,
-                    "rpc_state_report_workers": 0,
+                    # Without these workers its API gives no network to an agent either.
+                    "rpc_workers": int(self._with_agents),
+                    "rpc_state_report_workers": int(self._with_agents),
                     "notify_nova_on_port_status_changes": True,
                     "notify_nova_on_port_data_changes": True,
                     "dns_domain": "cloud.example.",
@@ -158,7 +160,7 @@ class Services:
                 "quotas": dict.fromkeys((f"quota_{kind}" for kind in _COUNTED), -1),
                 "ml2_type_vxlan": {"vni_ranges": "70000:99999"},
                 "ml2_type_flat": {"flat_networks": "*"},
-                "ebbtide": {"url": "http://127.0.0.1:8181"},
+                "ebbtide": {"url": "http://127.0.0.1:8181", "dhcp_agents": self._with_agents},
             },
         )
 
@@ -211,6 +213,30 @@ class Services:
             "ebbtide_lab": {"name": self._lab.name, "directory": self._lab.site.directory},
         }
         return self._files.settings("nova", f"{host}.conf", own)
+
+    def _dhcp(self, host: str) -> Path:
+        """What the DHCP agent of one host reads; it is root there, and asks nobody to be it."""
+        socket = self._lab.compute(host).directory / "db.sock"
+        own: Settings = {
+            "DEFAULT": self._common("neutron")
+            | {
+                "host": host,
+                "state_path": self._files.folder("neutron", f"dhcp-{host}"),
+                "transport_url": Queue.url_of_computes,
+                "interface_driver": "openvswitch",
+                # Of a call that was made before anybody listened.
+                "rpc_response_timeout": 5,
+            },
+            "OVS": {"ovsdb_connection": f"unix:{socket}"},
+            "AGENT": {"root_helper": "env", "report_interval": 5},
+            "oslo_concurrency": self._locks(f"dhcp-{host}"),
+        }
+        return self._files.settings("neutron", f"dhcp-{host}.conf", own)
+
+    def let_agents(self, *, serve: bool) -> None:
+        """Whether networks are given to DHCP agents, from Neutron's next start on. They speak to the worker neutron-rpc."""
+        self._with_agents = serve
+        self._neutron()
 
     # --- their databases ---
 
@@ -287,21 +313,28 @@ class Services:
         return {each.name: each for each in found}
 
     def workers(self) -> dict[str, list[str]]:
-        """Services that do not, by name: their commands."""
+        """Services that do not, by name: their commands; `neutron-rpc` has something to do only where there are agents."""
         nova = f"--config-file={self._files.etc}/nova/nova.conf"
         neutron = f"--config-file={self._files.etc}/neutron/neutron.conf"
         return {
             "nova-conductor": ["nova-conductor", nova],
             "nova-scheduler": ["nova-scheduler", nova],
             "neutron-workers": ["neutron-periodic-workers", neutron],
+            "neutron-rpc": ["neutron-rpc-server", neutron],
         }
 
     def start(self, name: str) -> None:
-        """Start one of them, by name; `compute-HOST` is the nova-compute of a host."""
-        if name.startswith("compute-"):
-            host = name.removeprefix("compute-")
+        """Start one of them, by name; `compute-HOST` is the nova-compute of a host, `dhcp-HOST` its DHCP agent."""
+        kind, _, host = name.partition("-")
+        if kind == "compute":
             files = [f"--config-file={self._files.etc}/nova/compute.conf", f"--config-file={self._compute(host)}"]
             self._spawn(name, ["python", "-m", "ebbtide.lab.cloud.compute", *files], {})
+        elif kind == "dhcp":
+            # It makes namespaces of the same names on each host, and starts what outlives it: both are its own here, and end with it.
+            apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
+            command = [str(self.venv / "bin" / "neutron-dhcp-agent"), f"--config-file={self._dhcp(host)}"]
+            own = 'mount -t tmpfs netns /run/netns && exec "$@"'
+            self._lab.spawn(f"cloud-{name}", [*apart, own, "sh", *command], where=host, env=self._own({}))
         elif name in self.workers():
             self._spawn(name, self.workers()[name], {})
         else:
@@ -320,9 +353,11 @@ class Services:
                 name, ["uwsgi", *options, "--buffer-size=65535", "--add-header=Connection: close"], web.environment
             )
 
+    def _own(self, more: Mapping[str, str]) -> dict[str, str]:
+        return {"PATH": f"{self.venv / 'bin'}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", **more}
+
     def _spawn(self, name: str, command: list[str], more: Mapping[str, str]) -> None:
-        own = {"PATH": f"{self.venv / 'bin'}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", **more}
-        self._lab.spawn(f"cloud-{name}", [str(self.venv / "bin" / command[0]), *command[1:]], env=own)
+        self._lab.spawn(f"cloud-{name}", [str(self.venv / "bin" / command[0]), *command[1:]], env=self._own(more))
 
     def stop(self, name: str) -> None:
         """End one of them, its children too."""
