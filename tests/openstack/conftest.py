@@ -13,6 +13,7 @@ from ebbtide.lab import Lab
 from ebbtide.lab.cloud import whole
 from ebbtide.lab.cloud.files import environment
 from tests.openstack.cloud import Cloud, Tenant
+from tests.openstack.leaving import Leaving
 from tests.project.documents import ROOT
 
 #: The directory of a lab that `make openstack-lab` has made: stories are told there, and it stays up.
@@ -54,3 +55,9 @@ def tenant(cloud: Cloud, request: pytest.FixtureRequest) -> Iterator[Tenant]:
     """A network of its own behind a router, and a group that lets ICMP and TCP in; all of it is gone afterwards."""
     with cloud.tenant(request.node.name[:40]) as made:
         yield made
+
+
+@pytest.fixture
+def leaving(cloud: Cloud) -> Leaving:
+    """Drains of it."""
+    return Leaving(cloud)

@@ -2,109 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import pytest
 
 from ebbtide.lab import wait_until
-from ebbtide.lab.cloud import cloud as lab_cloud
 from ebbtide.lab.cloud import whole
 from ebbtide.lab.probes import Probes, pairs_among
-from ebbtide.lab.rest import Api
 from tests.openstack.cloud import LONG, MARKS, Cloud, Tenant
+from tests.openstack.leaving import Leaving, add_hosts, give_back, moving, new_number, wait_matched
 from tests.openstack.test_migrations import RATE, assert_whole
 from tests.support.outside import Answers, asked, speaking
 
 pytestmark = [*MARKS[:1], *MARKS[2:], pytest.mark.timeout(420)]
-
-
-class Leaving:
-    """Drains of a cloud, as an operator begins and watches them."""
-
-    def __init__(self, cloud: Cloud) -> None:
-        self.cloud = cloud
-        self.ask = Api(cloud.lab).ask
-
-    def begin(self, *hosts: str, **wishes: Any) -> str:
-        """A drain by Nova's movers: its id."""
-        body = {"computes": list(hosts), "vms": "nova", "at-once": 10, **wishes}
-        return str(self.ask("POST", "/api/v1/drains", body)["operation"]["id"])
-
-    def plan(self, *hosts: str) -> Any:
-        return self.ask("POST", "/api/v1/drains", {"computes": list(hosts), "vms": "nova", "plan": True})
-
-    def told(self, operation: str) -> Any:
-        return self.ask("GET", f"/api/v1/operations/{operation}")
-
-    def item(self, operation: str, host: str) -> Any:
-        return next(i for i in self.told(operation)["items"] if (i["kind"], i["object"]) == ("compute", host))
-
-    def wait_over(self, operation: str, deadline: float = 240.0) -> Any:
-        """Until it is over: what has become of it."""
-        wait_until(
-            lambda: self.told(operation)["state"] not in ("running", "aborting"), "it to end", deadline, every=0.5
-        )
-        return self.told(operation)
-
-    def wait_said(self, operation: str, host: str, words: str) -> None:
-        """Until what keeps a host has these words in it."""
-        wait_until(lambda: words in self.item(operation, host)["reason"], f"{host}: {words}", 60, every=0.5)
-
-
-@pytest.fixture
-def leaving(cloud: Cloud) -> Leaving:
-    return Leaving(cloud)
-
-
-@contextmanager
-def moving(cloud: Cloud, *options: str) -> Iterator[Callable[[], None]]:
-    """A mover of Nova's is at work; gives what kills it and starts it anew."""
-    env = {"OS_CLIENT_CONFIG_FILE": str(cloud.services.credentials), "OS_CLOUD": lab_cloud.NAME}
-    command = [sys.executable, "-m", "ebbtide", "mover", "nova", "--log-format", "json", *options]
-
-    def start() -> None:
-        cloud.lab.spawn("mover", command, env=env)
-
-    def anew() -> None:
-        cloud.lab.kill_spawned("mover")
-        start()
-
-    start()
-    try:
-        yield anew
-    finally:
-        cloud.lab.end_spawned("mover")
-
-
-def new_number(cloud: Cloud) -> int:
-    """Of a host that nobody has been: a new machine under a removed one's name is held at the door."""
-    return cloud.lab.site.read().next_compute + 1
-
-
-def add_hosts(cloud: Cloud, count: int) -> list[str]:
-    """Hosts that nobody minds to lose."""
-    first = new_number(cloud)
-    names = [f"c{number}" for number in range(first, first + count)]
-    whole.add_computes(cloud.lab, names)
-    cloud.services.add_hosts(names)
-    wait_until(lambda: set(names) <= cloud.agents().keys(), "Neutron to know them", 30, every=0.2)
-    return names
-
-
-def wait_matched(leaving: Leaving, *hosts: str) -> None:
-    """Until the mover has said which hosts these are."""
-    wait_until(lambda: len(leaving.plan(*hosts)["hosts"]) == len(hosts), "the mover to know them", 60, every=0.5)
-
-
-def give_back(cloud: Cloud, names: Sequence[str]) -> None:
-    """Their machines are thrown away."""
-    for name in names:
-        cloud.services.stop(f"compute-{name}")
-        cloud.lab.remove_compute(name)
 
 
 def is_off(cloud: Cloud, host: str) -> tuple[bool, str]:
@@ -265,46 +178,77 @@ def test_a_compute_that_is_no_host_of_novas_is_not_drained_by_nova(cloud: Cloud,
     cloud.lab.remove_compute(name)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    raises=AssertionError,
-    reason="on two cores a drain has taken 34.1 s where the client alone took 27.1 s: two seconds more than it may",
-)
+@contextmanager
+def translating(cloud: Cloud, leaving: Leaving, host: str) -> Iterator[socket.socket]:
+    """A connection to the outside that this host translates."""
+    with ExitStack() as made, Answers() as answers:
+        answers.serve(cloud.outside)
+        for number in range(10):
+            tenant = made.enter_context(cloud.tenant(f"outward-{number}"))
+            if leaving.designated("nat", tenant.router.id) == host:
+                (guest,) = tenant.boot("c1")
+                yield made.enter_context(speaking(guest, cloud.outside.ip))
+                return
+        raise AssertionError(f"none of ten routers is on {host}")
+
+
+class Ten:
+    """Ten servers that are together on a host, and away from there."""
+
+    def __init__(self, cloud: Cloud, tenant: Tenant, leaving: Leaving) -> None:
+        self.cloud, self.leaving = cloud, leaving
+        self.servers = tenant.boot(*["c1"] * 10)
+
+    def _begin(self, host: str | None) -> None:
+        for server in self.servers:
+            self.cloud.sdk.compute.live_migrate_server(server.id, host=host, block_migration="auto")
+
+    def _there(self, host: str) -> list[bool]:
+        """Of each that Nova is not at: whether it is on that host."""
+        ids = {each.id for each in self.servers}
+        found = [s for s in self.cloud.sdk.compute.servers() if s.id in ids and not s.task_state]
+        return [s.compute_host == host for s in found]
+
+    def gather(self, host: str) -> None:
+        """All of them go there."""
+        self._begin(host)
+        wait_until(lambda: self._there(host) == [True] * 10, f"ten servers to be on {host}", LONG, every=0.2)
+
+    def disperse(self, host: str) -> float:
+        """By the client alone: all of them begun at once, until Nova calls the last one moved. Seconds."""
+        began = time.monotonic()
+        self._begin(None)
+        wait_until(lambda: self._there(host) == [False] * 10, f"ten servers to leave {host}", LONG, every=0.2)
+        return time.monotonic() - began
+
+    def drain(self, host: str) -> float:
+        """The host is drained. Seconds."""
+        wait_matched(self.leaving, host)
+        began = time.monotonic()
+        assert self.leaving.wait_over(self.leaving.begin(host))["state"] == "done"
+        return time.monotonic() - began
+
+
 def test_a_drain_of_ten_servers_takes_little_longer_than_their_migrations(
     cloud: Cloud, tenant: Tenant, leaving: Leaving
 ) -> None:
-    """No duty is designated there. By the client alone: all of them begun at once, until Nova calls the last one moved."""
-    (name,) = add_hosts(cloud, 1)
-    (anchor,) = tenant.boot("c1")
-    servers = tenant.boot(*[name] * 10)
-
-    def moved(does: Callable[[], object], gone: Callable[[], bool]) -> float:
-        began = time.monotonic()
-        does()
-        wait_until(gone, "it to be over", 300, every=0.2)
-        return time.monotonic() - began
-
-    def begin(host: str | None) -> None:
-        for server in servers:
-            cloud.sdk.compute.live_migrate_server(server.id, host=host, block_migration="auto")
-
-    def there() -> list[bool]:
-        """Of each that Nova is not at: whether it is on that host."""
-        ids = {each.id for each in servers}
-        found = [s for s in cloud.sdk.compute.servers() if s.id in ids and not s.task_state]
-        return [s.compute_host == name for s in found]
-
-    by_client = moved(lambda: begin(None), lambda: there() == [False] * 10)
-    moved(lambda: begin(name), lambda: there() == [True] * 10)
+    """Without a designated duty, and with NAT, which leaves meanwhile. Taken together, since a machine with two cores is not as quick at
+    any time."""
+    ten = Ten(cloud, tenant, leaving)
+    by_client, by_drain, names = [], [], []
     with moving(cloud):
-        wait_matched(leaving, name)
-        operation: list[str] = []
-        by_drain = moved(
-            lambda: operation.append(leaving.begin(name)),
-            lambda: leaving.told(operation[0])["state"] not in ("running", "aborting"),
-        )
-        assert leaving.told(operation[0])["state"] == "done"
-    print(f"ten servers: {by_client:.1f} s by the client, {by_drain:.1f} s by a drain")
-    assert by_drain <= 1.1 * by_client + 2.0
-    assert all(server.reaches(anchor.ip) for server in servers)
-    give_back(cloud, [name])
+        for duty in ("none", "nat"):
+            names += add_hosts(cloud, 1)
+            host = names[-1]
+            with translating(cloud, leaving, host) if duty == "nat" else nullcontext() as wire:
+                seen = wire and asked(wire)
+                ten.gather(host)
+                by_client.append(ten.disperse(host))
+                ten.gather(host)
+                by_drain.append(ten.drain(host))
+                print(
+                    f"duty {duty}: ten servers take {by_client[-1]:.1f} s by the client, {by_drain[-1]:.1f} s by a drain"
+                )
+                assert (wire and asked(wire)) == seen, "the connection goes on"
+    assert sum(by_drain) <= 1.1 * sum(by_client) + 2.0 * len(names)
+    give_back(cloud, names)

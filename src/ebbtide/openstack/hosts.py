@@ -15,11 +15,12 @@ _REASON = re.compile(r"ebbtide drain (?P<operation>\S+) of (?P<compute>\S+)")
 
 
 class Compute(NamedTuple):
-    """A member of the cluster, as the controller tells of it. `host`: what Nova has to call it."""
+    """A member of the cluster, as the controller tells of it. `host`: what Nova has to call it; `ready`: ports are served there."""
 
     name: str
     host: str
     tombstoned: bool
+    ready: bool = True
 
 
 class Service(NamedTuple):

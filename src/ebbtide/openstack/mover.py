@@ -1,7 +1,8 @@
 """Empties Nova's hosts for drains of kind "nova".
 
     a drain begins     its computes' services are disabled, for a reason that names operation and compute
-    while it goes on   servers leave: live, at most as many at a time as the drain allows; whether a host is empty is said to the controller
+    while it goes on   servers leave: live, at most as many at a time as the drain allows; networks of DHCP agents are given to others;
+                       whether a host is empty is said to the controller
     a compute stays    its service is enabled again, if it was disabled by us
     a compute went     its service, resource provider and agents are removed, if that is asked for
 
@@ -13,28 +14,35 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import structlog
 
 from ebbtide.errors import EbbtideError, NotFound, NotReady, Refused
-from ebbtide.openstack import hosts, servers
+from ebbtide.openstack import agents, hosts, servers
 from ebbtide.openstack.hosts import Compute, Service
-from ebbtide.openstack.moves import Act, Move
+from ebbtide.openstack.jobs import Ground, Job, NetworkJob, ServerJob
 from ebbtide.openstack.nova import Cloud
-from ebbtide.openstack.servers import Need, Server, Way
+from ebbtide.openstack.servers import DHCP_OWNER, Need, Port, Server, Way
 
 log = structlog.get_logger("nova")
 KIND = "nova"
 #: Seconds between two rounds while a drain goes on, and else, and between two at which Nova is asked then; between two words on a
 #: migration, and on which host is which.
 BUSY, IDLE, QUIET, BEAT, TOLD = 0.5, 0.5, 5.0, 5.0, 45.0
-#: Seconds without an answer after which a claim is somebody else's; between two looks at a migration, and at most until it is asked for by
-#: itself: who asks Nova much keeps it from migrating.
-LEASE, LOOK, ALONE = 28.0, 0.5, 4.0
+#: Between two rounds once the last port has left, and for how long.
+LAST, SOON = 0.1, 10.0
+#: Seconds without an answer after which a claim is somebody else's; between two looks at what is at work.
+LEASE, LOOK = 28.0, 0.3
+#: Between two lists of a host's servers, so many times what one takes.
+PAUSE = 4
+#: So many calls of the cloud at a time, for what is at work.
+WORKERS = 4
+#: How the owners of servers' ports begin.
+_SERVERS = "compute:"
 #: How often a server without a claim is tried, and seconds between.
 TRIES, PAUSES = 3, (5.0, 30.0)
 #: Seconds for which a scheduler may still send a server to a host that was disabled meanwhile.
@@ -44,7 +52,6 @@ STRADDLE = 10.0
 STUCK, FORGOTTEN, REMEMBERED, AGAIN = 120.0, 30.0, 86_400.0, 600.0
 _OPEN = ("pending", "moving")
 Ask = Callable[..., Any]
-_ACTIONS = {Way.LIVE: ("live-migration",), Way.COLD: ("migrate",), Way.CONFIRM: ("confirmResize",)}
 
 
 class Options:
@@ -57,57 +64,44 @@ class Options:
         self.at_once, self.block, self.cold, self.remove = at_once, block, cold, remove
 
 
-class Job:
-    """One server that leaves its host. `about`: operation and compute for which; `claims`: those of its ports, by port; `wanted`: the drain
-    goes on; `failure`: why it has not left, at its end."""
-
-    def __init__(self, server: Server, way: Way, about: tuple[str, str]) -> None:
-        self.server, self.move, self.about = server, Move(server, way), about
-        self.claims: dict[str, Mapping[str, Any]] = {}
-        self.wanted = True
-        self.failure = ""
-        self.looked = float("-inf")
-        self.work: Future[None] | None = None
-        self.heard = time.monotonic()
-
-    @property
-    def over(self) -> bool:
-        """Whether its work has ended."""
-        return self.work is not None and self.work.done()
-
-
 class Mover:
     """`ask(method, path, body)`: a call of the controller's REST interface, below /api/v1."""
 
     def __init__(self, ask: Ask, cloud: Cloud, name: str, options: Options) -> None:
         self._ask, self._cloud, self._name, self._options = ask, cloud, name, options
         self._jobs: dict[str, Job] = {}
-        # Each of its threads has a connection, and keeps it.
-        self._workers = ThreadPoolExecutor(options.at_once, "move")
-        self._devices: dict[str, tuple[str, str]] = {}
+        # Nova's and Neutron's apart: one that hangs keeps the other's from nothing.
+        self._workers = ThreadPoolExecutor(min(WORKERS, options.at_once), "move")
+        self._others = ThreadPoolExecutor(2, "neutron")
+        self._ground = Ground(cloud, options.block, self._once)
+        #: By host, what is bound there or was met there.
+        self._ports: dict[str, dict[str, Port]] = {}
         #: Of servers without a claim: how often they have failed, when, and Nova's words.
         self._failed: dict[str, tuple[int, float, str]] = {}
         self._matched = float("-inf")
         self._said: dict[str, float] = {}
         #: When the round at hand began.
         self._round = time.monotonic()
-        self._looked = float("-inf")
+        self._looked = self._agents_looked = float("-inf")
         #: When Nova was last asked whether anything is to be done; whether a drain went on then.
         self._asked, self._was_busy = float("-inf"), False
-        #: Servers of hosts, by id, and when they were listed.
-        self._listed: dict[str, tuple[float, dict[str, Server]]] = {}
         #: Since when services have been seen to be disabled.
         self._off: dict[str, float] = {}
+        #: Whether ports of drains were plugged in the last round; since none is, and nothing but Nova's own word is waited for, rounds are
+        #: short until then.
+        self._plugged, self._soon = False, float("-inf")
         self._ended = False
 
     def run(self, over: Callable[[], bool]) -> None:
         """Until `over` says so; migrations that have begun go on in Nova, and the next start finds them."""
-        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        for does in (self._beat, self._pump):
+            threading.Thread(target=does, name=does.__name__, daemon=True).start()
         try:
             self._run(over)
         finally:
             self._ended = True
-            self._workers.shutdown(wait=False, cancel_futures=True)
+            for pool in (self._workers, self._others):
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, over: Callable[[], bool]) -> None:
         while not over():
@@ -120,7 +114,7 @@ class Mover:
             except Exception:
                 # Whatever it was: hosts that are held off need somebody who goes on.
                 log.exception("nova_fault")
-            time.sleep(BUSY if busy else IDLE)
+            time.sleep(LAST if busy and time.monotonic() < self._soon else BUSY if busy else IDLE)
 
     def _once(self, words: str) -> None:
         """Say what is waited for; and again, if it is so for long."""
@@ -146,10 +140,14 @@ class Mover:
         services = self._cloud.services()
         matched, wrong = hosts.match(computes.values(), services)
         self._tell_matches(computes, matched, wrong)
+        self._ground.staying = {each.host for each in computes.values() if each.ready and not each.tombstoned}
         self._was_busy = bool(told)
+        was_plugged, self._plugged = self._plugged, any(map(_open_vms, told.values()))
+        if was_plugged and not self._plugged:
+            self._soon = time.monotonic() + SOON
         if not told:
-            self._devices.clear()
-            self._listed.clear()
+            self._ports.clear()
+            self._ground.forget()
         for operation in told.values():
             for name in _emptied(operation):
                 self._apart(self._hold_off, operation, name, matched.get(name))
@@ -159,13 +157,14 @@ class Mover:
             self._vouch(operation, matched, wrong)
         for service in hosts.to_enable(services, computes):
             self._apart(self._give_back, service)
+        self._apart(self._give_agents_back, computes)
         if self._options.remove:
             self._apart(self._remove, services, computes)
         return bool(told) or bool(self._jobs)
 
     def _computes(self) -> dict[str, Compute]:
         found = self._ask("GET", "/neutron/hosts")["hosts"]
-        return {h["compute"]: Compute(h["compute"], h["host"], h["tombstoned"]) for h in found}
+        return {h["compute"]: Compute(h["compute"], h["host"], h["tombstoned"], h["ready"]) for h in found}
 
     def _tell_matches(
         self, computes: Mapping[str, Compute], matched: Mapping[str, Service], wrong: Mapping[str, str]
@@ -203,6 +202,8 @@ class Mover:
             if service.enabled:
                 self._off.pop(service.id, None)
             self._cloud.disable(service, hosts.reason(operation["id"], name))
+            # Whether it is empty is found out with this; it takes long, and need not wait until then.
+            self._others.submit(self._apart, self._cloud.find_providers, service.host)
             log.info("nova_host_disabled", host=service.host, operation=operation["id"])
         else:
             self._off.setdefault(service.id, time.monotonic())
@@ -212,6 +213,7 @@ class Mover:
             return  # somebody has just disabled it for a reason of their own
         self._cloud.enable(service)
         log.info("nova_host_enabled", host=service.host, reason=service.reason)
+        self._agents_looked = float("-inf")
 
     def _remove(self, services: Iterable[Service], computes: Mapping[str, Compute]) -> None:
         known = [s for s in services if hosts.ours(s) is not None and not s.up]
@@ -251,6 +253,14 @@ class Mover:
         for operation in told.values():
             self._apart(self._begin_unclaimed, operation, matched)
 
+    def _pump(self) -> None:
+        """Whatever there is goes on, however long a round takes."""
+        while not self._ended:
+            for job in list(self._jobs.values()):
+                with suppress(RuntimeError):  # it ends
+                    job.go_on(self._others if isinstance(job, NetworkJob) else self._workers)
+            time.sleep(LOOK)
+
     def _beat(self) -> None:
         """Say that we are at it, however long a round takes."""
         while not self._ended:
@@ -267,15 +277,19 @@ class Mover:
     def _end(self, job: Job) -> None:
         if job.failure and not self._tell(job, job.failure):
             return  # the controller does not answer: said again
-        del self._jobs[job.server.id]
+        del self._jobs[job.key]
+        # It is listed there as it was, and would be taken for one that is to leave.
+        self._ground.forget(job.host)
+        if isinstance(job, NetworkJob):
+            self._ports.pop(job.host, None)
         if not job.failure:
-            self._failed.pop(job.server.id, None)
+            self._failed.pop(job.key, None)
         elif not job.claims:
-            tries = self._failed.get(job.server.id, (0, 0.0, ""))[0] + 1
-            self._failed[job.server.id] = (tries, time.monotonic(), job.failure)
+            tries = self._failed.get(job.key, (0, 0.0, ""))[0] + 1
+            self._failed[job.key] = (tries, time.monotonic(), job.failure)
 
     def _tell(self, job: Job, failure: str = "") -> bool:
-        """Report on the claims of a server; whether the controller has heard it."""
+        """Report on the claims of a job; whether the controller has heard it."""
         told = time.monotonic()
         for port, claim in list(job.claims.items()):
             try:
@@ -296,36 +310,71 @@ class Mover:
         for claim in self._ask("POST", f"/movers/{KIND}/claim", body)["claims"]:
             self._apart(self._take, claim, computes)
 
-    def _owner(self, port: str) -> tuple[str, str]:
-        """Who a port is of, asked once a drain."""
-        if port not in self._devices:
-            self._devices[port] = self._cloud.owner(port)
-        return self._devices[port]
+    def _ports_of(self, host: str) -> dict[str, Port]:
+        """Ports that are bound to a host, listed once a drain."""
+        if host not in self._ports:
+            self._ports[host] = {each.id: each for each in self._cloud.ports(host)}
+        return self._ports[host]
+
+    def _port(self, port: str, host: str) -> Port:
+        """A port that is plugged on a host, wherever it is bound."""
+        there = self._ports_of(host)
+        if port not in there:
+            there[port] = self._cloud.port(port)
+        return there[port]
 
     def _take(self, claim: Mapping[str, Any], computes: Mapping[str, Compute]) -> None:
-        owner, device = self._owner(claim["vm"])
-        server = self._cloud.server(device) if owner.startswith("compute:") else None
-        if server is None:
-            self._give_up(claim, servers.unowned(owner, device))
-            return
         source = computes.get(claim["source"])
-        job = self._jobs.get(server.id)
-        if job is None:
-            if source is None or server.host != source.host:
-                return  # it has left, and is on no host of ours to move: those who send to it follow
-            need = self._need(server)
-            if need.way is Way.WAIT and not server.task:
-                self._give_up(claim, need.words)
-                return
-            # What Nova is doing with it is waited for: a snapshot is no failure, and a migration may be ours of before.
-            way = Way.LIVE if need.way is Way.WAIT else need.way
-            job = self._start(server, (claim["operation"], claim["source"]), way)
-        job.claims[claim["vm"]] = claim
-        job.wanted = True
+        if source is None:
+            return  # nobody's any more
+        port = self._port(claim["vm"], source.host)
+        about = (claim["operation"], claim["source"])
+        job = self._job_of_port(port, source, about, claim)
+        if job is not None:
+            job.claims[claim["vm"]] = claim
+            job.wanted = True
+
+    def _job_of_port(self, port: Port, source: Compute, about: tuple[str, str], claim: Mapping[str, Any]) -> Job | None:
+        """What has it leave; None: there is nothing to be done, or nothing that could."""
+        if port.owner.startswith(_SERVERS):
+            return self._job_of_server(port, source, about, claim)
+        if port.owner != DHCP_OWNER or not self._cloud.schedules_dhcp:
+            self._give_up(claim, servers.unowned(port))
+        elif port.host != source.host:
+            self._give_up(claim, f"is left here, and Neutron has it on {port.host}: delete its interface from br-int")
+        else:
+            return self._jobs.get(port.id) or self._start(NetworkJob(self._ground, port, about))
+        return None
+
+    def _job_of_server(
+        self, port: Port, source: Compute, about: tuple[str, str], claim: Mapping[str, Any]
+    ) -> Job | None:
+        found = self._ground.there(source.host, pause=PAUSE).get(port.device)
+        if found is None or self._need(found).way is not Way.LIVE:
+            # What was listed is too old to say that it cannot leave, or only another way.
+            found = self._cloud.server(port.device)
+        if found is None:
+            self._give_up(claim, servers.unowned(port))
+            return None
+        if found.id in self._jobs:
+            return self._jobs[found.id]
+        if found.host != source.host:
+            return None  # it has left, and is on no host of ours to move: those who send to it follow
+        need = self._need(found)
+        if need.way is Way.WAIT and not found.task:
+            self._give_up(claim, need.words)
+            return None
+        # What Nova is doing with it is waited for: a snapshot is no failure, and a migration may be ours of before.
+        return self._start_server(found, about, Way.LIVE if need.way is Way.WAIT else need.way)
 
     def _give_up(self, claim: Mapping[str, Any], words: str) -> None:
+        self._forget_port(claim["vm"])  # whose it is may change
         with suppress(Refused, NotFound):
             self._report(claim, words)
+
+    def _forget_port(self, port: str) -> None:
+        for there in self._ports.values():
+            there.pop(port, None)
 
     def _report(self, claim: Mapping[str, Any], failure: str) -> None:
         body = {"operation": claim["operation"], "vm": claim["vm"], "claim": claim["claim"], "mover": self._name}
@@ -335,30 +384,36 @@ class Mover:
         return servers.need(server, cold=self._options.cold, own=False)
 
     def _begin_unclaimed(self, operation: Mapping[str, Any], matched: Mapping[str, Service]) -> None:
-        """Servers that no claim speaks of: stopped ones, and those without a port."""
-        open_ports = (i["object"] for i in operation["items"] if i["kind"] == "vm" and i["state"] in _OPEN)
-        plugged = {self._owner(port)[1] for port in open_ports}
-        for name in _in_turn(operation):
-            if name in matched:
-                self._apart(self._begin_unplugged, operation, name, matched[name], plugged)
+        """What no claim speaks of: servers that are stopped or have no port, and ports that nobody has."""
+        turn = {name: matched[name] for name in _in_turn(operation) if name in matched}
+        there = ((i["object"], turn[i["compute"]]) for i in _open_vms(operation) if i["compute"] in turn)
+        plugged = {self._port(port, service.host).device for port, service in there}
+        for name, service in turn.items():
+            self._apart(self._begin_unplugged, operation, name, service, plugged)
+            if self._cloud.schedules_dhcp:
+                self._apart(self._begin_networks, operation, name, service)
+
+    def _begin_networks(self, operation: Mapping[str, Any], name: str, service: Service) -> None:
+        """DHCP's ports that are bound to a host, plugged or not: some are left there if a mover is killed, or by Neutron's own failover."""
+        for port in list(self._ports_of(service.host).values()):
+            if (port.owner, port.host) != (DHCP_OWNER, service.host) or not self._may_begin(operation, port.id):
+                continue
+            self._start(NetworkJob(self._ground, port, (operation["id"], name)))
+
+    def _may_begin(self, operation: Mapping[str, Any], key: str) -> bool:
+        """Whether there is room for something that no claim speaks of, and it is (again) its turn."""
+        room = min(operation["at-once"], self._options.at_once) - len(self._jobs)
+        return key not in self._jobs and room > 0 and self._may_try(key)
 
     def _begin_unplugged(
         self, operation: Mapping[str, Any], name: str, service: Service, plugged: Container[str]
     ) -> None:
-        for server in self._list(service.host):
-            if server.id in self._jobs or len(self._jobs) >= min(operation["at-once"], self._options.at_once):
-                continue
+        for server in self._ground.there(service.host, pause=PAUSE).values():
             need = self._need(server)
             if need.way is Way.LIVE and server.id in plugged:
                 continue  # the controller gives it, in its turn
-            if need.way is not Way.WAIT and self._may_try(server.id):
-                self._start(server, (operation["id"], name), need.way)
-
-    def _list(self, host: str) -> list[Server]:
-        """Servers on a host; those who watch them look here."""
-        at, found = time.monotonic(), self._cloud.servers(host)
-        self._listed[host] = at, {each.id: each for each in found}
-        return found
+            if need.way is not Way.WAIT and self._may_begin(operation, server.id):
+                self._start_server(server, (operation["id"], name), need.way)
 
     def _may_try(self, server: str) -> bool:
         """Whether a server that no claim speaks of is tried (again) now."""
@@ -388,85 +443,22 @@ class Mover:
                 continue
             server = self._cloud.server(move.server)
             if server is not None and servers.need(server, cold=True, own=True).way is Way.CONFIRM:
-                self._start(server, about, Way.CONFIRM)
+                self._start_server(server, about, Way.CONFIRM)
         self._looked = time.monotonic()
 
-    def _start(self, server: Server, about: tuple[str, str], way: Way) -> Job:
-        job = self._jobs[server.id] = Job(server, way, about)
-        job.work = self._workers.submit(self._move, job)
-        log.info("nova_moves", server=server.id, name=server.name, host=server.host, way=str(way), operation=about[0])
+    def _start(self, job: Job) -> Job:
+        self._jobs[job.key] = job
         return job
 
-    def _move(self, job: Job) -> None:
-        try:
-            job.failure = self._moved(job)
-        except EbbtideError as error:
-            job.failure = str(error)
-        except Exception as error:
-            log.exception("nova_fault", server=job.server.id)
-            job.failure = repr(error)
-        if job.failure:
-            log.warning("nova_not_moved", server=job.server.id, host=job.server.host, reason=job.failure)
-
-    def _moved(self, job: Job) -> str:
-        """Have a server leave; why it has not ("": it has, or need not any more)."""
-        server, cloud, move = job.server, self._cloud, job.move
-        while not self._ended:
-            try:
-                now = self._look(job)
-                match move.step(now, time.monotonic(), wanted=job.wanted):
-                    case Act.LEFT:
-                        return ""
-                    case Act.DROPPED:
-                        log.info("nova_let_go", server=server.id, name=server.name, host=server.host)
-                        return ""
-                    case Act.STRANDED if now is not None:
-                        return f"{_called(now)}: it has come to {now.host}, and is in ERROR there"
-                    case Act.FAILED if now is not None:
-                        words = cloud.last_words(server.id, _ACTIONS[move.way])
-                        return (
-                            f"{_called(now)}: {words or f'it is {now.status} on {now.host}, and Nova does not say why'}"
-                        )
-                    case Act.BEGIN:
-                        self._begin(job)
-                        # What was listed before that does not show it.
-                        job.looked = time.monotonic()
-                        move.asked(job.looked)
-            except NotReady as error:
-                # Whether it has begun nobody knows: it is looked at, and asked for again if it has not. That is no failure of the server's.
-                self._once(str(error))
-                time.sleep(BEAT)
-            time.sleep(LOOK)
-        return "its mover ends"
-
-    def _look(self, job: Job) -> Server | None:
-        """A server as it is: once it moves, as the list of its host has it, as long as it is in there."""
-        while job.move.begun and not self._ended:
-            at, known = self._listed.get(job.move.source, (float("-inf"), {}))
-            if at > job.looked:
-                job.looked = at
-                if job.server.id in known:
-                    return known[job.server.id]
-                break
-            if time.monotonic() - job.looked > ALONE:
-                break
-            time.sleep(LOOK)
-        job.looked = time.monotonic()
-        return self._cloud.server(job.server.id)
-
-    def _begin(self, job: Job) -> None:
-        match job.move.way:
-            case Way.LIVE:
-                self._cloud.migrate_live(job.server.id, self._options.block)
-            case Way.COLD:
-                self._cloud.migrate_cold(job.server.id)
-            case Way.CONFIRM:
-                self._cloud.confirm(job.server.id)
+    def _start_server(self, server: Server, about: tuple[str, str], way: Way) -> Job:
+        log.info("nova_moves", server=server.id, name=server.name, host=server.host, way=str(way), operation=about[0])
+        return self._start(ServerJob(self._ground, server, way, about))
 
     # --- what is said of hosts ---
 
     def _vouch(self, operation: Mapping[str, Any], matched: Mapping[str, Service], wrong: Mapping[str, str]) -> None:
         said = []
+        plugged = {i["compute"] for i in _open_vms(operation)}
         for name in _emptied(operation):
             service = matched.get(name)
             if service is None and name not in wrong:
@@ -475,7 +467,9 @@ class Mover:
                 said.append({"compute": name, "host": "", "state": "emptying", "words": wrong[name]})
                 continue
             try:
-                state, words = self._state_of(service)
+                state, words = self._state_of(service, plugged=name in plugged)
+                if state == "empty" and self._cloud.schedules_dhcp:
+                    state, words = self._let_agent_go(service, operation["id"], name)
             except EbbtideError as error:
                 state, words = "emptying", str(error)
             said.append({"compute": name, "host": service.host, "state": state, "words": words})
@@ -483,28 +477,61 @@ class Mover:
             body = {"mover": self._name, "operation": operation["id"], "hosts": said}
             with suppress(Refused, NotFound):
                 self._ask("POST", f"/movers/{KIND}/hosts", body)
+            for each in said:
+                log.debug("nova_host", operation=operation["id"], **each)
 
-    def _state_of(self, service: Service) -> tuple[str, str]:
-        """Whether a host is empty for Nova and for Placement, and no server is on its way there; else what keeps it."""
+    def _state_of(self, service: Service, *, plugged: bool) -> tuple[str, str]:
+        """Whether a host is empty for Nova and for Placement, and no server is on its way there; else what keeps it. `plugged`: for the
+        controller it is not."""
         if time.monotonic() - self._off.get(service.id, float("inf")) < STRADDLE:
             return "emptying", f"nova-compute of {service.host} has just been disabled"
-        at, known = self._listed.get(service.host, (float("-inf"), {}))
-        # What was listed in this round is new enough to say who is there; that nobody is has to be so now.
-        there = list(known.values()) if at >= self._round else []
-        there = there or self._list(service.host)
+        # What was listed some time ago is good enough to say who is there; that nobody is has to be so now.
+        there = (
+            self._ground.there(service.host, pause=PAUSE if plugged else 1) or self._ground.list(service.host).servers
+        )
         if there:
-            return self._of_servers(there)
+            return self._of_servers(there.values())
         coming = [m for m in self._cloud.migrations(host=service.host) if m.goes_on]
         if coming:
             return "emptying", f"Nova has not ended {len(coming)} migrations of {service.host} yet"
         left = self._cloud.allocations(service.host)
         if left:
             found = ((each, self._cloud.server(each)) for each in left[:3])
-            named = ", ".join(_called(server) if server is not None else each for each, server in found)
+            named = ", ".join(server.called if server is not None else each for each, server in found)
             return "emptying", f"Placement still counts {named} on {service.host}, and Nova lists no server there"
         return "empty", ""
 
-    def _of_servers(self, there: list[Server]) -> tuple[str, str]:
+    def _let_agent_go(self, service: Service, operation: str, compute: str) -> tuple[str, str]:
+        """A DHCP agent that has no network any more is given none: switched off earlier, it would have let go of all at once."""
+        known = self._cloud.dhcp_agents()
+        for agent in known:
+            if agent.host != service.host or not agent.on:
+                continue
+            for network in self._cloud.networks_of(agent.id) if agent.alive else ():
+                if any(port.host == agent.host for port in self._cloud.dhcp_ports(network)):
+                    return "emptying", f"the DHCP agent of {agent.host} has network {network} still"
+                # It has no port there, so nobody is served.
+                heir = agents.heir(agent.host, self._ground.staying, known, self._cloud.serving(network))
+                if heir is not None:
+                    self._cloud.give_network(network, heir.id)
+                self._cloud.take_network(network, agent.id)
+            self._cloud.switch_agent(agent.id, hosts.reason(operation, compute))
+            log.info("nova_dhcp_agent_off", host=agent.host, operation=operation)
+        return "empty", ""
+
+    def _give_agents_back(self, computes: Mapping[str, Compute]) -> None:
+        """DHCP agents of hosts that stay, if a drain has switched them off."""
+        if time.monotonic() - self._agents_looked < FORGOTTEN:
+            return
+        self._agents_looked = time.monotonic()
+        if not self._cloud.schedules_dhcp:
+            return
+        known = [Service(a.id, a.host, a.on, a.alive, a.reason) for a in self._cloud.dhcp_agents()]
+        for each in hosts.to_enable(known, computes):
+            self._cloud.switch_agent(each.id, "")
+            log.info("nova_dhcp_agent_on", host=each.host, reason=each.reason)
+
+    def _of_servers(self, there: Collection[Server]) -> tuple[str, str]:
         kept = []
         for server in there:
             tries, _, words = self._failed.get(server.id, (0, 0.0, ""))
@@ -517,8 +544,9 @@ class Mover:
         return "emptying", "; ".join([count, *kept[:3]])
 
 
-def _called(server: Server) -> str:
-    return f"{server.name} ({server.id})"
+def _open_vms(operation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Items of ports that have not left."""
+    return [i for i in operation["items"] if i["kind"] == "vm" and i["state"] in _OPEN]
 
 
 def _emptied(operation: Mapping[str, Any], states: Container[str] = _OPEN) -> list[str]:

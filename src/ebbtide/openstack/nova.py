@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import threading
+import time
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
@@ -16,8 +17,9 @@ from keystoneauth1.exceptions import ClientException
 from openstack import exceptions
 
 from ebbtide.errors import BadInput, NotFound, NotReady, Refused
+from ebbtide.openstack.agents import Agent
 from ebbtide.openstack.hosts import Service
-from ebbtide.openstack.servers import Server
+from ebbtide.openstack.servers import DHCP_OWNER, Port, Server
 
 #: A migration is one of these while it goes on (nova.objects.fields).
 _GOES_ON = {
@@ -31,10 +33,12 @@ _GOES_ON = {
     "finished",
     "confirming",
 }
-#: Of Neutron's agents, those that stand for our hosts.
-AGENT_TYPE = "Ebbtide vSwitch"
-#: Seconds for an answer.
-_TIMEOUT = 60
+#: Of Neutron's agents, those that stand for our hosts, and those that serve DHCP.
+AGENT_TYPE, _DHCP_AGENT = "Ebbtide vSwitch", "DHCP agent"
+#: Neutron's extension by which a network is given to one of these.
+_SCHEDULER = "dhcp_agent_scheduler"
+#: Seconds for an answer, and for which it is known what Neutron can do.
+_TIMEOUT, _KNOWN = 60, 300.0
 #: Answers that say nothing about what was asked: who is asked is busy, or does not know us at the moment.
 _LATER = {401, 408, 429}
 #: What Nova calls whatever a database that is down would know of (microversion 2.69).
@@ -42,6 +46,10 @@ _UNKNOWN = "UNKNOWN"
 #: Bytes of what Nova says that are kept.
 _WORDS = 400
 T = TypeVar("T")
+
+
+class Busy(Refused):
+    """Somebody else is at it, or has just done it (409)."""
 
 
 class Migration(NamedTuple):
@@ -63,11 +71,14 @@ class Migration(NamedTuple):
 
 
 class Cloud:
-    """One cloud, for threads too: each has a connection of its own. `name`: in clouds.yaml ("": of the environment)."""
+    """One cloud, for threads too. `name`: in clouds.yaml ("": of the environment)."""
 
     def __init__(self, name: str = "") -> None:
         self._name = name
-        self._own = threading.local()
+        self._connecting = threading.Lock()
+        self._connected: Any = None
+        self._scheduling = float("-inf"), False
+        self._finding = threading.Lock()
         self._providers: dict[str, set[str]] = {}
 
     def check(self) -> None:
@@ -84,24 +95,25 @@ class Cloud:
 
     @property
     def _connection(self) -> Any:
-        found = getattr(self._own, "connection", None)
-        if found is None:
-            found = openstack.connect(cloud=self._name or None, app_name="ebbtide", api_timeout=_TIMEOUT)
-            self._own.connection = found
-        return found
+        # One for all threads, since each would log in by itself: what Keystone and those who ask it take for that is more than what a
+        # migration takes.
+        with self._connecting:
+            if self._connected is None:
+                self._connected = openstack.connect(cloud=self._name or None, app_name="ebbtide", api_timeout=_TIMEOUT)
+            return self._connected
 
     def _ask(self, what: str, call: Callable[[Any], T]) -> T:
         """One call, its errors in our words.
 
         Raises:
-            NotFound, Refused: the cloud says no.
+            NotFound, Busy, Refused: the cloud says no.
             NotReady: it does not answer, or has trouble of its own.
         """
         try:
             return call(self._connection)
         except exceptions.HttpException as error:
             words, code = f"{what}: {_said(error)}", error.status_code or 500
-            kind = NotReady if code >= 500 or code in _LATER else NotFound if code == 404 else Refused
+            kind = NotReady if code >= 500 or code in _LATER else {404: NotFound, 409: Busy}.get(code, Refused)
             raise kind(words) from None
         except (exceptions.SDKException, ClientException, OSError) as error:
             raise NotReady(f"{what}: {str(error)[:_WORDS]}") from None
@@ -136,18 +148,31 @@ class Cloud:
         self._ask(f"enable {service.host}", lambda c: c.compute.enable_service(service.id))
 
     def remove(self, service: Service) -> None:
-        """Forget a host that is down and empty: our agent of Neutron's there, the service, and with it Nova's provider in Placement.
+        """Forget a host that is down and empty: our agent of Neutron's there, and DHCP's that is down, the service, and with it Nova's
+        provider in Placement.
 
         Raises:
             NotReady: the provider is still there: Nova only logs that, and it would keep a new host from that name.
         """
         agents: list[Any] = self._ask("agents", lambda c: list(c.network.agents(host=service.host)))
-        for own in (agent.id for agent in agents if agent.agent_type == AGENT_TYPE):
-            self._ask(f"delete agent {own}", partial(_delete_agent, own))
+        for agent in agents:
+            idle = agent.agent_type == _DHCP_AGENT and not agent.is_alive
+            # One that has networks is not: Neutron would forget who is to have them.
+            if agent.agent_type == AGENT_TYPE or (idle and not self.networks_of(agent.id)):
+                self._ask(f"delete agent {agent.id}", partial(_delete_agent, agent.id))
         self._ask(f"delete service {service.host}", lambda c: c.compute.delete_service(service.id, ignore_missing=True))
         for provider in self._providers.pop(service.host, ()):
             if self._ask("provider", partial(_is_provider, provider)):
                 raise NotReady(f"Placement still has the provider {provider} of {service.host}: delete it by hand")
+
+    def find_providers(self, host: str) -> None:
+        """Find out who a host is for Placement, unless it is known: Nova asks each of its hosts for this."""
+        with self._finding:
+            if host in self._providers:
+                return
+            found: list[Any] = self._ask("hypervisors", lambda c: list(c.compute.hypervisors(details=True)))
+            for each in found:
+                self._providers.setdefault((each.service_details or {}).get("host", ""), set()).add(each.id)
 
     def allocations(self, host: str) -> list[str]:
         """Who holds anything of a host in Placement: ids of servers and migrations.
@@ -155,11 +180,7 @@ class Cloud:
         Raises:
             NotReady: nobody knows which provider it is, so nobody knows that it is empty.
         """
-        if host not in self._providers:
-            # Asked once: Nova asks each of its hosts for this.
-            found: list[Any] = self._ask("hypervisors", lambda c: list(c.compute.hypervisors(details=True)))
-            for each in found:
-                self._providers.setdefault((each.service_details or {}).get("host", ""), set()).add(each.id)
+        self.find_providers(host)
         consumers: set[str] = set()
         if not self._providers.get(host):
             raise NotReady(f"Nova tells of no hypervisor on {host}, so Placement cannot be asked")
@@ -244,13 +265,73 @@ class Cloud:
 
     # --- ports ---
 
-    def owner(self, port: str) -> tuple[str, str]:
-        """Who a port is of: its device_owner and device_id; of one that is not there, nobody."""
+    def port(self, port: str) -> Port:
+        """One of Neutron's; one that is not there is nobody's."""
         try:
-            found = self._ask(f"port {port}", lambda c: c.network.get_port(port))
+            return _port(self._ask(f"port {port}", lambda c: c.network.get_port(port)))
         except NotFound:
-            return "", ""
-        return found.device_owner or "", found.device_id or ""
+            return Port(port, "", "")
+
+    def ports(self, host: str) -> list[Port]:
+        """Those that are bound to a host."""
+        return self._ports(**{"binding:host_id": host})
+
+    def _ports(self, **query: str) -> list[Port]:
+        return [_port(found) for found in self._ask("ports", lambda c: list(c.network.ports(**query)))]
+
+    def delete_port(self, port: Port) -> None:
+        """Have Neutron forget it, unless somebody has changed it since."""
+        self._ask(f"delete port {port.id}", partial(_delete_port, port))
+
+    # --- DHCP agents ---
+
+    @property
+    def schedules_dhcp(self) -> bool:
+        """Whether Neutron gives networks to DHCP agents, and takes them away again."""
+        at, so = self._scheduling
+        if time.monotonic() > at + _KNOWN:
+            found: list[Any] = self._ask("extensions", lambda c: list(c.network.extensions()))
+            so = any(each.alias == _SCHEDULER for each in found)
+            self._scheduling = time.monotonic(), so
+        return so
+
+    def dhcp_agents(self) -> list[Agent]:
+        """All of the cloud."""
+        found: list[Any] = self._ask("DHCP agents", lambda c: list(c.network.agents(agent_type=_DHCP_AGENT)))
+        return [_agent(each) for each in found]
+
+    def networks_of(self, agent: str) -> list[str]:
+        """Ids of the networks that an agent has."""
+
+        def ask(c: Any) -> list[str]:
+            return [each.id for each in c.network.dhcp_agent_hosting_networks(agent)]
+
+        return self._ask(f"networks of DHCP agent {agent}", ask)
+
+    def switch_agent(self, agent: str, reason: str) -> None:
+        """Switch an agent off for a reason, or on again (""); off, it lets go of all that it has, and is given nothing."""
+        wishes = {"is_admin_state_up": not reason, "description": reason}
+        self._ask(f"switch DHCP agent {agent}", lambda c: c.network.update_agent(agent, **wishes))
+
+    def serving(self, network: str) -> set[str]:
+        """Ids of the agents that have a network."""
+
+        def ask(c: Any) -> set[str]:
+            return {each.id for each in c.network.network_hosting_dhcp_agents(network)}
+
+        return self._ask(f"DHCP agents of {network}", ask)
+
+    def dhcp_ports(self, network: str) -> list[Port]:
+        """Those that agents have there."""
+        return self._ports(network_id=network, device_owner=DHCP_OWNER)
+
+    def give_network(self, network: str, agent: str) -> None:
+        """Let an agent serve it too."""
+        self._ask(f"give network {network} to DHCP agent {agent}", partial(_give, network, agent))
+
+    def take_network(self, network: str, agent: str) -> None:
+        """Let an agent serve it no more."""
+        self._ask(f"take network {network} from DHCP agent {agent}", partial(_take, network, agent))
 
 
 def _instant(text: str | None) -> float:
@@ -262,6 +343,25 @@ def _server(found: Any) -> Server:
     if found.status == _UNKNOWN:
         raise NotReady(f"Nova does not know what becomes of server {found.id}: a database of its is down")
     return Server(found.id, found.name or "", found.status or "", found.task_state or "", found.compute_host or "")
+
+
+def _port(found: Any) -> Port:
+    return Port(
+        found.id,
+        found.device_owner or "",
+        found.device_id or "",
+        found.network_id or "",
+        found.binding_host_id or "",
+        found.status == "ACTIVE",
+        found.revision_number or 0,
+    )
+
+
+def _agent(found: Any) -> Agent:
+    networks = int((found.configuration or {}).get("networks") or 0)
+    return Agent(
+        found.id, found.host, bool(found.is_alive), bool(found.is_admin_state_up), networks, found.description or ""
+    )
 
 
 def _fault(server: str, connection: Any) -> str:
@@ -285,6 +385,24 @@ def _is_provider(provider: str, connection: Any) -> bool:
 
 def _delete_agent(agent: str, connection: Any) -> None:
     connection.network.delete_agent(agent, ignore_missing=True)
+
+
+def _delete_port(port: Port, connection: Any) -> None:
+    same = {"If-Match": f"revision_number={port.revision}"}
+    answer = connection.network.delete(f"/ports/{port.id}", headers=same)
+    if answer.status_code != 404:
+        exceptions.raise_from_response(answer)
+
+
+def _give(network: str, agent: str, connection: Any) -> None:
+    # openstacksdk has a call for it, and for the other one, which takes every answer for a good one.
+    answer = connection.network.post(f"/agents/{agent}/dhcp-networks", json={"network_id": network})
+    exceptions.raise_from_response(answer)
+
+
+def _take(network: str, agent: str, connection: Any) -> None:
+    answer = connection.network.delete(f"/agents/{agent}/dhcp-networks/{network}")
+    exceptions.raise_from_response(answer)
 
 
 def _said(error: exceptions.HttpException) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+#: Who has the ports of DHCP agents.
+DHCP_OWNER = "network:dhcp"
 #: Statuses in which a server may be migrated while it runs, and while it does not.
 _LIVE, _COLD = {"ACTIVE", "PAUSED"}, {"SHUTOFF"}
 _HOW = {
@@ -34,6 +36,24 @@ class Server(NamedTuple):
     task: str
     host: str
 
+    @property
+    def called(self) -> str:
+        """How it is named to people."""
+        return f"{self.name} ({self.id})"
+
+
+class Port(NamedTuple):
+    """A port as Neutron shows it. `owner`, `device`: its device_owner and device_id; `host`: to which it is bound; `revision`: its
+    revision_number."""
+
+    id: str
+    owner: str
+    device: str
+    network: str = ""
+    host: str = ""
+    active: bool = False
+    revision: int = 0
+
 
 class Need(NamedTuple):
     """What a server needs, and why it is not moved now, in words."""
@@ -45,7 +65,7 @@ class Need(NamedTuple):
 def need(server: Server, *, cold: bool, own: bool) -> Need:
     """What becomes of a server of a host that is to be empty. `cold`: stopped ones may be moved; `own`: its last move is a cold one
     of ours."""
-    status, who = server.status, f"{server.name} ({server.id})"
+    status, who = server.status, server.called
     if server.task:
         return Need(Way.WAIT, f"{who}: Nova is at it ({server.task})")
     if status in _LIVE:
@@ -63,9 +83,9 @@ def need(server: Server, *, cold: bool, own: bool) -> Need:
     return Need(Way.WAIT, f"{who} is in {status}: {_HOW.get(status, 'wait for it')}")
 
 
-def unowned(owner: str, device: str) -> str:
-    """What is said of a port that no server of Nova's has, and what to do with it. `owner`, `device`: as Neutron has them."""
-    told = f"is no server's of Nova: it is {owner or 'nobody'}'s ({device or 'no device'})"
-    if owner == "network:dhcp":
+def unowned(port: Port) -> str:
+    """What is said of a port that no server of Nova's has, and what to do with it."""
+    told = f"is no server's of Nova: it is {port.owner or 'nobody'}'s ({port.device or 'no device'})"
+    if port.owner == DHCP_OWNER:
         return f"{told}: stop that agent and delete the port, since every compute answers DHCP itself"
     return f"{told}: move it, or delete it"
