@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ebbtide.errors import NotReady
 from ebbtide.lab import wait_until
 from ebbtide.lab.cloud import cloud as lab_cloud
 from ebbtide.lab.cloud import whole
@@ -41,11 +42,26 @@ class Leaving:
         return next((d["compute"] for d in listed if (d["service"], d["object"]) == (service, object_)), "")
 
     def wait_over(self, operation: str, deadline: float = 240.0) -> Any:
-        """Until it is over: what has become of it."""
-        wait_until(
-            lambda: self.told(operation)["state"] not in ("running", "aborting"), "it to end", deadline, every=0.5
-        )
+        """Until it is over: what has become of it. What it waited for is said if it does not end."""
+        try:
+            wait_until(
+                lambda: self.told(operation)["state"] not in ("running", "aborting"), "it to end", deadline, every=0.3
+            )
+        except NotReady:
+            raise NotReady(f"a drain has not ended in {deadline:g} s: {self.report(operation)}") from None
         return self.told(operation)
+
+    def report(self, operation: str) -> str:
+        """What keeps it, for the controller and for Nova, and whether a mover runs."""
+        told, compute = self.told(operation), self.cloud.sdk.compute
+        lines = [f"{told['state']}; mover {self.cloud.lab.spawned('mover') or 'does not run'}"]
+        for item in (i for i in told["items"] if i["state"] in ("pending", "moving")):
+            lines.append(" ".join(str(item[key]) for key in ("kind", "object", "compute", "state", "reason")))
+            if item["kind"] == "compute":
+                there = compute.servers(all_projects=True, compute_host=item["object"])
+                lines += [f"  server {s.id} {s.status} {s.task_state}" for s in there]
+                lines += [f"  migration {m.server_id} {m.status}" for m in compute.migrations(host=item["object"])]
+        return "\n".join(lines)
 
     def wait_said(self, operation: str, host: str, words: str) -> None:
         """Until what keeps a host has these words in it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future
 from types import MappingProxyType
@@ -44,6 +45,8 @@ class Ground:
     def __init__(self, cloud: Cloud, block: bool | str, once: Callable[[str], None]) -> None:
         self.cloud, self.block, self.once = cloud, block, once
         self._listed: dict[str, Listed] = {}
+        #: How many networks agents were given by us: what they say of themselves is some time old.
+        self.given = Counter[str]()
         #: Hosts where ports are served and go on to be, as Nova and Neutron call them.
         self.staying: Collection[str] = ()
 
@@ -213,7 +216,8 @@ class NetworkJob(Job):
         except NotFound:
             return ""  # the network has gone, and its ports with it
         ports = cloud.dhcp_ports(network)
-        done = agents.step(self.host, self.ground.staying, cloud.dhcp_agents(), serving, ports, self._slow)
+        known = [a._replace(networks=a.networks + self.ground.given[a.id]) for a in cloud.dhcp_agents()]
+        done = agents.step(self.host, self.ground.staying, known, serving, ports, self._slow)
         try:
             if not self.wanted and done.act in _OPTIONAL:
                 self._take_back(serving)
@@ -225,6 +229,7 @@ class NetworkJob(Job):
                 case agents.Act.ADD:
                     cloud.give_network(network, done.about)
                     self._given, self._since = done.about, now
+                    self.ground.given[done.about] += 1
                     log.info("nova_dhcp_given", agent=done.about, **self._named)
                 case agents.Act.REMOVE:
                     self._given = ""  # it is all that has it from now on

@@ -45,11 +45,13 @@ WORKERS = 4
 _SERVERS = "compute:"
 #: How often a server without a claim is tried, and seconds between.
 TRIES, PAUSES = 3, (5.0, 30.0)
+#: Seconds until a server that has left is unplugged, at most.
+UNPLUGGED = 60.0
 #: Seconds for which a scheduler may still send a server to a host that was disabled meanwhile.
 STRADDLE = 10.0
 #: Seconds for which a round may take before others are told that we are stuck; between two looks for confirmations that were forgotten, and
 #: for which a drain that has ended is remembered there; after which what is still so is said again.
-STUCK, FORGOTTEN, REMEMBERED, AGAIN = 120.0, 30.0, 86_400.0, 600.0
+STUCK, FORGOTTEN, REMEMBERED, SAID = 120.0, 30.0, 86_400.0, 600.0
 _OPEN = ("pending", "moving")
 Ask = Callable[..., Any]
 
@@ -80,6 +82,9 @@ class Mover:
         self._failed: dict[str, tuple[int, float, str]] = {}
         self._matched = float("-inf")
         self._said: dict[str, float] = {}
+        self._saying = threading.Lock()
+        #: Since when ports have been claimed here whose servers are elsewhere for Nova.
+        self._gone: dict[str, float] = {}
         #: When the round at hand began.
         self._round = time.monotonic()
         self._looked = self._agents_looked = float("-inf")
@@ -119,9 +124,11 @@ class Mover:
     def _once(self, words: str) -> None:
         """Say what is waited for; and again, if it is so for long."""
         now = time.monotonic()
-        self._said = {said: at for said, at in self._said.items() if now - at < AGAIN}
-        if words not in self._said:
-            self._said[words] = now
+        with self._saying:
+            self._said = {said: at for said, at in self._said.items() if now - at < SAID}
+            is_new = words not in self._said
+            self._said.setdefault(words, now)
+        if is_new:
             log.warning("nova_waits", reason=words)
 
     # --- a round ---
@@ -147,6 +154,8 @@ class Mover:
             self._soon = time.monotonic() + SOON
         if not told:
             self._ports.clear()
+            self._failed.clear()
+            self._gone.clear()
             self._ground.forget()
         for operation in told.values():
             for name in _emptied(operation):
@@ -256,9 +265,12 @@ class Mover:
     def _pump(self) -> None:
         """Whatever there is goes on, however long a round takes."""
         while not self._ended:
-            for job in list(self._jobs.values()):
-                with suppress(RuntimeError):  # it ends
+            try:
+                for job in list(self._jobs.values()):
                     job.go_on(self._others if isinstance(job, NetworkJob) else self._workers)
+            except Exception:
+                if not self._ended:
+                    log.exception("nova_fault")
             time.sleep(LOOK)
 
     def _beat(self) -> None:
@@ -275,6 +287,7 @@ class Mover:
             time.sleep(BEAT)
 
     def _end(self, job: Job) -> None:
+        was_claimed = bool(job.claims)
         if job.failure and not self._tell(job, job.failure):
             return  # the controller does not answer: said again
         del self._jobs[job.key]
@@ -284,7 +297,7 @@ class Mover:
             self._ports.pop(job.host, None)
         if not job.failure:
             self._failed.pop(job.key, None)
-        elif not job.claims:
+        elif not was_claimed:
             tries = self._failed.get(job.key, (0, 0.0, ""))[0] + 1
             self._failed[job.key] = (tries, time.monotonic(), job.failure)
 
@@ -295,7 +308,8 @@ class Mover:
             try:
                 self._report(claim, failure)
             except (Refused, NotFound):
-                job.claims.pop(port, None)
+                if job.claims.get(port) is claim:  # it may have been given again meanwhile
+                    del job.claims[port]
                 job.wanted = bool(job.claims)
             except (NotReady, OSError):
                 return False
@@ -305,7 +319,7 @@ class Mover:
     def _claim(self, computes: Mapping[str, Compute]) -> None:
         """Take VMs that are plugged, as many as there is room for: the controller says which, and paces them."""
         free = max(0, self._options.at_once - len(self._jobs))
-        holding = sorted(port for job in self._jobs.values() for port in job.claims)
+        holding = sorted(port for job in self._jobs.values() for port in list(job.claims))
         body = {"mover": self._name, "free": free, "holding": holding}
         for claim in self._ask("POST", f"/movers/{KIND}/claim", body)["claims"]:
             self._apart(self._take, claim, computes)
@@ -331,6 +345,7 @@ class Mover:
         about = (claim["operation"], claim["source"])
         job = self._job_of_port(port, source, about, claim)
         if job is not None:
+            job.heard = time.monotonic()
             job.claims[claim["vm"]] = claim
             job.wanted = True
 
@@ -359,7 +374,13 @@ class Mover:
         if found.id in self._jobs:
             return self._jobs[found.id]
         if found.host != source.host:
-            return None  # it has left, and is on no host of ours to move: those who send to it follow
+            # It has left: Nova unplugs it here, and those who send to it follow.
+            if time.monotonic() - self._gone.setdefault(port.id, time.monotonic()) > UNPLUGGED:
+                self._give_up(
+                    claim, f"{found.called} is on {found.host} for Nova: delete its interface here from br-int"
+                )
+            return None
+        self._gone.pop(port.id, None)
         need = self._need(found)
         if need.way is Way.WAIT and not found.task:
             self._give_up(claim, need.words)

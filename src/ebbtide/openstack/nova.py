@@ -152,14 +152,17 @@ class Cloud:
         provider in Placement.
 
         Raises:
-            NotReady: the provider is still there: Nova only logs that, and it would keep a new host from that name.
+            NotReady: its DHCP agent is not down; or the provider is still there: Nova only logs that, and it would keep a new host from
+                that name.
         """
         agents: list[Any] = self._ask("agents", lambda c: list(c.network.agents(host=service.host)))
-        for agent in agents:
-            idle = agent.agent_type == _DHCP_AGENT and not agent.is_alive
-            # One that has networks is not: Neutron would forget who is to have them.
-            if agent.agent_type == AGENT_TYPE or (idle and not self.networks_of(agent.id)):
-                self._ask(f"delete agent {agent.id}", partial(_delete_agent, agent.id))
+        dhcp = [agent for agent in agents if agent.agent_type == _DHCP_AGENT]
+        if any(agent.is_alive for agent in dhcp):
+            raise NotReady(f"host {service.host} is not removed: its DHCP agent runs still")
+        # Of one that has networks Neutron would forget who is to have them.
+        idle = [agent for agent in dhcp if not self.networks_of(agent.id)]
+        for agent in [*(a for a in agents if a.agent_type == AGENT_TYPE), *idle]:
+            self._ask(f"delete agent {agent.id}", partial(_delete_agent, agent.id))
         self._ask(f"delete service {service.host}", lambda c: c.compute.delete_service(service.id, ignore_missing=True))
         for provider in self._providers.pop(service.host, ()):
             if self._ask("provider", partial(_is_provider, provider)):
