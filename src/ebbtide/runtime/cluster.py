@@ -553,7 +553,8 @@ class Cluster:
         named = affected.by_edits(edits, before, after)
         for keys in named.values():
             self.compiled.forget(key for key in keys if not key.compute)
-        for number, keys in named.items():
+        # Who has most to do begins: where a port is plugged, rather than those who only send to it.
+        for number, keys in sorted(named.items(), key=lambda each: -len(each[1])):
             if number in self.members:
                 self.members[number].touch(keys, after.revision)
         ports: set[str] = set()
