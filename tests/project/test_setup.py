@@ -42,6 +42,8 @@ PROVIDES = {
     "rabbitmq-server": "rabbitmq-server",
     "erlang-base": "epmd",
     "busybox": "busybox",
+    "dnsmasq-base": "dnsmasq",
+    "iptables": "iptables iptables-save",
 }
 SERVICES = ("openvswitch-switch", "ovn-central", "ovn-host", "mariadb-server", "rabbitmq-server", "erlang-base")
 
@@ -301,7 +303,15 @@ def test_a_database_for_tests_is_installed_and_does_not_start(machine: Machine) 
 
 
 def test_what_a_cloud_runs_on_is_installed_and_does_not_start(machine: Machine) -> None:
-    wanted = ("busybox", "erlang-base", "mariadb-client", "mariadb-server", "rabbitmq-server")
+    wanted = (
+        "busybox",
+        "dnsmasq-base",
+        "erlang-base",
+        "iptables",
+        "mariadb-client",
+        "mariadb-server",
+        "rabbitmq-server",
+    )
     machine.plan(*(f"{package} (1 Debian:12 [all])" for package in wanted))
     done = machine.setup("cloud", script="setup-openstack.sh")
     assert done.returncode == 0, done.stderr

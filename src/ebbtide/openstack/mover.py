@@ -507,9 +507,8 @@ class Mover:
         if time.monotonic() - self._off.get(service.id, float("inf")) < STRADDLE:
             return "emptying", f"nova-compute of {service.host} has just been disabled"
         # What was listed some time ago is good enough to say who is there; that nobody is has to be so now.
-        there = (
-            self._ground.there(service.host, pause=PAUSE if plugged else 1) or self._ground.list(service.host).servers
-        )
+        there = self._ground.there(service.host, pause=PAUSE) if plugged else {}
+        there = there or self._ground.list(service.host).servers
         if there:
             return self._of_servers(there.values())
         coming = [m for m in self._cloud.migrations(host=service.host) if m.goes_on]
