@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from ebbtide.lab import wait_until
 from ebbtide.lab.cloud import whole
 from tests.openstack.cloud import LONG, MARKS, Cloud, Tenant
+from tests.openstack.leaving import new_number
 
 pytestmark = MARKS
 
 
 def join(cloud: Cloud) -> str:
     """A host more; its name."""
-    name = f"c{max(int(each.name.removeprefix('c')) for each in cloud.lab.computes()) + 1}"
+    name = f"c{new_number(cloud)}"
     whole.add_host(cloud.lab, name)
     wait_until(lambda: name in cloud.agents(), "Neutron to know the new host", 15, every=0.2)
     return name
