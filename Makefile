@@ -26,7 +26,7 @@ demo: setup ## the main job, told as it goes: computes join, three are scaled in
 
 .PHONY: test
 test: setup ## all tests but those of the targets below
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories drains sweep tenants isolation odl openstack) $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories drains sweep lab tenants isolation odl openstack) $(ARGS)
 
 .PHONY: test-kernel
 test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine: minutes each, no part of `make test`
@@ -37,8 +37,8 @@ acceptance: setup ## the specification, line by line: what was done, what was se
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/acceptance tests/stories $(ARGS)
 
 .PHONY: drains
-drains: setup ## drains on real switches, a day in the life, and single strikes of `make crash-sweep`
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/drains tests/sweep $(ARGS)
+drains: setup ## drains on real switches, a day in the life, single strikes of `make crash-sweep`, and the lab itself
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/drains tests/sweep tests/lab $(ARGS)
 
 .PHONY: tenants
 tenants: setup ## what tenants live on, on real switches: routers, the outside, IPv6, DHCP, metadata, MTU
