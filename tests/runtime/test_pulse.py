@@ -33,15 +33,24 @@ class World:
         self.looked += 1
         return self.number == 3
 
+    def waits(self) -> asyncio.Task[bool]:
+        """Somebody waits until it is three, and looks at beats alone."""
+        return asyncio.create_task(self.pulse.until(self.is_three, 10.0, at_least_every=10.0))
+
+
+async def turns(count: int = 5) -> None:
+    """Whoever can go on does."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
 
 @in_a_loop
 async def test_who_waits_goes_on_when_it_holds_and_not_at_any_other_beat() -> None:
     world = World()
-    waiting = asyncio.create_task(world.pulse.until(world.is_three, 10.0, at_least_every=10.0))
+    waiting = world.waits()
     for number in (1, 2):
         world.become(number)
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await turns()
         assert not waiting.done()
     world.become(3)
     assert await waiting
@@ -50,7 +59,7 @@ async def test_who_waits_goes_on_when_it_holds_and_not_at_any_other_beat() -> No
 @in_a_loop
 async def test_many_beats_in_one_turn_are_one_look() -> None:
     world = World()
-    waiting = asyncio.create_task(world.pulse.until(world.is_three, 10.0, at_least_every=10.0))
+    waiting = world.waits()
     await asyncio.sleep(0)
     before = world.looked
     for number in range(1, 100):
@@ -80,12 +89,11 @@ async def test_a_deadline_is_kept_and_what_holds_at_once_is_not_waited_for() -> 
 @in_a_loop
 async def test_what_held_for_a_moment_only_is_waited_for_again() -> None:
     world = World()
-    waiting = asyncio.create_task(world.pulse.until(world.is_three, 10.0, at_least_every=10.0))
+    waiting = world.waits()
     await asyncio.sleep(0)
     world.become(3)
     asyncio.get_running_loop().call_soon(world.become, 4)
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await turns()
     assert not waiting.done()
     world.become(3)
     assert await waiting
@@ -101,7 +109,7 @@ async def test_a_fault_in_looking_is_the_waiters_own() -> None:
         return False
 
     waiting = asyncio.create_task(world.pulse.until(fails, 10.0, at_least_every=10.0))
-    beside = asyncio.create_task(world.pulse.until(world.is_three, 10.0, at_least_every=10.0))
+    beside = world.waits()
     await asyncio.sleep(0)
     world.become(3)
     with pytest.raises(ValueError, match="no number"):
