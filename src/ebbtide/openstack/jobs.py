@@ -21,6 +21,8 @@ log = structlog.get_logger("nova")
 #: Seconds until a server that is in no new list is asked for by itself, and how many times those of a list at least: who asks Nova much
 #: keeps it from migrating.
 ALONE, RARELY = 4.0, 8.0
+#: Between two lists of a host's servers, so many times what one takes.
+PAUSE = 4
 #: Seconds until somebody who does not answer is asked again.
 LATER = 5.0
 #: Seconds between two looks at a network, for which an agent's new port is waited for until another one is tried, and for all of it.
@@ -65,10 +67,10 @@ class Ground:
         self._listed[host] = made = Listed(at, {each.id: each for each in found}, time.monotonic() - at)
         return made
 
-    def there(self, host: str, *, pause: float) -> Mapping[str, Server]:
-        """Servers on a host, not older than `pause` times what it takes to list them: Nova has better to do than to answer us."""
+    def there(self, host: str) -> Mapping[str, Server]:
+        """Servers on a host, as they are listed now and then: Nova has better to do than to answer us."""
         last = self.listed(host)
-        again = time.monotonic() > last.at + (1 + pause) * last.took
+        again = time.monotonic() > last.at + (1 + PAUSE) * last.took
         return (self.list(host) if again else last).servers
 
 

@@ -37,8 +37,6 @@ BUSY, IDLE, QUIET, BEAT, TOLD = 0.5, 0.5, 5.0, 5.0, 45.0
 LAST, SOON = 0.1, 10.0
 #: Seconds without an answer after which a claim is somebody else's; between two looks at what is at work.
 LEASE, LOOK = 28.0, 0.3
-#: Between two lists of a host's servers, so many times what one takes.
-PAUSE = 4
 #: So many calls of the cloud at a time, for what is at work.
 WORKERS = 4
 #: How the owners of servers' ports begin.
@@ -364,7 +362,7 @@ class Mover:
     def _job_of_server(
         self, port: Port, source: Compute, about: tuple[str, str], claim: Mapping[str, Any]
     ) -> Job | None:
-        found = self._ground.there(source.host, pause=PAUSE).get(port.device)
+        found = self._ground.there(source.host).get(port.device)
         if found is None or self._need(found).way is not Way.LIVE:
             # What was listed is too old to say that it cannot leave, or only another way.
             found = self._cloud.server(port.device)
@@ -429,7 +427,7 @@ class Mover:
     def _begin_unplugged(
         self, operation: Mapping[str, Any], name: str, service: Service, plugged: Container[str]
     ) -> None:
-        for server in self._ground.there(service.host, pause=PAUSE).values():
+        for server in self._ground.there(service.host).values():
             need = self._need(server)
             if need.way is Way.LIVE and server.id in plugged:
                 continue  # the controller gives it, in its turn
@@ -507,7 +505,7 @@ class Mover:
         if time.monotonic() - self._off.get(service.id, float("inf")) < STRADDLE:
             return "emptying", f"nova-compute of {service.host} has just been disabled"
         # What was listed some time ago is good enough to say who is there; that nobody is has to be so now.
-        there = self._ground.there(service.host, pause=PAUSE) if plugged else {}
+        there = self._ground.there(service.host) if plugged else {}
         there = there or self._ground.list(service.host).servers
         if there:
             return self._of_servers(there.values())
