@@ -342,7 +342,7 @@ def test_the_next_hop_is_found_followed_and_kept_over_a_restart_without_a_flow_m
     host.exec(["ip", "link", "set", host.device, "address", "06:eb:04:00:00:99"])
     host.announce()
     cloud.wait(lambda: next_hop(cloud) == "06:eb:04:00:00:99", what="the new MAC")
-    cloud.wait_clean()
+    settle(cloud)
     assert vm.ping(NEXT_HOP, count=3).lost == 0
     assert_well(cloud)
     cloud.restart_controller()
@@ -365,6 +365,7 @@ def test_a_new_mac_of_the_next_hop_that_cannot_be_stored_is_asked_for_again_soon
     cloud.wait(app.cluster.store.leading.is_set, what="the store started again")
     cloud.wait(lambda: next_hop(cloud) == new, 8.0, "the new MAC, without another word of it")
     cloud.wait_ready("a", "b")
+    settle(cloud)
     assert cloud.lab.vm("vm2").ping(NEXT_HOP, count=3).lost == 0
     assert_well(cloud)
 
