@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.xdist_group
 
 ORDER = [str(phase) for phase in MovePhase]
 #: A blow may fall after the next phase is stored: what was not struck in one move is struck in the next.
-MOST_MOVES = 3
+MOST_MOVES = 5
 
 
 @pytest.fixture
