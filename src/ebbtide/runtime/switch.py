@@ -8,7 +8,7 @@ that stops reading fills a bounded buffer and is cut off.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -263,20 +263,15 @@ class SwitchLink:
             Rejected: nothing of the bundle that holds the refused message was done.
         """
         session = self._open()
-        made = {session.send(m.MeterMod(0, meter)): meter for meter in work.meters}
-        if made:
-            await self.barrier()
-        for xid, meter in made.items():
-            # It is there already: as we want it then.
-            if self._errors.pop(xid, None):
-                session.send(m.MeterMod(1, meter))
+        self._errors.clear()
+        meters = {session.send(m.MeterMod(0, meter)): meter for meter in work.meters}
         version = session.version
         start = session.take_xids(work.makes)
         messages = [flows.group_mod_bytes(g, start + i, version) for i, g in enumerate(work.groups)]
         first = start + len(messages)
         messages += [flows.flow_add_bytes(f, first + i, version) for i, f in enumerate(work.flows)]
         self.flow_mods += len(work.flows)
-        await self._bundles(messages, start)
+        await self._bundles(messages, start, meters)
 
     async def _take_away(self, breaks: Sequence[Break], groups: Sequence[int], meters: Sequence[int]) -> None:
         session = self._open()
@@ -307,15 +302,22 @@ class SwitchLink:
         await self.barrier()
         await self._make(keep)
 
-    async def _bundles(self, messages: list[bytes], first_xid: int) -> None:
+    async def _bundles(self, messages: list[bytes], first_xid: int, meters: Mapping[int, Meter]) -> None:
         """Send whole messages as ordered atomic bundles; one if they fit. The barrier after the last has been answered when this returns.
+
+        `meters`: those that have been asked for before, by xid. The flows that name them take no way of their own to the switch and back.
 
         Open vSwitch refuses a malformed message when it arrives, drops it, and would commit the rest: so the commit is only sent when a
         barrier has shown that everything before it was taken. While the switch carries one bundle out, the next is filled.
         """
-        self._errors.clear()
-        if messages:
-            await self._reply(self._fill(messages, 0))
+        if messages or meters:
+            await self._reply(self._fill(messages, 0) if messages else self._open().send(m.BarrierRequest()))
+        for xid, meter in meters.items():
+            # It is there already: as we want it then.
+            if xid in self._errors:
+                self._open().send(m.MeterMod(1, meter))
+        if not messages:
+            self._flush()
         for at in range(0, len(messages), BUNDLE_MESSAGES):
             bundle, after = self._bundle, at + BUNDLE_MESSAGES
             base, count = first_xid + at, min(BUNDLE_MESSAGES, len(messages) - at)
