@@ -36,7 +36,7 @@ from ebbtide.model.facts import (
     SecurityRule,
     Vpn,
 )
-from ebbtide.model.observed import View
+from ebbtide.model.observed import View, differing
 from ebbtide.model.state import NAT, SUBNET, State, member_addresses, split_subnet
 
 _NONE: Map[Any, Any] = Map()
@@ -401,8 +401,8 @@ def by_view(state: State, compute: int, old: View, new: View) -> set[Key]:
     found: set[Key] = set()
     if old.userspace != new.userspace:
         found |= {Key("local", network, compute) for network in state.networks_on.get(compute, _NONE)}
-    for port in {*old.ports, *new.ports}:
-        if old.ports.get(port) != new.ports.get(port) and port in state.ports:
+    for port in differing(old.ports, new.ports):
+        if port in state.ports:
             found.add(Key("plug", port, compute))
             found.add(Key("local", state.ports[port].network, compute))
     if old.ports.get(ledger.AGENT_IFACE_ID) != new.ports.get(ledger.AGENT_IFACE_ID):
@@ -412,9 +412,7 @@ def by_view(state: State, compute: int, old: View, new: View) -> set[Key]:
         for external in state.externals.values():
             if old.providers.get(external.physical) != new.providers.get(external.physical):
                 found.add(Key("wire", external.id, compute))
-    for peer in {*old.tunnels, *new.tunnels}:
-        if old.tunnels.get(peer) == new.tunnels.get(peer):
-            continue
+    for peer in differing(old.tunnels, new.tunnels):
         found.add(Key("tunnel", peer, compute))
         for port in state.ports_on.get(compute, _NONE):
             if any(b.compute == peer for b in state.bindings.get(port, ())):

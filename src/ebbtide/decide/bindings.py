@@ -6,7 +6,7 @@ next edits, or none. It is asked again after every change, so it needs no memory
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Container, Mapping, Set
 
 import msgspec
 
@@ -81,10 +81,11 @@ def bound(state: State, port: str, compute: int, phase: BindingPhase) -> Binding
 
     Each time another one: what conntrack has seen of the port's connections when it was here last is wrong by now.
     """
-    used = set(state.zones.get(compute, ()))
-    # Those that were stored without one have their port's.
-    alike = ((other, state.binding(other, compute)) for other in state.ports_on.get(compute, ()))
-    used |= {home_zone(state.ports[other].lport) for other, found in alike if found is not None and not found.zone}
+    used: Container[int] = state.zones.get(compute, ())
+    if 0 in used:
+        alike = ((other, state.binding(other, compute)) for other in state.ports_on.get(compute, ()))
+        homes = {home_zone(state.ports[other].lport) for other, found in alike if found is not None and not found.zone}
+        used = {*state.zones[compute], *homes}
     first = state.ports[port].lport * 7919 + state.revision
     zone = next((z for z in ((first + n) % LAST_ZONE + 1 for n in range(LAST_ZONE)) if z not in used), 0)
     return Binding(port, compute, phase, zone=zone)

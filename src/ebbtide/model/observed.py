@@ -5,9 +5,12 @@ marked unreachable; nothing is taken away because somebody could not be heard.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
 from immutables import Map
+
+K = TypeVar("K")
 
 
 class Phase(StrEnum):
@@ -78,6 +81,12 @@ class View(msgspec.Struct, frozen=True):
     def userspace(self) -> bool:
         """Whether br-int's datapath is Open vSwitch's own, not the kernel's."""
         return self.datapath.kind == "netdev"
+
+
+def differing(old: Map[K, Interface], new: Map[K, Interface]) -> set[K]:
+    """Where two views of the same differ."""
+    gone = (key for key in old if key not in new)
+    return {*gone, *(key for key, interface in new.items() if old.get(key) != interface)}
 
 
 class Observed(msgspec.Struct, frozen=True):

@@ -76,7 +76,7 @@ class State(msgspec.Struct, frozen=True):
     `rules`: security group -> {rule id: rule}. `namers`: security group -> {group with a rule that names
     it as the far end: number of such rules}. `members_of`: security group -> {port: None}; `held`: security group -> {address or prefix of
     a member: number of members}. `guarded`: security group -> {compute: number of bindings of its ports}, `groups_on` its inverse.
-    `zones`: compute -> {conntrack zone: number of bindings that have it}.
+    `zones`: compute -> {conntrack zone (0: the port's, see `home_zone`): number of bindings that have it}.
 
     `documents`: kind -> {id: what Neutron has said of it}; `referrers`: "kind/id" -> {kind and id of a document that names it: None};
     `unserved`: kind and id of documents that are not in our own facts as a whole.
@@ -468,8 +468,7 @@ class _Draft:
         port = self.maps["ports"][fact.port]
         network = port.network
         self._guard(port, fact, by)
-        if fact.zone:
-            self.maps["zones"] = _bump(self.maps["zones"], fact.compute, fact.zone, by)
+        self.maps["zones"] = _bump(self.maps["zones"], fact.compute, fact.zone, by)
         self.maps["presence"] = _bump(self.maps["presence"], network, fact.compute, by)
         self.maps["networks_on"] = _bump(self.maps["networks_on"], fact.compute, network, by)
         self._inner("ports_on", fact.compute, fact.port, fact.phase, present)

@@ -50,6 +50,11 @@ class RowChange(msgspec.Struct, frozen=True):
     old: Row | None
     new: Row | None
 
+    def touches(self, *columns: str) -> bool:
+        """Whether any of these columns has changed; in a row that has come or gone, all have."""
+        old, new = self.old, self.new
+        return old is None or new is None or any(old[column] != new[column] for column in columns)
+
 
 class _Table:
     """One watched table: its rows, and all that is needed to decode them."""

@@ -23,7 +23,7 @@ from ebbtide.decide.lifecycle import Outcome
 from ebbtide.errors import EbbtideError
 from ebbtide.model import teps
 from ebbtide.model.facts import Binding, Compute, Debt, Edit, External, Item, Membership, Operation, Port, Relation
-from ebbtide.model.observed import Phase, View
+from ebbtide.model.observed import Phase, View, differing
 from ebbtide.model.state import State
 from ebbtide.openflow import messages as m
 from ebbtide.ovsdb import events as ev
@@ -439,13 +439,15 @@ class Cluster:
         ports = isinstance(event, ev.Synced) or vswitch.concerns_ports(event.changes)
         for member in holder:
             if member.link is link:
-                self._view_changed(member, vswitch.view(event.replica, True, self._tep) if ports else member.view)
+                view = vswitch.view(event.replica, True, self._tep) if ports else member.view
+                self._view_changed(member, view)
                 if vswitch.edited(event.changes):
                     self._edited(member, event.changes)
                 elif (member.switch is None or member.phase is Phase.FOREIGN) and _beside_ours(event.changes):
                     # A switch that waits, silent, and a br-int that is foreign no longer show in rows that are not ours.
                     member.wake()
-        said.fire()
+        if isinstance(event, ev.Synced) or vswitch.concerns_claim(event.replica, event.changes):
+            said.fire()
         self.notify("rows")
 
     def _tep(self, number: int) -> str:
@@ -639,10 +641,10 @@ class Cluster:
             return
         touched = affected.by_view(self.state, member.number, old, view)
         self.places.shown(member.number, old, view)
-        for peer in {*old.tunnels, *view.tunnels}:
+        for peer in differing(old.tunnels, view.tunnels):
             if peer not in view.tunnels:
                 self.probes.forget(member.number, peer)
-            elif old.tunnels.get(peer) != view.tunnels[peer]:
+            else:
                 self.probes.watch(member.number, peer)
         member.observed(view)
         member.touch(touched, self.state.revision)
@@ -651,12 +653,10 @@ class Cluster:
             member.touch_rows()
         else:
             member.wake()
-        ports = {*old.ports, *view.ports}
-        if old.live == view.live:
-            ports = {port for port in ports if old.ports.get(port) != view.ports.get(port)}
-        else:
+        ports = differing(old.ports, view.ports)
+        if old.live != view.live:
             # What was bound there may have gone while nobody heard it.
-            ports |= set(self.state.ports_on.get(member.number, ()))
+            ports = {*old.ports, *view.ports, *self.state.ports_on.get(member.number, ())}
         self.places.look_at(port for port in ports if port in self.state.ports)
 
     def progressed(self, member: Member) -> None:

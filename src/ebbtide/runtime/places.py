@@ -16,7 +16,7 @@ import structlog
 from ebbtide.decide import bindings
 from ebbtide.errors import EbbtideError
 from ebbtide.model.facts import Binding, BindingPhase, Edit, Membership
-from ebbtide.model.observed import View
+from ebbtide.model.observed import View, differing
 from ebbtide.model.state import State, apply
 from ebbtide.runtime import vswitch
 
@@ -53,7 +53,7 @@ class Places:
 
     def shown(self, compute: int, old: View, view: View) -> None:
         """A compute shows other ports than before."""
-        for port in {*old.ports, *view.ports}:
+        for port in differing(old.ports, view.ports):
             if port in view.ports:
                 self._seen.setdefault(port, set()).add(compute)
             else:

@@ -52,7 +52,7 @@ def concerns(change: RowChange) -> bool:
         return _asks(old) != _asks(new)
     if change.table != "Bridge" or any(row is not None and row["name"] == BRIDGE for row in (old, new)):
         return False
-    return old is None or new is None or any(old[k] != new[k] for k in _LOOKED_AT)
+    return change.touches(*_LOOKED_AT)
 
 
 def _asks(row: Mapping[str, Any] | None) -> str:
@@ -61,10 +61,11 @@ def _asks(row: Mapping[str, Any] | None) -> str:
 
 def ports_of(tables: Replica, bridge: Mapping[str, Any]) -> Iterable[tuple[Uuid, Uuid, Mapping[str, Any]]]:
     """Port uuid, interface uuid and interface row of everything on a bridge."""
+    ports, interfaces = tables.rows("Port"), tables.rows("Interface")
     for port in bridge["ports"]:
-        row = tables.row("Port", port)
+        row = ports.get(port)
         for name in row["interfaces"] if row else ():
-            interface = tables.row("Interface", name)
+            interface = interfaces.get(name)
             if interface is not None:
                 yield port, name, interface
 

@@ -188,6 +188,21 @@ def claim(tables: Replica, certificate: str = "") -> Claim | None:
     )
 
 
+def concerns_claim(tables: Replica, changes: Iterable[RowChange]) -> bool:
+    """Whether the claim may differ. Most changes are of a VM's interface, and to read those of all for each is dear."""
+    return any(
+        (c.table == "Open_vSwitch" and c.touches("external_ids", "other_config"))
+        or (c.table == "Bridge" and c.touches("name", "datapath_id", "other_config"))
+        or (c.table == "Interface" and c.touches("name", "mac_in_use") and _is_own(tables, c))
+        for c in changes
+    )
+
+
+def _is_own(tables: Replica, change: RowChange) -> bool:
+    bridges = {row["name"] for row in tables.rows("Bridge").values()}
+    return any(row is not None and row["name"] in bridges for row in (change.old, change.new))
+
+
 def _own_macs(tables: Replica) -> tuple[str, ...]:
     """The MACs of the host itself: of each bridge's own interface. Those of taps are a tenant's affair, and change."""
     bridges = {row["name"] for row in tables.rows("Bridge").values()}
@@ -210,22 +225,7 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
     tunnels: dict[int, Interface] = {}
     providers: dict[str, Interface] = {}
     for _, _, row in interfaces(tables):
-        ids = row["external_ids"]
-        # Of a device that is gone, as that of an agent that was killed, the userspace datapath keeps the port.
-        gone = ids.get("iface-id") == ledger.AGENT_IFACE_ID and row["link_state"] == "down"
-        ofport = 0 if gone else row["ofport"] or 0
-        seen = Interface(
-            row["name"],
-            ofport if 0 < ofport < 0xFF00 else 0,
-            iface_id=ids.get("iface-id", ""),
-            mac=ids.get("attached-mac", ""),
-            error=row["error"] or "",
-            type=row["type"],
-            fresh=row["ofport"] is None and not row["error"],
-            up=_is_up(row),
-            watched=row["bfd"].get("enable") == "true",
-            seen=_was_up(row),
-        )
+        ids, seen = row["external_ids"], _interface(row)
         if PROVIDER in ids:
             providers[ids[PROVIDER]] = seen
         elif PEER in ids:
@@ -237,6 +237,25 @@ def view(tables: Replica, live: bool, tep: Callable[[int], str] = lambda _: "") 
             if other is None or not other.ofport or (seen.ofport and seen.ofport < other.ofport):
                 ports[seen.iface_id] = seen
     return View(live, Map(ports), Map(tunnels), datapath(tables), Map(providers))
+
+
+def _interface(row: Mapping[str, Any]) -> Interface:
+    ids = row["external_ids"]
+    # Of a device that is gone, as that of an agent that was killed, the userspace datapath keeps the port.
+    gone = ids.get("iface-id") == ledger.AGENT_IFACE_ID and row["link_state"] == "down"
+    ofport = 0 if gone else row["ofport"] or 0
+    return Interface(
+        row["name"],
+        ofport if 0 < ofport < 0xFF00 else 0,
+        iface_id=ids.get("iface-id", ""),
+        mac=ids.get("attached-mac", ""),
+        error=row["error"] or "",
+        type=row["type"],
+        fresh=row["ofport"] is None and not row["error"],
+        up=_is_up(row),
+        watched=row["bfd"].get("enable") == "true",
+        seen=_was_up(row),
+    )
 
 
 def _far_end(row: Mapping[str, Any]) -> str:
@@ -280,10 +299,7 @@ def concerns_ports(changes: Iterable[RowChange]) -> bool:
         c.table == "Port"
         or (c.table == "Open_vSwitch" and _carries(c.old) != _carries(c.new))
         or (c.table == "Interface" and _differs(c, "bfd_status"))
-        or (
-            c.table == "Bridge"
-            and (c.old is None or c.new is None or any(c.old[k] != c.new[k] for k in ("ports", "datapath_type")))
-        )
+        or (c.table == "Bridge" and c.touches("ports", "datapath_type"))
         for c in changes
     )
 

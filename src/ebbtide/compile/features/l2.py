@@ -120,6 +120,10 @@ def _large_flood(net: Network, buckets: tuple[Bucket, ...]) -> Fragment:
     return Fragment(ip + flows, (*groups, *(Group(number, GroupType.ALL, found) for number, found in tops)))
 
 
+#: What follows for each port that a flooded frame is delivered to.
+_HERE = (SetField(ledger.TO_COMPUTE_REG, 0), Resubmit(T.L2_FILTER))
+
+
 def local_delivery(net: Network, here: list[Port], large: bool = False, userspace: bool = False) -> Fragment:
     """One compute's: deliver a flooded frame to each of its ports. `here`: ports bound here, not those leaving.
 
@@ -127,14 +131,7 @@ def local_delivery(net: Network, here: list[Port], large: bool = False, userspac
     kernel datapath, which cannot cut that, sends as far as one translation goes.
     """
     buckets = tuple(
-        Bucket(
-            (
-                SetField(ledger.TO_LPORT_REG, port.lport),
-                SetField(ledger.TO_COMPUTE_REG, 0),
-                Resubmit(T.L2_FILTER),
-            )
-        )
-        for port in sorted(here, key=lambda p: p.lport)
+        Bucket((SetField(ledger.TO_LPORT_REG, port.lport), *_HERE)) for port in sorted(here, key=lambda p: p.lport)
     )
     whole = ledger.local_group(net.tag)
     by = ledger.flood_group(net.tag) if userspace else ledger.whole_group(net.tag)
