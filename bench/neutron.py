@@ -4,6 +4,10 @@ Ports are told one after the other over Neutron's northbound, as often as Neutro
 Who looks on are others than the controller: the time from the request to its answer is its client's; what follows begins when the compute's
 database shows that the switch has made the interface (`ovsdb-client monitor`), and ends when the event arrives that the port is ACTIVE,
 which it is once all three computes have confirmed what they need. What Neutron, Nova and the switch take before that is not in it.
+
+Of that time the controller's own share is what is left when it has been waiting for the switch: between a barrier that it has asked the
+port's compute for and the answer, as they are seen on the wire. A switch that has just made an interface takes its time. What the other two
+computes take is not deducted.
 """
 
 from __future__ import annotations
@@ -14,13 +18,15 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import NamedTuple
 
 from ebbtide.lab import Compute
 from ebbtide.lab.commands import wait_until
 
+from .awaited import Awaited, within
 from .clusters import Ours, lab_named
 from .rows import Options, Row, median, say
 
@@ -54,6 +60,47 @@ class Realised:
             elif cells[-1].isdecimal():
                 found.setdefault(cells[-2], at)
         return found
+
+
+class Plugs:
+    """A connection to the database of a compute that is kept: to start ovs-vsctl for each port takes more than is to be measured."""
+
+    def __init__(self, compute: Compute) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(f"{compute.directory}/db.sock")
+
+    def plug(self, tap: str, port: str) -> None:
+        """An interface on br-int that is a port's."""
+        ids = ["map", [["iface-id", port]]]
+        rows = (
+            {
+                "op": "insert",
+                "table": "Interface",
+                "uuid-name": "i",
+                "row": {"name": tap, "type": "internal", "external_ids": ids},
+            },
+            {
+                "op": "insert",
+                "table": "Port",
+                "uuid-name": "p",
+                "row": {"name": tap, "interfaces": ["named-uuid", "i"]},
+            },
+            {
+                "op": "mutate",
+                "table": "Bridge",
+                "where": [["name", "==", "br-int"]],
+                "mutations": [["ports", "insert", ["named-uuid", "p"]]],
+            },
+        )
+        asked = {"method": "transact", "params": ["Open_vSwitch", *rows], "id": tap}
+        self._socket.sendall(json.dumps(asked).encode())
+        answer = json.loads(self._socket.recv(1 << 16))
+        if answer["error"] or any("error" in result for result in answer["result"]):
+            raise RuntimeError(f"{tap}: {answer}")
+
+    def close(self) -> None:
+        """Over."""
+        self._socket.close()
 
 
 class Kept:
@@ -94,8 +141,21 @@ class Told(threading.Thread):
                     self.found.setdefault(facts["name"], at)
 
 
-def measure(ours: Ours, count: int) -> list[tuple[float, float]]:
-    """Of each port, seconds: of the request; from its interface to its event."""
+class Share(NamedTuple):
+    """Of one port, seconds: of the request; from its interface to its event; how much of that its switch was waited for."""
+
+    request: float
+    flows: float
+    switch: float
+
+    @property
+    def own(self) -> float:
+        """The controller's."""
+        return self.request + self.flows - self.switch
+
+
+def measure(ours: Ours, count: int) -> list[Share]:
+    """Of each port."""
     computes = ours.join([f"c{number}" for number in range(1, COMPUTES + 1)])
     network = {"id": "n1", "provider:network_type": "vxlan", "provider:segmentation_id": 70001}
     ours.ask("POST", f"{ROOT}/networks", {"network": network})
@@ -104,6 +164,9 @@ def measure(ours: Ours, count: int) -> list[tuple[float, float]]:
     told = Told(ours)
     told.start()
     neutron = Kept(ours)
+    plugs = [Plugs(each) for each in computes]
+    wire = Awaited(ours.lab.site.control)
+    wire.start()
     seen = [Realised(each, ours.lab.site.directory / f"made-{each.name}") for each in computes]
     requests = []
     begun = time.monotonic()
@@ -116,13 +179,19 @@ def measure(ours: Ours, count: int) -> list[tuple[float, float]]:
         asked = time.perf_counter()
         neutron.post(f"{ROOT}/ports", {"port": port})
         requests.append(time.perf_counter() - asked)
-        made = "set", "Interface", tap, "type=internal", f"external_ids:iface-id={name}"
-        computes[index % COMPUTES].vsctl("add-port", "br-int", tap, "--", *made, wait=False)
+        plugs[index % COMPUTES].plug(tap, name)
     wait_until(lambda: len(told.found) == count, "all of them to be active", 60)
     realised: dict[str, float] = {}
     for each in seen:
         realised |= each.end()
-    return [(requests[i], told.found[f"port{i}"] - realised[f"tap{i}"]) for i in range(count)]
+    for each in plugs:
+        each.close()
+    spans, found = wire.end(), []
+    for i in range(count):
+        made, active = realised[f"tap{i}"], told.found[f"port{i}"]
+        waited = within(spans[computes[i % COMPUTES].control_address], made, active)
+        found.append(Share(requests[i], active - made, waited))
+    return found
 
 
 def run(options: Options) -> Iterator[Row]:
@@ -130,12 +199,18 @@ def run(options: Options) -> Iterator[Row]:
     count = QUICK if options.quick else PORTS
     with lab_named("benchneutron") as lab:
         found = measure(Ours(lab), count)
-    whole = sorted(sum(each) for each in found)
-    slow = whole[len(whole) * 99 // 100]
-    parts = [sorted(each[i] for each in found) for i in range(2)]
-    say(f"neutron: {count} ports, median {median(whole) * 1000:.1f} ms, 99 of 100 within {slow * 1000:.1f} ms")
-    note = f"{count} ports, {RATE:g} a second, {COMPUTES} computes (userspace datapath); median {median(whole) * 1000:.1f} ms, of which "
-    note += f"the request {median(parts[0]) * 1000:.1f} and its flows {median(parts[1]) * 1000:.1f}; the slowest {whole[-1] * 1000:.1f}"
-    yield Row(
-        "port that Neutron makes: the controller's own share, 99 of 100", slow * 1000, "ms", None, LIMIT * 1000, note
-    )
+    own = [each.own for each in found]
+    note = f"{count} ports, {RATE:g} a second, {COMPUTES} computes (userspace datapath); median {median(own) * 1000:.1f} ms, of which "
+    note += f"the request {median([each.request for each in found]) * 1000:.1f}; the slowest {max(own) * 1000:.1f}"
+    say(f"neutron: {note}")
+    name = "port that Neutron makes: the controller's own share, 99 of 100"
+    yield Row(name, slow(own) * 1000, "ms", None, LIMIT * 1000, note)
+    whole = [each.request + each.flows for each in found]
+    note = f"median {median(whole) * 1000:.1f} ms; the switch: median {median([each.switch for each in found]) * 1000:.1f} ms"
+    yield Row("the same, and what its switch takes to answer", slow(whole) * 1000, "ms", None, None, note)
+
+
+def slow(times: Iterable[float]) -> float:
+    """What 99 of 100 do not take longer than."""
+    found = sorted(times)
+    return found[len(found) * 99 // 100]
