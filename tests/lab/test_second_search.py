@@ -58,6 +58,7 @@ def test_an_identity_is_found_in_a_flow_or_group(identity: str, line: str) -> No
         ("mac:02:aa:bb:cc:dd:ee", 'Bridge datapath_id            : "000002aabbccddee"'),
         ("system-id:sys-gone", 'Bridge external_ids           : {peer="sys-gone"}'),
         ("name:gone", "Interface external_ids        : {peer=gone}"),
+        ("name:c4", 'Controller target             : "tcp:c4:6640"'),
     ],
 )  # fmt: skip
 def test_an_identity_is_found_in_a_row(identity: str, line: str) -> None:
@@ -81,6 +82,10 @@ def test_an_identity_is_found_in_a_row(identity: str, line: str) -> None:
         ("mac:02:aa:bb:cc:dd:ee", "dl_dst=02:aa:bb:cc:dd:ef actions=drop", False),
         ("name:gone", "Interface name                : tap-gone", True),
         ("name:gone", "Interface external_ids        : {attached-mac=x, iface-id=gone}", True),
+        ("name:c4", 'Interface external_ids        : {attached-mac="fa:16:3e:c4:12:34", iface-id=vm1}', True),
+        ("name:c4", 'Interface external_ids        : {attached-mac="fa:16:3e:00:12:c4", iface-id=vm1}', True),
+        ("name:c4", 'Interface options             : {key=flow, remote_ip="fd00::c4"}', True),
+        ("system-id:c4", 'Interface external_ids        : {attached-mac="fa:16:3e:00:12:c4"}', True),
         ("dpid:7", "Interface ofport              : 7", True),
     ],
 )

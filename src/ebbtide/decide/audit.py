@@ -75,7 +75,8 @@ class Residue(msgspec.Struct, frozen=True):
 class Needle(msgspec.Struct, frozen=True):
     """One identity in all its encodings. `raw`: bytes that must appear in match, instructions or buckets.
 
-    `inner`: the same, but a tenant's in the flows of a port. `bare`: `text` may be a plain number.
+    `inner`: the same, but a tenant's in the flows of a port. `word`: what somebody has chosen, which may look like a part of an address;
+    `bare`: one that may be a plain number too.
     """
 
     identity: str
@@ -83,6 +84,7 @@ class Needle(msgspec.Struct, frozen=True):
     text: re.Pattern[str] | None = None
     number: int = 0
     inner: tuple[bytes, ...] = ()
+    word: re.Pattern[str] | None = None
     bare: re.Pattern[str] | None = None
 
 
@@ -100,6 +102,8 @@ _COOKIE_OF_PORT = 4
 #: Keys of rows whose numbers are not DPN ids, and the one whose word is a tenant's.
 _COUNTS = re.compile(r"bfd:.*|options:(key|dst_port|tos|ttl)|.*:ebbtide-(revision|term|peer)|(.*:)?(ofport|mtu)\w*")
 _TENANT = "external_ids:iface-id"
+#: A MAC or an IPv6 address.
+_ADDRESS = re.compile(r"(?<![\w.-])(?:[0-9a-f]{0,4}:){2,}[0-9a-f.]*(?![\w-])", re.IGNORECASE)
 
 
 def _forms(fields: Iterable[tuple[int, int]], value: bytes) -> tuple[bytes, ...]:
@@ -142,7 +146,7 @@ def needles(identities: Iterable[str]) -> tuple[Needle, ...]:
         elif kind == "name":
             found.append(Needle(identity, bare=_word(value)))
         else:
-            found.append(Needle(identity, (), _word(value)))
+            found.append(Needle(identity, word=_word(value)))
     return tuple(found)
 
 
@@ -215,10 +219,19 @@ def _in_row(row: RawRow, wanted: tuple[Needle, ...]) -> tuple[str, str] | None:
             if needle.number and column.endswith(":ebbtide-peer") and value == str(needle.number):
                 return needle.identity, f"{column}={value}"
             text = needle.text is not None and needle.text.search(value)
-            bare = needle.bare is not None and not _is_other(column, value) and needle.bare.search(value)
-            if text or bare:
+            word = needle.word is not None and _is_said(needle.word, value)
+            bare = needle.bare is not None and not _is_other(column, value) and _is_said(needle.bare, value)
+            if text or word or bare:
                 return needle.identity, f"{column}={value}"
     return None
+
+
+def _is_said(word: re.Pattern[str], value: str) -> bool:
+    """Whether a word is there, and not as a part of an address: c4 is an octet of many a VM's MAC."""
+    if not word.search(value):
+        return False
+    rest = _ADDRESS.sub(lambda token: token[0] if word.fullmatch(token[0]) else " ", value)
+    return word.search(rest) is not None
 
 
 def _is_other(column: str, value: str) -> bool:

@@ -96,7 +96,11 @@ def _in_rows(identity: str) -> list[Finder]:
         return [lambda line: value in _PEER.findall(line)]
     if kind == "name":
         word = _word(value)
-        return [lambda line: bool(word.search(_TENANTS_WORD.sub("", line.partition(" : ")[2])))]
+        return [lambda line: bool(word.search(_LIKE_IPV6.sub("", _TENANTS_WORD.sub("", line.partition(" : ")[2]))))]
+    if kind == "system-id":
+        # Somebody has chosen it, as a name: an octet of a VM's MAC may be the same.
+        word = _word(value)
+        return [lambda line: bool(word.search(_LIKE_IPV6.sub("", line)))]
     return _texts(kind, value)
 
 

@@ -146,7 +146,12 @@ PLANTED = {
     ],
     "system-id:sys-gone": [row(external_ids__peer_0_system="sys-gone")],
     "uuid:uuid-gone": [row(external_ids__node="ovsdb://uuid/uuid-gone/bridge/br-int")],
-    "name:gone": [row(external_ids__peer="gone"), row(name="tun to gone"), row(external_ids__peer="GONE")],
+    "name:gone": [
+        row(external_ids__peer="gone"),
+        row(name="tun to gone"),
+        row(external_ids__peer="GONE"),
+        row(target="tcp:gone:6640"),
+    ],
 }
 
 
@@ -204,6 +209,14 @@ def test_a_needle_of_each_kind_and_encoding_is_found(identity: str, index: int) 
         ("name:a", row(name="tap-a", external_ids__peer="ab", other_config__dp_0_desc="a-1")),
         ("name:a", row(external_ids__peer="a.example.org")),
         ("name:a", row(external_ids__iface_0_id="a")),
+        # An octet of a VM's MAC, or a group of somebody's IPv6 address, is nobody's name.
+        ("name:c4", row(external_ids__attached_0_mac="fa:16:3e:c4:12:34")),
+        ("name:c4", row(external_ids__attached_0_mac="c4:16:3e:00:12:34")),
+        ("name:c4", row(external_ids__attached_0_mac="fa:16:3e:00:12:C4")),
+        ("name:c4", row(external_ids__seen="fa:16:3e:00:12:c4 10.0.0.3")),
+        ("name:c4", row(options__remote_ip="fd00::c4")),
+        ("name:c4", row(options__remote_ip="c4::1", external_ids__far="[fd00::c4:1]:6640")),
+        ("system-id:c4", row(external_ids__attached_0_mac="fa:16:3e:c4:12:34")),
         ("name:1", row(external_ids__ebbtide_0_revision="1", bfd__mult="1")),
         ("mac:02:aa:bb:cc:dd:ee", row(external_ids__attached_0_mac="02:aa:bb:cc:dd:ef")),
         ("mac:02:aa:bb:cc:dd:ee", row(external_ids__long="02:aa:bb:cc:dd:ee:ff", external_ids__hex="02aabbccddee01")),
@@ -216,6 +229,13 @@ def test_a_needle_of_each_kind_and_encoding_is_found(identity: str, index: int) 
 )
 def test_what_only_looks_like_an_identity_is_not_residue(identity: str, innocent: RawFlow | RawGroup | RawRow) -> None:
     assert found({identity}, innocent) == []
+
+
+def test_a_short_name_is_found_beside_addresses_and_one_that_is_an_address_as_a_whole() -> None:
+    for value in ("tcp:c4:6640", "fa:16:3e:c4:12:34 c4", "c4:fd00::1 c4", "c4"):
+        assert found({"name:c4"}, row(external_ids__peer=value)), value
+    assert found({"name:fd00::c4"}, row(external_ids__peer="fd00::c4"))
+    assert found({"name:fa:16:3e:c4:12:34"}, row(external_ids__attached_0_mac="fa:16:3e:c4:12:34"))
 
 
 def dump_of(number: int, cloud: State) -> Dump:
