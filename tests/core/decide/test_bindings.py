@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ebbtide.decide.bindings import Sight, judge
+from ebbtide.decide.bindings import Sight, bound, judge
 from ebbtide.model.facts import Binding, Document, Edit, Membership
-from ebbtide.model.state import State, apply
+from ebbtide.model.state import LAST_ZONE, State, apply, home_zone
 from tests.fakes.clouds import ACTIVE, LEAVING, PENDING, compute, network, port, state
 
 A, B, C = 1, 2, 3
@@ -53,6 +53,27 @@ def with_bindings(**phases: object) -> State:
     numbers = {"a": A, "b": B, "c": C}
     edits = [Edit(None, Binding("p1", numbers[n], phase)) for n, phase in phases.items()]  # type: ignore[arg-type]
     return apply(EMPTY, edits, 2)
+
+
+# --- zones ---
+
+
+@given(st.integers(0, 40_000), st.lists(st.integers(1, 40), max_size=8, unique=True), st.booleans())
+def test_a_zone_that_another_binding_has_there_is_given_to_nobody(revision: int, taken: list[int], old: bool) -> None:
+    """Those that are near the first choice, so that some of them are in its way; `old`: one was stored without a zone."""
+    first = (port(1, 1).lport * 7919 + revision) % LAST_ZONE + 1
+    ports = [port(n + 2, 1) for n in range(len(taken))]
+    bindings = [
+        Binding(p.id, A, ACTIVE, zone=(first + n - 21) % LAST_ZONE + 1) for p, n in zip(ports, taken, strict=True)
+    ]
+    if old:
+        ports.append(port(first - 1 + LAST_ZONE, 1, id="p99"))
+        bindings.append(Binding("p99", A, ACTIVE))
+    cloud = apply(EMPTY, [Edit(None, fact) for fact in (*ports, *bindings)], revision)
+    zone = bound(cloud, "p1", A, ACTIVE).zone
+    assert 1 <= zone <= LAST_ZONE
+    assert zone not in {b.zone for b in bindings}
+    assert not old or zone != home_zone(cloud.ports["p99"].lport)
 
 
 # --- stories ---
@@ -107,9 +128,9 @@ def test_a_port_whose_interface_is_gone_everywhere_is_nowhere() -> None:
 
 
 def test_only_members_get_ports_and_tombstoned_ones_do_too() -> None:
-    for fields, bound in (({"membership": Membership.WAITING}, {}), ({"tombstoned": True}, {A: "active"})):
+    for fields, held in (({"membership": Membership.WAITING}, {}), ({"tombstoned": True}, {A: "active"})):
         found = apply(EMPTY, [Edit(compute(A), compute(A, **fields))], 2)
-        assert where(once(found, Sight({A: True}))) == bound
+        assert where(once(found, Sight({A: True}))) == held
 
 
 def test_what_a_port_has_left_is_given_up_though_it_is_about_to_move_on() -> None:
