@@ -27,6 +27,7 @@ MAX_UNSENT = 64 << 20
 BUNDLE_MESSAGES = 5_000
 DEADLINE = 30.0
 MASTER = 2
+METER_EXISTS = "meter_exists"
 log = structlog.get_logger("switch")
 
 
@@ -35,7 +36,7 @@ class SwitchLost(NotReady):
 
 
 class Rejected(NotReady):
-    """The switch refused messages. `refused`: index of the message in the work's flows or groups, and why, in words."""
+    """The switch refused messages. `refused`: index of the message in the work's flows or groups (-1: it is neither), and why, in words."""
 
     def __init__(self, refused: dict[int, str]) -> None:
         super().__init__(f"{len(refused)} messages refused: {next(iter(refused.values()))}")
@@ -305,19 +306,18 @@ class SwitchLink:
     async def _bundles(self, messages: list[bytes], first_xid: int, meters: Mapping[int, Meter]) -> None:
         """Send whole messages as ordered atomic bundles; one if they fit. The barrier after the last has been answered when this returns.
 
-        `meters`: those that have been asked for before, by xid. The flows that name them take no way of their own to the switch and back.
+        `meters`: those that have been asked for before, by xid: they take no way of their own to the switch and back. One that cannot be
+        had is refused with the flows that name it.
 
         Open vSwitch refuses a malformed message when it arrives, drops it, and would commit the rest: so the commit is only sent when a
         barrier has shown that everything before it was taken. While the switch carries one bundle out, the next is filled.
         """
         if messages or meters:
             await self._reply(self._fill(messages, 0) if messages else self._open().send(m.BarrierRequest()))
-        for xid, meter in meters.items():
-            # It is there already: as we want it then.
-            if xid in self._errors:
-                self._open().send(m.MeterMod(1, meter))
-        if not messages:
-            self._flush()
+        there = [meter for xid, meter in meters.items() if METER_EXISTS in self._errors.get(xid, "")]
+        changed = [self._open().send(m.MeterMod(1, meter)) for meter in there]
+        if changed and not messages:
+            await self.barrier()
         for at in range(0, len(messages), BUNDLE_MESSAGES):
             bundle, after = self._bundle, at + BUNDLE_MESSAGES
             base, count = first_xid + at, min(BUNDLE_MESSAGES, len(messages) - at)
@@ -336,6 +336,10 @@ class SwitchLink:
             for result in (committed, passed):
                 if isinstance(result, BaseException):
                     raise result
+        asked = changed if messages else [*changed, *(xid for xid, meter in meters.items() if meter not in there)]
+        words = [self._errors[xid] for xid in asked if xid in self._errors]
+        if words:
+            raise Rejected({-1: words[0]})
 
     def _fill(self, messages: list[bytes], at: int) -> int:
         """Open the next bundle and put its messages in; the xid of the barrier after them."""
