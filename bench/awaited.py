@@ -12,8 +12,8 @@ from ebbtide.openflow.messages import BARRIER_REPLY, BARRIER_REQUEST
 
 OPENFLOW = 6653
 _EVERYTHING = 3
-#: SO_TIMESTAMPNS of socket(7): when the kernel had a packet, whenever it is read.
-_STAMPED = 35
+#: SO_TIMESTAMPNS of socket(7): when the kernel had a packet, whenever it is read. SO_RCVBUFFORCE: as large as it is asked for.
+_STAMPED, _LARGE = 35, 33
 _STAMP = struct.Struct("@qq")
 
 
@@ -55,11 +55,12 @@ class Awaited(threading.Thread):
         self._streams: dict[tuple[bytes, bytes], Stream] = {}
         self._asked: dict[tuple[str, int], float] = {}
         self._spans: dict[str, list[tuple[float, float]]] = {}
+        self._last = 0.0
         self._failed: Exception | None = None
         self._over = threading.Event()
         self._socket = ns.make_socket(namespace, socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_EVERYTHING))
         self._socket.setsockopt(socket.SOL_SOCKET, _STAMPED, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self._socket.setsockopt(socket.SOL_SOCKET, _LARGE, 1 << 22)
         self._socket.settimeout(0.2)
 
     def run(self) -> None:
@@ -76,7 +77,8 @@ class Awaited(threading.Thread):
             self._failed = error
 
     def end(self) -> dict[str, list[tuple[float, float]]]:
-        """By the address of a switch: from when to when (seconds since the epoch) a barrier was waited for.
+        """By the address of a switch: from when to when (seconds since the epoch) a barrier was waited for, and nothing else was done:
+        from the last barrier that anybody was asked for until then.
 
         Raises:
             RuntimeError: something was missed.
@@ -101,11 +103,11 @@ class Awaited(threading.Thread):
         ends = packet[12:16] + packet[head : head + 2], packet[16:20] + packet[head + 2 : head + 4]
         for kind, xid in self._streams.setdefault(ends, Stream()).heard(sequence, data):
             if ours and kind == BARRIER_REQUEST:
-                self._asked[switch, xid] = at
+                self._asked[switch, xid] = self._last = at
             elif not ours and kind == BARRIER_REPLY:
                 begun = self._asked.pop((switch, xid), None)
                 if begun is not None:
-                    self._spans.setdefault(switch, []).append((begun, at))
+                    self._spans.setdefault(switch, []).append((max(begun, self._last), at))
 
 
 def within(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:

@@ -6,8 +6,8 @@ database shows that the switch has made the interface (`ovsdb-client monitor`), 
 which it is once all three computes have confirmed what they need. What Neutron, Nova and the switch take before that is not in it.
 
 Of that time the controller's own share is what is left when it has been waiting for the switch: between a barrier that it has asked the
-port's compute for and the answer, as they are seen on the wire. A switch that has just made an interface takes its time. What the other two
-computes take is not deducted.
+port's compute for and the answer, as they are seen on the wire, and only from the last barrier on that it has asked any of the three for. A
+switch that has just made an interface takes its time. What the other two computes take is not deducted.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from .rows import Options, Row, median, say
 COMPUTES, PORTS, QUICK = 3, 500, 100
 #: Ports a second; Neutron's API makes about five on such a machine.
 RATE = 8.0
-#: Seconds, of the slowest in a hundred.
-LIMIT = 0.020
+#: Seconds, of the slowest in a hundred: the controller's own share, and all of it, in which each way to the switch and back counts.
+LIMIT, WHOLE = 0.020, 0.030
 ROOT = "/controller/nb/v2/neutron"
 
 
@@ -67,6 +67,7 @@ class Plugs:
 
     def __init__(self, compute: Compute) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(10)
         self._socket.connect(f"{compute.directory}/db.sock")
 
     def plug(self, tap: str, port: str) -> None:
@@ -94,9 +95,19 @@ class Plugs:
         )
         asked = {"method": "transact", "params": ["Open_vSwitch", *rows], "id": tap}
         self._socket.sendall(json.dumps(asked).encode())
-        answer = json.loads(self._socket.recv(1 << 16))
+        answer = json.loads(self._read())
         if answer["error"] or any("error" in result for result in answer["result"]):
             raise RuntimeError(f"{tap}: {answer}")
+
+    def _read(self) -> bytes:
+        """One answer, which is whole when its braces are."""
+        text = b""
+        while not text or text.count(b"{") != text.count(b"}"):
+            more = self._socket.recv(1 << 16)
+            if not more:
+                raise RuntimeError("the database has closed the connection")
+            text += more
+        return text
 
     def close(self) -> None:
         """Over."""
@@ -207,7 +218,7 @@ def run(options: Options) -> Iterator[Row]:
     yield Row(name, slow(own) * 1000, "ms", None, LIMIT * 1000, note)
     whole = [each.request + each.flows for each in found]
     note = f"median {median(whole) * 1000:.1f} ms; the switch: median {median([each.switch for each in found]) * 1000:.1f} ms"
-    yield Row("the same, and what its switch takes to answer", slow(whole) * 1000, "ms", None, None, note)
+    yield Row("the same, and what its switch takes to answer", slow(whole) * 1000, "ms", None, WHOLE * 1000, note)
 
 
 def slow(times: Iterable[float]) -> float:
