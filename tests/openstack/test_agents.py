@@ -98,6 +98,12 @@ def test_what_a_dhcp_agent_serves_moves_to_another_one_before_its_host_leaves(
         assert "REFUSED" in guest.exec(["sh", "-c", f"busybox nslookup name.example {server} 2>&1 || true"])
         off = agents.of(name)
         assert (off.is_admin_state_up, off.description) == (False, f"ebbtide drain {operation} of {name}")
+        with moving(cloud):
+            leaving.ask("POST", f"/api/v1/computes/{name}/readmit")
+            wait_until(
+                lambda: agents.of(name).is_admin_state_up, "its agent to be on, since it is back", LONG, every=0.5
+            )
+        assert agents.of(name).description == ""
         agents.stop(name)
         give_back(cloud, [name])
         cloud.sdk.network.delete_port(agents.ports(tenant.network)["c1"])
