@@ -27,6 +27,8 @@ from itertools import combinations
 
 import msgspec
 
+from ebbtide.model.facts import Compute
+
 
 class RawFlow(msgspec.Struct, frozen=True):
     """One flow as the switch holds it. `text` is for people: itself, or how to make it, which is only asked of what is found."""
@@ -75,8 +77,8 @@ class Residue(msgspec.Struct, frozen=True):
 class Needle(msgspec.Struct, frozen=True):
     """One identity in all its encodings. `raw`: bytes that must appear in match, instructions or buckets.
 
-    `inner`: the same, but a tenant's in the flows of a port. `word`: what somebody has chosen, which may look like a part of an address;
-    `bare`: one that may be a plain number too.
+    `inner`: the same, but a tenant's in flows about tenants. `bare`: what somebody has chosen: it may be a plain number, a word of the
+    schema, or look like a part of an address.
     """
 
     identity: str
@@ -84,7 +86,6 @@ class Needle(msgspec.Struct, frozen=True):
     text: re.Pattern[str] | None = None
     number: int = 0
     inner: tuple[bytes, ...] = ()
-    word: re.Pattern[str] | None = None
     bare: re.Pattern[str] | None = None
 
 
@@ -98,11 +99,19 @@ _ADDRESS_V4 = (
 )
 _ADDRESS_V6 = ((0x8000, 26), (0x8000, 27), (0x0001, 19), (0x0001, 20))  # ipv6_src, ipv6_dst
 _COOKIES_OF_COMPUTES = (2, 6)
-_COOKIE_OF_PORT = 4
-#: Keys of rows whose numbers are not DPN ids, and the one whose word is a tenant's.
-_COUNTS = re.compile(r"bfd:.*|options:(key|dst_port|tos|ttl)|.*:ebbtide-(revision|term|peer)|(.*:)?(ofport|mtu)\w*")
+#: Cookies about networks, ports, routers and security groups, and of what is learnt for them: an address in there is a tenant's, whatever
+#: the underlay uses, but for those of tunnels.
+_COOKIES_OF_TENANTS = (3, 4, 5, 7, 15)
+#: Keys of rows whose numbers are not DPN ids.
+_COUNTS = re.compile(
+    r"bfd:.*|options:(key|dst_port|tos|ttl|n_\w+)|.*:ebbtide-(revision|term|peer)|(.*:)?(ofport|mtu)\w*|.*:(ct-zone-|mac-).*"
+)
+#: Words that the schema has as values.
+_SCHEMA = ("true", "false", "flow")
+#: An interface that has this is a tenant's: what else is said there of it is others' too.
 _TENANT = "external_ids:iface-id"
-#: A MAC or an IPv6 address.
+#: What may be an IPv6 address, or is a MAC.
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?<![\w.-])(?:[0-9a-f]{0,4}:){2,}[0-9a-f.]*(?![\w-])", re.IGNORECASE)
 
 
@@ -128,6 +137,15 @@ def _learnt(head: bytes, value: bytes) -> Iterable[bytes]:
             yield (to | size).to_bytes(2, "big") + value[-size // 8 :] + head + b"\0\0"
 
 
+def sought(gone: Compute, living: Iterable[Compute]) -> set[str]:
+    """The identities of a removed compute to look for: those that nobody has by now (a tunnel address may be given to a new host), and of
+    what it was called only what is not somebody's address or name, under whatever title."""
+    taken = {identity for other in living for identity in other.identities() - set(other.past)}
+    words = {value.casefold() for kind, _, value in (i.partition(":") for i in taken) if kind not in ("number", "dpid")}
+    left = gone.identities() - taken
+    return {i for i in left if not i.startswith(("name:", "system-id:")) or i.partition(":")[2].casefold() not in words}
+
+
 def needles(identities: Iterable[str]) -> tuple[Needle, ...]:
     """What to look for, from "kind:value" identities."""
     found = []
@@ -143,10 +161,8 @@ def needles(identities: Iterable[str]) -> tuple[Needle, ...]:
             found.append(Needle(identity, _forms(_REG5, int(value).to_bytes(4, "big")), None, int(value)))
         elif kind == "mac":
             found.append(Needle(identity, (bytes.fromhex(value.replace(":", "")),), _mac(value)))
-        elif kind == "name":
-            found.append(Needle(identity, bare=_word(value)))
         else:
-            found.append(Needle(identity, word=_word(value)))
+            found.append(Needle(identity, bare=_word(value)))
     return tuple(found)
 
 
@@ -193,7 +209,7 @@ def search(removed: str, wanted: Iterable[Needle], dump: Dump) -> list[Residue]:
         kind, owner = flow.cookie >> 60, flow.cookie >> 32 & 0xFFFFF
         for needle in chosen:
             by_cookie = needle.number and kind in _COOKIES_OF_COMPUTES and owner == needle.number
-            forms = needle.raw if kind == _COOKIE_OF_PORT else needle.raw + needle.inner
+            forms = needle.raw if kind in _COOKIES_OF_TENANTS else needle.raw + needle.inner
             if by_cookie or any(raw in blob for raw in forms):
                 found.append(Residue(removed, dump.compute, "flow", needle.identity, _told(flow.text)))
                 break
@@ -214,14 +230,16 @@ def _told(text: str | Callable[[], str]) -> str:
 
 
 def _in_row(row: RawRow, wanted: tuple[Needle, ...]) -> tuple[str, str] | None:
+    tenants = _TENANT in row.strings
     for column, value in row.strings.items():
+        if tenants and ":ebbtide-" not in column and (column == "name" or column.startswith("external_ids:")):
+            continue
         for needle in wanted:
             if needle.number and column.endswith(":ebbtide-peer") and value == str(needle.number):
                 return needle.identity, f"{column}={value}"
             text = needle.text is not None and needle.text.search(value)
-            word = needle.word is not None and _is_said(needle.word, value)
             bare = needle.bare is not None and not _is_other(column, value) and _is_said(needle.bare, value)
-            if text or word or bare:
+            if text or bare:
                 return needle.identity, f"{column}={value}"
     return None
 
@@ -230,10 +248,21 @@ def _is_said(word: re.Pattern[str], value: str) -> bool:
     """Whether a word is there, and not as a part of an address: c4 is an octet of many a VM's MAC."""
     if not word.search(value):
         return False
-    rest = _ADDRESS.sub(lambda token: token[0] if word.fullmatch(token[0]) else " ", value)
+    rest = _ADDRESS.sub(lambda token: token[0] if word.fullmatch(token[0]) or not _is_address(token[0]) else " ", value)
     return word.search(rest) is not None
+
+
+def _is_address(text: str) -> bool:
+    if _MAC.fullmatch(text):
+        return True
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_other(column: str, value: str) -> bool:
     """Whether a word or number there is something else's, whatever it looks like."""
-    return column == _TENANT or (value.isdecimal() and _COUNTS.fullmatch(column) is not None)
+    counts = value.isdecimal() and _COUNTS.fullmatch(column) is not None
+    return counts or column == "type" or value in _SCHEMA

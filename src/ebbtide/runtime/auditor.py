@@ -16,7 +16,7 @@ import msgspec
 from ebbtide.compile import ledger
 from ebbtide.compile.features import tunnel
 from ebbtide.compile.flow import Group
-from ebbtide.decide.audit import Dump, Needle, RawFlow, RawGroup, RawRow, Residue, needles, search
+from ebbtide.decide.audit import Dump, Needle, RawFlow, RawGroup, RawRow, Residue, needles, search, sought
 from ebbtide.errors import EbbtideError, RemoteProtocolError
 from ebbtide.model.facts import Compute, Membership
 from ebbtide.model.observed import Phase
@@ -87,7 +87,7 @@ async def audit(cluster: Cluster, only: Iterable[int] | None = None, among: Iter
     state = cluster.state
     chosen, places = (None if x is None else set(x) for x in (only, among))
     removed = [c for c in state.removed.values() if chosen is None or c.number in chosen]
-    wanted = {c.name: _needles(cluster, c) for c in removed}
+    wanted = {c.name: needles(sought(c, cluster.state.computes.values())) for c in removed}
     looks, unreachable, findings = [], [], []
     for compute in state.members():
         if places is not None and compute.number not in places:
@@ -161,14 +161,6 @@ def _parts(dump: Dump) -> Iterable[Dump]:
 def _residue(found: Residue) -> Finding:
     what = f"{found.kind} with {found.identity} of {found.removed}"
     return Finding("residue", found.where, what, found.text)
-
-
-def _needles(cluster: Cluster, compute: Compute) -> tuple[Needle, ...]:
-    """Its identities, less those that another compute rightly has by now (a TEP address given to a new host)."""
-    taken: set[str] = set()
-    for other in cluster.state.computes.values():
-        taken |= other.identities() - set(other.past)
-    return needles(compute.identities() - taken)
 
 
 async def _dump(member: Member, compute: Compute) -> tuple[Dump, Found]:

@@ -24,6 +24,8 @@ from ebbtide.runtime.member import Member
 log = structlog.get_logger("endings")
 #: Seconds after which an end no longer waits for a compute that is connected and cannot be brought to what it should hold: it owes.
 STUCK = 60.0
+#: So many characters of what was found are said.
+TOLD = 200
 #: Operations that are over are kept for reading, the newest of each verb.
 KEPT_OPERATIONS = 200
 #: Proofs outlive their operations: who asks for one does so later.
@@ -96,7 +98,8 @@ class Endings:
                 # Whatever it was: an operation that was accepted is never left without somebody who goes on with it.
                 log.exception("end_fault")
             await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 2.0)
+            # An audit reads all computes: what has not gone in a minute is for somebody to see to.
+            pause = min(pause * 1.5, 2.0 if self._cluster.now() < patient_until else 10.0)
 
     async def _try_end(self, operation: Operation, patient: bool) -> tuple[Report | None, str]:
         """One attempt: what its audit has found, or None and what it still waits for.
@@ -130,7 +133,8 @@ class Endings:
         held = {m.name for m in cluster.members.values() if m.phase is Phase.BRAKED}
         residue = [f for f in report.findings if f.kind == "residue" and f.compute not in held]
         if residue:
-            return None, f"{len(residue)} residue, first on {residue[0].compute}: {residue[0].what}"
+            first = residue[0]
+            return None, f"{len(residue)} residue, first on {first.compute}: {first.what}: {first.text[:TOLD]}"
         owing = {*report.unreachable, *(held & set(report.computes))} - self._never_ours()
         if not report.computes and not owing and self._never_ours() != {c.name for c in self._cluster.state.members()}:
             return None, "no compute could be read: nothing is proven"
