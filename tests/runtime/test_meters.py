@@ -46,11 +46,14 @@ def test_one_that_is_there_is_changed_with_the_flows_that_name_it_and_without(cl
     assert cloud.lab.compute("a").dump_flows("br-int", "table=251")
 
 
-@pytest.mark.parametrize("flow", [True, False])
-def test_one_that_cannot_be_had_is_refused_and_no_flow_is_there_without_its_limit(cloud: Cloud, flow: bool) -> None:
-    beyond = Meter(0xFFFFFF00, 100)
-    work = limited(100, flow=flow)
-    work.meters = [beyond]
+def test_no_flow_is_there_without_its_limit_and_one_that_cannot_be_had_keeps_nothing_else(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = limited(100)
+    work.meters = [Meter(0xFFFFFF00, 100)]
     with pytest.raises(Rejected):
         cloud.call(switch(cloud).make(work))
     assert not cloud.lab.compute("a").dump_flows("br-int", "table=251")
+    work.flows = []
+    cloud.call(switch(cloud).make(work))
+    assert capsys.readouterr().out.count("meter_refused") == 1

@@ -36,7 +36,7 @@ class SwitchLost(NotReady):
 
 
 class Rejected(NotReady):
-    """The switch refused messages. `refused`: index of the message in the work's flows or groups (-1: it is neither), and why, in words."""
+    """The switch refused messages. `refused`: index of the message in the work's flows or groups, and why, in words."""
 
     def __init__(self, refused: dict[int, str]) -> None:
         super().__init__(f"{len(refused)} messages refused: {next(iter(refused.values()))}")
@@ -315,7 +315,7 @@ class SwitchLink:
         if messages or meters:
             await self._reply(self._fill(messages, 0) if messages else self._open().send(m.BarrierRequest()))
         there = [meter for xid, meter in meters.items() if METER_EXISTS in self._errors.get(xid, "")]
-        changed = [self._open().send(m.MeterMod(1, meter)) for meter in there]
+        changed = {self._open().send(m.MeterMod(1, meter)): meter for meter in there}
         if changed and not messages:
             await self.barrier()
         for at in range(0, len(messages), BUNDLE_MESSAGES):
@@ -336,10 +336,11 @@ class SwitchLink:
             for result in (committed, passed):
                 if isinstance(result, BaseException):
                     raise result
-        asked = changed if messages else [*changed, *(xid for xid, meter in meters.items() if meter not in there)]
-        words = [self._errors[xid] for xid in asked if xid in self._errors]
-        if words:
-            raise Rejected({-1: words[0]})
+        # Flows that name one that is not there were refused. Nothing else depends on a meter: it keeps nobody from what comes next.
+        for xid, meter in (*meters.items(), *changed.items()):
+            words = self._errors.get(xid)
+            if words is not None and (xid in changed or meter not in there):
+                log.error("meter_refused", peer=str(self.peer), meter=meter.meter_id, rate=meter.rate, reason=words)
 
     def _fill(self, messages: list[bytes], at: int) -> int:
         """Open the next bundle and put its messages in; the xid of the barrier after them."""
