@@ -25,9 +25,11 @@ from typing import NamedTuple
 
 from ebbtide.lab import Compute
 from ebbtide.lab.commands import wait_until
+from ebbtide.ovsdb import Transaction, eq, insert_into
 
 from .awaited import Awaited, within
 from .clusters import Ours, lab_named
+from .ovsdb import Link
 from .rows import Options, Row, median, say
 
 COMPUTES, PORTS, QUICK = 3, 500, 100
@@ -66,52 +68,20 @@ class Plugs:
     """A connection to the database of a compute that is kept: to start ovs-vsctl for each port takes more than is to be measured."""
 
     def __init__(self, compute: Compute) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(10)
-        self._socket.connect(f"{compute.directory}/db.sock")
+        self._link = Link(f"{compute.directory}/db.sock")
+        self._schema = self._link.schema()
 
     def plug(self, tap: str, port: str) -> None:
         """An interface on br-int that is a port's."""
-        ids = ["map", [["iface-id", port]]]
-        rows = (
-            {
-                "op": "insert",
-                "table": "Interface",
-                "uuid-name": "i",
-                "row": {"name": tap, "type": "internal", "external_ids": ids},
-            },
-            {
-                "op": "insert",
-                "table": "Port",
-                "uuid-name": "p",
-                "row": {"name": tap, "interfaces": ["named-uuid", "i"]},
-            },
-            {
-                "op": "mutate",
-                "table": "Bridge",
-                "where": [["name", "==", "br-int"]],
-                "mutations": [["ports", "insert", ["named-uuid", "p"]]],
-            },
-        )
-        asked = {"method": "transact", "params": ["Open_vSwitch", *rows], "id": tap}
-        self._socket.sendall(json.dumps(asked).encode())
-        answer = json.loads(self._read())
-        if answer["error"] or any("error" in result for result in answer["result"]):
-            raise RuntimeError(f"{tap}: {answer}")
-
-    def _read(self) -> bytes:
-        """One answer, which is whole when its braces are."""
-        text = b""
-        while not text or text.count(b"{") != text.count(b"}"):
-            more = self._socket.recv(1 << 16)
-            if not more:
-                raise RuntimeError("the database has closed the connection")
-            text += more
-        return text
+        transaction = Transaction(self._schema)
+        row = {"name": tap, "type": "internal", "external_ids": {"iface-id": port}}
+        made = transaction.insert("Port", {"name": tap, "interfaces": {transaction.insert("Interface", row)}})
+        transaction.mutate("Bridge", [eq("name", "br-int")], [insert_into("ports", {made})])
+        self._link.transact(transaction)
 
     def close(self) -> None:
         """Over."""
-        self._socket.close()
+        self._link.socket.close()
 
 
 class Kept:
