@@ -110,7 +110,7 @@ _COUNTS = re.compile(
 _SCHEMA = ("true", "false", "flow")
 #: An interface that has this is a tenant's: what else is said there of it is others' too.
 _TENANT = "external_ids:iface-id"
-#: What may be an IPv6 address, or is a MAC.
+#: A MAC; and what may be one, or an IPv6 address.
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?<![\w.-])(?:[0-9a-f]{0,4}:){2,}[0-9a-f.]*(?![\w-])", re.IGNORECASE)
 
@@ -137,13 +137,17 @@ def _learnt(head: bytes, value: bytes) -> Iterable[bytes]:
             yield (to | size).to_bytes(2, "big") + value[-size // 8 :] + head + b"\0\0"
 
 
-def sought(gone: Compute, living: Iterable[Compute]) -> set[str]:
-    """The identities of a removed compute to look for: those that nobody has by now (a tunnel address may be given to a new host), and of
-    what it was called only what is not somebody's address or name, under whatever title."""
+def sought(removed: Iterable[Compute], living: Iterable[Compute]) -> dict[str, set[str]]:
+    """Of each removed compute, by name, the identities to look for: those that nobody has by now (a tunnel address may be given to a new
+    host), and of what it was called only what is not somebody's address or name, under whatever title."""
     taken = {identity for other in living for identity in other.identities() - set(other.past)}
     words = {value.casefold() for kind, _, value in (i.partition(":") for i in taken) if kind not in ("number", "dpid")}
-    left = gone.identities() - taken
-    return {i for i in left if not i.startswith(("name:", "system-id:")) or i.partition(":")[2].casefold() not in words}
+
+    def free(identity: str) -> bool:
+        kind, _, value = identity.partition(":")
+        return identity not in taken and not (kind in ("name", "system-id") and value.casefold() in words)
+
+    return {gone.name: set(filter(free, gone.identities())) for gone in removed}
 
 
 def needles(identities: Iterable[str]) -> tuple[Needle, ...]:

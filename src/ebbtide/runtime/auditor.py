@@ -87,7 +87,7 @@ async def audit(cluster: Cluster, only: Iterable[int] | None = None, among: Iter
     state = cluster.state
     chosen, places = (None if x is None else set(x) for x in (only, among))
     removed = [c for c in state.removed.values() if chosen is None or c.number in chosen]
-    wanted = {c.name: needles(sought(c, cluster.state.computes.values())) for c in removed}
+    wanted = {name: needles(found) for name, found in sought(removed, state.computes.values()).items()}
     looks, unreachable, findings = [], [], []
     for compute in state.members():
         if places is not None and compute.number not in places:
