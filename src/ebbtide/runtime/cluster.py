@@ -439,8 +439,7 @@ class Cluster:
         ports = isinstance(event, ev.Synced) or vswitch.concerns_ports(event.changes)
         for member in holder:
             if member.link is link:
-                view = vswitch.view(event.replica, True, self._tep) if ports else member.view
-                self._view_changed(member, view)
+                self._view_changed(member, vswitch.view(event.replica, True, self._tep) if ports else member.view)
                 if vswitch.edited(event.changes):
                     self._edited(member, event.changes)
                 elif (member.switch is None or member.phase is Phase.FOREIGN) and _beside_ours(event.changes):

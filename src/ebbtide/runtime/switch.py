@@ -314,8 +314,8 @@ class SwitchLink:
         """
         if messages or meters:
             await self._reply(self._fill(messages, 0) if messages else self._open().send(m.BarrierRequest()))
-        there = [meter for xid, meter in meters.items() if METER_EXISTS in self._errors.get(xid, "")]
-        changed = {self._open().send(m.MeterMod(1, meter)): meter for meter in there}
+        there = {xid: meter for xid, meter in meters.items() if METER_EXISTS in self._errors.get(xid, "")}
+        changed = {self._open().send(m.MeterMod(1, meter)): meter for meter in there.values()}
         if changed and not messages:
             await self.barrier()
         for at in range(0, len(messages), BUNDLE_MESSAGES):
@@ -338,8 +338,8 @@ class SwitchLink:
                     raise result
         # Flows that name one that is not there were refused. Nothing else depends on a meter: it keeps nobody from what comes next.
         for xid, meter in (*meters.items(), *changed.items()):
-            words = self._errors.get(xid)
-            if words is not None and (xid in changed or meter not in there):
+            if xid in self._errors and xid not in there:
+                words = self._errors[xid]
                 log.error("meter_refused", peer=str(self.peer), meter=meter.meter_id, rate=meter.rate, reason=words)
 
     def _fill(self, messages: list[bytes], at: int) -> int:

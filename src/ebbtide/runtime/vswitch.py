@@ -199,13 +199,17 @@ def concerns_claim(tables: Replica, changes: Iterable[RowChange]) -> bool:
 
 
 def _is_own(tables: Replica, change: RowChange) -> bool:
-    bridges = {row["name"] for row in tables.rows("Bridge").values()}
+    bridges = _bridges(tables)
     return any(row is not None and row["name"] in bridges for row in (change.old, change.new))
+
+
+def _bridges(tables: Replica) -> set[str]:
+    return {row["name"] for row in tables.rows("Bridge").values()}
 
 
 def _own_macs(tables: Replica) -> tuple[str, ...]:
     """The MACs of the host itself: of each bridge's own interface. Those of taps are a tenant's affair, and change."""
-    bridges = {row["name"] for row in tables.rows("Bridge").values()}
+    bridges = _bridges(tables)
     own = (row for row in tables.rows("Interface").values() if row["name"] in bridges)
     return tuple(sorted({row["mac_in_use"].lower() for row in own if row["mac_in_use"]}))
 
