@@ -76,14 +76,15 @@ def lab_named(name: str) -> Iterator[Lab]:
 
 
 class Ours:
-    """`ebbtide controller` in the lab, used over its REST interface."""
+    """`ebbtide controller` in the lab, used over its REST interface; with its store on one core, if one is named."""
 
     title = "ebbtide"
 
-    def __init__(self, lab: Lab, *flags: str) -> None:
+    def __init__(self, lab: Lab, *flags: str, core: int | None = None) -> None:
         self.lab = lab
         self.state_directory = lab.site.directory / "run" / "state"
-        command = [sys.executable, "-m", "ebbtide", "controller", "--state-dir", str(self.state_directory)]
+        command = [] if core is None else ["taskset", "--cpu-list", str(core)]
+        command += [sys.executable, "-m", "ebbtide", "controller", "--state-dir", str(self.state_directory)]
         command += ["--ovsdb-listen", f"ptcp:6640:{CONTROLLER}", "--openflow-listen", f"ptcp:6653:{CONTROLLER}"]
         lab.spawn("controller", [*command, "--http", "127.0.0.1:8181", "--admission", "open", *flags])
         wait_until(self._leads, "the controller to lead", 30)
