@@ -19,7 +19,7 @@ import pytest
 from ebbtide.agent.askers import Askers
 from ebbtide.agent.proxy import Backend, Limits, Proxy
 from ebbtide.errors import NotReady
-from tests.cli.controllers import certificate
+from tests.support.certificates import certificate
 from tests.support.metadata import SECRET, Service
 
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,23 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
 from click.testing import Result
 
 Run = Callable[..., Result]
 START_SECONDS = 30.0
-
-
-def certificate(directory: Path, *addresses: str) -> tuple[Path, Path]:
-    """A self-signed certificate for these addresses, and its key."""
-    if not shutil.which("openssl"):
-        pytest.skip("needs openssl")
-    cert, key = directory / "cert.pem", directory / "key.pem"
-    names = ",".join(f"IP:{address}" for address in addresses or ("127.0.0.1",))
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=controller"]
-    words += ["-addext", f"subjectAltName={names}", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(words, check=True, capture_output=True)
-    return cert, key
 
 
 class Asked(NamedTuple):

@@ -12,7 +12,8 @@ import pytest
 
 from ebbtide.config import Config, load
 from ebbtide.errors import BadInput
-from tests.cli.controllers import Run, certificate
+from tests.cli.controllers import Run
+from tests.support.certificates import certificate
 
 
 def file_of(directory: Path, text: str) -> str:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.cli.conftest import need_store
-from tests.cli.controllers import Run, Running, certificate
+from tests.cli.controllers import Run, Running
+from tests.support.certificates import certificate
 
 
 class Served(NamedTuple):

@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
@@ -19,15 +20,17 @@ from ebbtide.lab.cloud.database import Database
 from ebbtide.lab.cloud.files import Files, environment
 from ebbtide.lab.commands import run
 from ebbtide.lab.namespace import command_in
+from tests.support.certificates import certificate, checked
 
 NEUTRON, HTTP, NOVA = 9696, 8181, 8774
 #: Seconds after which a worker that is silent loses its turn.
 LEASE = 6
 #: Seconds in which what changes is expected to arrive.
 SOON = 20.0
+TOKEN = "neutrons-own"
 ROOT = "/controller/nb/v2/neutron"
 #: Nobody is asked who it is (auth_strategy = noauth): who asks says so.
-_ADMIN = {"X-User-Id": "admin", "X-Project-Id": "p1", "X-Roles": "admin", "Content-Type": "application/json"}
+_ADMIN = {"X-User-Id": "admin", "X-Project-Id": "p1", "X-Roles": "admin"}
 #: Kinds of the controller's documents that Neutron has.
 KINDS = ("security-groups", "security-group-rules", "networks", "subnets", "routers", "ports", "floatingips")
 
@@ -40,16 +43,17 @@ class Refused(Exception):
         self.status, self.words = status, words
 
 
-def ask(lab: Lab, port: int, method: str, path: str, body: object | None = None) -> Any:
-    """One request within the lab; the decoded answer.
+def ask(connected: socket.socket, method: str, path: str, body: object | None, headers: Mapping[str, str]) -> Any:
+    """One request over a connection; the decoded answer.
 
     Raises:
         Refused: the answer is an error.
     """
-    connection = HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.sock = lab.connect("127.0.0.1", port)
+    connection = HTTPConnection("127.0.0.1", timeout=60)
+    connection.sock = connected
+    headers = {"Content-Type": "application/json", **headers}
     try:
-        connection.request(method, path, None if body is None else json.dumps(body), _ADMIN)
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
         answer = connection.getresponse()
         text = answer.read().decode()
     finally:
@@ -60,17 +64,26 @@ def ask(lab: Lab, port: int, method: str, path: str, body: object | None = None)
 
 
 class Controller:
-    """Ours, as a process of its own. With an `offset` it is another, which no compute knows."""
+    """Ours, as a process of its own, as docs/openstack.md has it: by TLS, and asking for a token. With an `offset` it is another, which no
+    compute knows."""
 
     def __init__(self, lab: Lab, name: str = "controller", offset: int = 0) -> None:
         self.lab, self.name, self._offset = lab, name, offset
+        self._folder = lab.site.run_directory / f"{name}-rest"
+        self._folder.mkdir()
+        self.certificate, self._key = certificate(self._folder)
+        self._users = self._folder / "users.toml"
+        self._users.touch(0o600)
+        self._users.write_text(f"[[token]]\nname = 'neutron'\nvalue = 'plain:{TOKEN}'\nroles = ['operate']\n")
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{HTTP + self._offset}"
+    def options(self) -> dict[str, object]:
+        """What Neutron's configuration says of it."""
+        return {"url": f"https://127.0.0.1:{HTTP + self._offset}", "cacert": self.certificate, "token": TOKEN}
 
     def ask(self, method: str, path: str, body: object | None = None) -> Any:
-        return ask(self.lab, HTTP + self._offset, method, path, body)
+        connected = checked(self.lab.connect("127.0.0.1", HTTP + self._offset), self.certificate)
+        return ask(connected, method, path, body, {"Authorization": f"Bearer {TOKEN}"})
 
     def start(self) -> None:
         """Until it leads."""
@@ -78,6 +91,14 @@ class Controller:
         options = ["--state-dir", str(self.lab.site.run_directory / self.name), "--admission", "open"]
         options += ["--ovsdb-listen", ovsdb, "--openflow-listen", openflow]
         options += ["--http", f"127.0.0.1:{HTTP + self._offset}", "--log-format", "json"]
+        options += [
+            "--credentials",
+            str(self._users),
+            "--http-cert",
+            str(self.certificate),
+            "--http-key",
+            str(self._key),
+        ]
         self.lab.spawn(self.name, [sys.executable, "-m", "ebbtide", "controller", *options])
         wait_until(self._leads, "the controller to lead", 30, every=0.05)
 
@@ -116,8 +137,8 @@ class Controller:
 class Neutron:
     """One Neutron. Its database outlives its processes."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab, self.venv = lab, environment()
+    def __init__(self, lab: Lab, controller: Controller) -> None:
+        self.lab, self.venv, self._controller = lab, environment(), controller
         self.files = Files(lab)
         self.files.make()
         self.database = Database(lab, self.files.folder("database"), self.files.password)
@@ -166,7 +187,7 @@ class Neutron:
             "ml2_type_flat": {"flat_networks": "*"},
             "ml2_type_vlan": {"network_vlan_ranges": "physnet1:100:200"},
             "ebbtide": {
-                "url": f"http://127.0.0.1:{HTTP}",
+                **self._controller.options,
                 "lease": LEASE,
                 "hosts_interval": 1,
                 "status_interval": 0.5,
@@ -215,9 +236,12 @@ class Neutron:
         except (OSError, NotReady, HTTPException):
             return False
 
-    def start_workers(self, name: str = "workers", url: str = "") -> None:
-        """neutron-periodic-workers: one of them sends, to the controller of that URL."""
-        own = {"DEFAULT": {"state_path": self.files.folder(name)}, "ebbtide": {"url": url} if url else {}}
+    def start_workers(self, name: str = "workers", **options: object) -> None:
+        """neutron-periodic-workers: one of them sends. `options`: of ours, other than Neutron's own."""
+        own: dict[str, dict[str, object]] = {
+            "DEFAULT": {"state_path": self.files.folder(name)},
+            "ebbtide": options,
+        }
         more = self.files.settings("neutron", f"{name}.conf", own)
         command = [str(self.venv / "bin" / "neutron-periodic-workers"), f"--config-file={self.file}"]
         self.lab.spawn(name, [*command, f"--config-file={more}"], env=self._environment())
@@ -243,7 +267,7 @@ class Neutron:
     # --- REST ---
 
     def ask(self, method: str, path: str, body: object | None = None) -> Any:
-        return ask(self.lab, NEUTRON, method, f"/v2.0/{path}", body)
+        return ask(self.lab.connect("127.0.0.1", NEUTRON), method, f"/v2.0/{path}", body, _ADMIN)
 
     def make_one(self, kind: str, /, **said: Any) -> dict[str, Any]:
         """A new thing of a kind, as in the path."""
@@ -335,7 +359,8 @@ class Deployment:
     """All of it."""
 
     def __init__(self, lab: Lab) -> None:
-        self.lab, self.controller, self.neutron = lab, Controller(lab), Neutron(lab)
+        self.lab, self.controller = lab, Controller(lab)
+        self.neutron = Neutron(lab, self.controller)
 
     def add_compute(self, name: str, networks: str = "") -> None:
         """A compute, which Neutron calls nova-NAME. `networks`: what it says of physical ones, if not the usual."""

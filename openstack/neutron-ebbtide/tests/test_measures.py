@@ -23,7 +23,7 @@ def test_ten_thousand_rows(running: Deployment) -> None:
     empty.start()
     neutron.fill(network, ROWS)
     try:
-        neutron.start_workers("filling", url=empty.url)
+        neutron.start_workers("filling", **empty.options)
         running.wait(lambda: neutron.waiting() < ROWS, "the first rows to be sent", 90)
         started = time.monotonic()
         running.wait(lambda: neutron.waiting() == 0, "the journal to be empty", ROWS / SLOW)

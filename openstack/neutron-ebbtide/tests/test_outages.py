@@ -6,11 +6,13 @@ import signal
 import threading
 from contextlib import suppress
 from http.client import HTTPException
+from pathlib import Path
 
 import pytest
 from deployment import LEASE, Deployment, Refused
 
 from ebbtide.errors import NotReady
+from tests.support.certificates import certificate
 
 pytestmark = pytest.mark.lab
 
@@ -138,3 +140,33 @@ def test_a_database_that_starts_anew_is_waited_for(running: Deployment) -> None:
     neutron.database.start()
     running.wait(lambda: bool(running.port(network)), "Neutron to find it")
     running.wait_told()
+
+
+def test_who_is_not_trusted_or_not_known_is_named_and_everything_waits(running: Deployment, tmp_path: Path) -> None:
+    neutron, controller = running.neutron, running.controller
+    log = running.lab.site.run_directory / "workers.log"
+    stranger, _ = certificate(tmp_path)
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"token": "of somebody else"}, "refuses our credentials"),
+        ({"token": ""}, "refuses our credentials"),
+        ({"cacert": stranger}, "certificate verify failed"),
+        ({"cacert": tmp_path / "missing.pem"}, "missing.pem"),
+        ({"cacert": ""}, "certificate verify failed"),
+        ({"url": controller.options["url"].replace("https", "http")}, "Connection aborted"),
+    ]
+    network, _ = running.network()
+    running.wait_told()
+    try:
+        for options, words in wrong:
+            neutron.stop()
+            neutron.change("networks", network, name=words)
+            before = log.stat().st_size
+            neutron.start_workers(**options)
+            running.wait(lambda at=before, words=words: words in log.read_text()[at:], f"{words!r} to be logged")
+            assert "Traceback" not in log.read_text()[before:], options
+            assert neutron.waiting(), options
+    finally:
+        neutron.stop()
+        neutron.start_workers()
+    running.wait_told()
+    assert controller.told("networks")[network]["name"] == wrong[-1][1]

@@ -54,7 +54,8 @@ class Client:
                 method, self._url + path, data=data, headers=headers, timeout=self._patience, allow_redirects=False
             )
             found = answer.json() if answer.content else None
-        except requests.RequestException as error:
+        except OSError as error:
+            # Whatever requests says of a call; a `cacert` that is not there, or cannot be read, is not among that.
             raise Away(str(error)) from None
         tag, words = _words(answer, found)
         # 401: credentials are being changed. What is ours to say stays so, and nothing of it is wrong.
@@ -133,7 +134,7 @@ class Client:
                         yield kind, json.loads(value)
                     elif line.startswith(b":"):
                         yield "", {}
-        except (requests.RequestException, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise Away(str(error)) from None
 
 
