@@ -14,6 +14,7 @@ import pytest
 from ebbtide.decide.documents import CANARY, KINDS
 from ebbtide.lab import Lab, wait_until
 from tests.odl.neutron import PATHS, VENV, Neutron
+from tests.support.certificates import certificate, checked
 from tests.support.process import Process
 
 #: Seconds for what networking-odl does in its own time.
@@ -31,11 +32,19 @@ CREDENTIALS = "[[user]]\nname = 'admin'\npassword = 'plain:admin'\nroles = ['for
 
 
 class Guarded(Process):
-    """A controller that asks for credentials, as networking-odl has them."""
+    """A controller that asks for credentials, as networking-odl has them, and speaks TLS alone."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        users = folder / "users.toml"
+        users.write_text(CREDENTIALS)
+        users.chmod(0o600)
+        self.certificate, key = certificate(folder)
+        more = ["--credentials", str(users), "--http-cert", str(self.certificate), "--http-key", str(key)]
+        super().__init__(lab, folder, more=more)
 
     def send(self, method: str, path: str, body: object | None = None) -> HTTPConnection:
         connection = HTTPConnection("127.0.0.1", 8181, timeout=60)
-        connection.sock = self.lab.connect("127.0.0.1", 8181)
+        connection.sock = checked(self.lab.connect("127.0.0.1", 8181), self.certificate)
         headers = {"Content-Type": "application/json", "Authorization": "Basic YWRtaW46YWRtaW4="}
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         return connection
@@ -119,11 +128,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         pytest.skip("needs root, and .venv-odl: `make test-networking-odl` makes it")
     folder: Path = tmp_path_factory.mktemp("odl")
     with Lab(f"odl{os.getpid()}", folder / "lab") as lab:
-        credentials = folder / "users.toml"
-        credentials.write_text(CREDENTIALS)
-        credentials.chmod(0o600)
-        controller = Guarded(lab, folder, more=["--credentials", str(credentials)])
-        made = Cloud(lab, controller, Neutron(lab))
+        controller = Guarded(lab, folder)
+        made = Cloud(lab, controller, Neutron(lab, controller.certificate))
         for name in "ab":
             made.add_compute(name)
         made.neutron.make()

@@ -40,8 +40,8 @@ class Refused(Exception):
 class Neutron:
     """One neutron-server. Its database outlives it."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    def __init__(self, lab: Lab, trusted: Path) -> None:
+        self.lab, self._trusted = lab, trusted
         self.files = Files(lab)
         self.files.make()
         self.database = Database(lab, self.files.folder("database"), self.files.password)
@@ -56,7 +56,9 @@ class Neutron:
         run(command_in(self.lab.control_namespace, upgrade), env=self._environment(), deadline=120)
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "PATH": f"{VENV}/bin:{os.environ['PATH']}"}
+        # It has no option for whom to trust: these are those of requests, and of its websockets.
+        trust = dict.fromkeys(("REQUESTS_CA_BUNDLE", "WEBSOCKET_CLIENT_CA_BUNDLE"), str(self._trusted))
+        return {**os.environ, "PATH": f"{VENV}/bin:{os.environ['PATH']}", **trust}
 
     def _options(self) -> list[str]:
         return ["--config-file", str(self.files.etc / "neutron" / "neutron.conf")]
@@ -97,7 +99,7 @@ class Neutron:
             "ml2_type_vxlan": {"vni_ranges": "70000:79999"},
             "ml2_type_flat": {"flat_networks": "*"},
             "ml2_odl": {
-                "url": "http://127.0.0.1:8181/controller/nb/v2/neutron",
+                "url": "https://127.0.0.1:8181/controller/nb/v2/neutron",
                 "username": "admin",
                 "password": "admin",
                 "port_binding_controller": "pseudo-agentdb-binding",
