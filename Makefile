@@ -20,6 +20,10 @@ setup: ## install what is missing: Debian packages, and the locked Python packag
 setup-runtime: ## the same without the test tools: enough to run the controller
 	@scripts/setup.sh --runtime
 
+.PHONY: setup-mover
+setup-mover: ## the same, and what `ebbtide mover nova` needs besides
+	@scripts/setup.sh --mover
+
 .PHONY: demo
 demo: setup ## the main job, told as it goes: computes join, three are scaled in, one is recovered
 	@$(BIN)/ebbtide demo $(ARGS)

@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh             all that `make demo` and `make test` need
 #   scripts/setup.sh --runtime   only what the controller needs (no test tools)
+#   scripts/setup.sh --mover     the same, and what `ebbtide mover nova` needs
 #   scripts/setup.sh --bench     OVN as well, which `make bench` compares with
 #
 # Doing it again is quick and changes nothing; packages.sh says what becomes of what is there already, and of services.
@@ -22,8 +23,9 @@ lock=requirements-dev.lock
 case "${1-}" in
   "") needed+=("${switches[@]}") ;;
   --runtime) lock=requirements.lock ;;
+  --mover) lock=requirements-mover.lock ;;
   --bench) needed+=("${switches[@]}" ovn-northd=ovn-central ovn-nbctl=ovn-common ovn-controller=ovn-host) ;;
-  *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 # ---- the virtual environment --------------------------------------------------------------------------------------------
@@ -32,11 +34,15 @@ stamp_of() { # what .venv is made from, where, and with which set
   { pwd -P; echo "$1"; cat "$1" pyproject.toml; } | sha256sum
 }
 
-is_ready() { # the development set holds all of the runtime set
-  local made
+is_ready() { # a larger set holds all of a smaller one
+  local made each enough=0
   [[ -f $VENV/.ready && -x $VENV/bin/ebbtide ]] && "$VENV/bin/python" -c '' 2>/dev/null || return 1
   made=$(<"$VENV/.ready")
-  [[ $made == "$(stamp_of "$lock")" || $made == "$(stamp_of requirements-dev.lock)" ]]
+  for each in requirements.lock requirements-mover.lock requirements-dev.lock; do
+    [[ $each != "$lock" ]] || enough=1
+    ((!enough)) || [[ $made != "$(stamp_of "$each")" ]] || return 0
+  done
+  return 1
 }
 
 install_locked() {
@@ -44,7 +50,7 @@ install_locked() {
   say "the packages of $lock, each by its hash"
   "${pip[@]}" --require-hashes -r "$lock"
   # The build backend comes from the lock too (an environment made by Python 3.12 has none, an older one is too old).
-  if [[ $lock == requirements.lock ]]; then
+  if [[ $lock != requirements-dev.lock ]]; then
     local backend
     backend=$(mktemp)
     awk '/^[^ #]/ { on = /^setuptools==/ } on' requirements-dev.lock >"$backend"

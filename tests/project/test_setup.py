@@ -113,16 +113,13 @@ class Machine:
         (self.checkout / ".venv/bin").mkdir(parents=True)
         (self.checkout / "openstack").mkdir()
         scripts = ("scripts/setup.sh", "scripts/setup-openstack.sh", "scripts/packages.sh")
-        locks = ("requirements.lock", "requirements-dev.lock", "openstack/odl.lock", "openstack/cloud.lock")
+        locks = tuple(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.lock"), *ROOT.glob("openstack/*.lock")))
         for name in (*scripts, *locks, "pyproject.toml", DRIVER):
             (self.checkout / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, self.checkout / name)
         (self.checkout / ".venv/bin/python").symlink_to(sys.executable)
         (self.checkout / ".venv/bin/ebbtide").touch(0o755)
-        lock = "requirements-dev.lock"
-        made = f"{self.checkout.resolve()}\n{lock}\n".encode()
-        made += (self.checkout / lock).read_bytes() + (self.checkout / "pyproject.toml").read_bytes()
-        (self.checkout / ".venv/.ready").write_text(f"{hashlib.sha256(made).hexdigest()}  -\n")
+        self.make_from("requirements-dev.lock")
         for venv, parts in {
             ".venv-odl": ("openstack/odl.lock",),
             ".venv-openstack": ("openstack/cloud.lock", DRIVER, "pyproject.toml"),
@@ -131,6 +128,12 @@ class Machine:
             (self.checkout / venv / "bin/python").symlink_to(sys.executable)
             made = f"{self.checkout.resolve()}\n".encode() + b"".join((ROOT / part).read_bytes() for part in parts)
             (self.checkout / venv / ".ready").write_text(f"{hashlib.sha256(made).hexdigest()}  -\n")
+
+    def make_from(self, lock: str) -> None:
+        """As if the environment had been made from this set."""
+        made = f"{self.checkout.resolve()}\n{lock}\n".encode()
+        made += (self.checkout / lock).read_bytes() + (self.checkout / "pyproject.toml").read_bytes()
+        (self.checkout / ".venv/.ready").write_text(f"{hashlib.sha256(made).hexdigest()}  -\n")
 
     def command(self, name: str, text: str = "#!/bin/sh\n") -> None:
         path = self.stub / "bin" / name
@@ -204,6 +207,17 @@ def test_the_controller_alone_needs_no_switch(machine: Machine) -> None:
     done = machine.setup("--runtime")
     assert done.returncode == 0, done.stderr
     assert [c.partition(" install ")[2] for c in machine.calls() if " install " in c] == ["openvswitch-common"] * 2
+
+
+def test_an_environment_is_kept_for_whoever_needs_less(machine: Machine) -> None:
+    machine.has("openvswitch-common", "openvswitch-switch")
+    sizes = {"requirements.lock": "--runtime", "requirements-mover.lock": "--mover", "requirements-dev.lock": ""}
+    for there, lock in enumerate(sizes):
+        machine.make_from(lock)
+        for wanted, option in enumerate(sizes.values()):
+            is_ready = machine.setup(*option.split()).stdout == "setup: ready\n"
+            assert is_ready == (wanted <= there), (lock, option)
+            machine.make_from(lock)
 
 
 def test_a_policy_of_somebody_else_stays_as_it_is(machine: Machine) -> None:

@@ -15,7 +15,7 @@ from .documents import ROOT, files
 
 SCRIPTS = ("scripts/setup.sh", "scripts/setup-openstack.sh", "scripts/test-kernel.sh", ".ci/run")
 TARGETS = (
-    *("help", "setup", "setup-runtime", "demo", "test", "test-kernel"),
+    *("help", "setup", "setup-runtime", "setup-mover", "demo", "test", "test-kernel"),
     *("acceptance", "drains", "tenants", "isolation", "test-networking-odl", "test-driver"),
     *("openstack-lab", "test-openstack", "crash-sweep"),
     *("lint", "bench", "clean", "distclean"),
@@ -106,13 +106,15 @@ def test_the_tree_does_not_name(what: str) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-mover.lock", "requirements-dev.lock"])
 def test_lock_has_every_dependency_with_hashes(name: str) -> None:
     text = (ROOT / name).read_text()
     pinned = {m[1] for m in re.finditer(r"^([A-Za-z0-9_.-]+)==\S+ \\\n    --hash=sha256:", text, re.MULTILINE)}
     assert len(pinned) == len(re.findall(r"^[A-Za-z0-9]", text, re.MULTILINE)), "each line that pins has a hash"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = list(project["dependencies"])
+    if name == "requirements-mover.lock":
+        wanted += project["optional-dependencies"]["openstack"]
     if name == "requirements-dev.lock":
         # scripts/setup.sh installs the package itself without build isolation.
         wanted += [*project["optional-dependencies"]["dev"], "setuptools"]

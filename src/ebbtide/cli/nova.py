@@ -67,7 +67,7 @@ def mover(
         from ebbtide.openstack.mover import Mover, Options
         from ebbtide.openstack.nova import Cloud
     except ModuleNotFoundError as error:
-        raise BadInput(f"{error.name} is missing: install ebbtide[openstack]") from None
+        raise BadInput(f"{error.name} is missing: install it with `make setup-mover`, or ebbtide[openstack]") from None
     from ebbtide import log
 
     log.configure(log_format, log_level)
