@@ -62,6 +62,13 @@ test-driver: setup ## stories of our driver in a real Neutron, with MariaDB and 
 	@scripts/setup-openstack.sh cloud
 	@$(BIN)/pytest openstack/neutron-ebbtide/tests $(ARGS)
 
+.PHONY: neutron
+neutron: setup ## both of these side by side, as in CI, but for the measures of the driver
+	@scripts/setup-openstack.sh cloud
+	@scripts/setup-openstack.sh odl
+	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder openstack/neutron-ebbtide/tests tests/odl \
+	  --ignore openstack/neutron-ebbtide/tests/test_measures.py $(ARGS)
+
 .PHONY: openstack-lab
 openstack-lab: setup ## a lab with a real OpenStack in it: three hosts, in two minutes once its packages are there
 	@scripts/setup-openstack.sh cloud

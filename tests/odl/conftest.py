@@ -50,6 +50,13 @@ class Guarded(Process):
         return connection
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All in one process, whoever else runs beside it: there is one cloud."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group("odl"))
+
+
 class Cloud(NamedTuple):
     """All of it."""
 

@@ -16,7 +16,7 @@ from .documents import ROOT, files
 SCRIPTS = ("scripts/setup.sh", "scripts/setup-openstack.sh", "scripts/test-kernel.sh", ".ci/run")
 TARGETS = (
     *("help", "setup", "setup-runtime", "setup-mover", "demo", "test", "test-kernel"),
-    *("acceptance", "drains", "tenants", "isolation", "test-networking-odl", "test-driver"),
+    *("acceptance", "drains", "tenants", "isolation", "test-networking-odl", "test-driver", "neutron"),
     *("openstack-lab", "test-openstack", "crash-sweep"),
     *("lint", "bench", "clean", "distclean"),
 )

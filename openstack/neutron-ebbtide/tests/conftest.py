@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from deployment import Deployment
@@ -11,6 +12,13 @@ from deployment import Deployment
 from ebbtide.errors import NotReady
 from ebbtide.lab import Lab
 from ebbtide.lab.cloud.files import environment
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All in one process, whoever else runs beside it: there is one deployment."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group("driver"))
 
 
 @pytest.fixture(scope="session")
