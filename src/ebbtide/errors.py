@@ -31,6 +31,13 @@ def some(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def discreet(text: str) -> str:
+    """The same without the user and password that URLs in it may have (RFC 3986, 3.2.1): for messages, which are logged and stored."""
+    import re
+
+    return re.sub(r"//[^\s'\"]*@", "//", text)
+
+
 class EbbtideError(Exception):
     """Root of the tree."""
 

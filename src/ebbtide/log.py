@@ -6,21 +6,48 @@ import logging
 import sys
 
 import structlog
+from structlog.typing import EventDict
+
+from ebbtide.errors import discreet
 
 
 def configure(kind: str = "auto", level: str = "info") -> None:
     """Set up logging to standard error. `kind`: auto, json or text."""
     as_json = kind == "json" or (kind == "auto" and not sys.stderr.isatty())
-    renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    renderer = structlog.processors.JSONRenderer() if as_json else _text()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if as_json else structlog.processors.StackInfoRenderer(),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            _discreet,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper(), logging.INFO)),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _discreet(logger: object, method: str, event: EventDict) -> EventDict:
+    if "exception" in event:
+        event["exception"] = discreet(event["exception"])
+    return event
+
+
+def _text() -> structlog.dev.ConsoleRenderer:
+    # A prettier traceback shows the variables of each frame, passwords among them.
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
+
+class _Libraries(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger(record.name).warning("library_warns", words=discreet(record.getMessage()))
+
+
+def hear_libraries() -> None:
+    """What libraries warn of goes the same way, without what it may tell of credentials; else it would go to standard error as it is."""
+    root = logging.getLogger()
+    root.handlers = [_Libraries(logging.WARNING)]

@@ -12,10 +12,21 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from ebbtide import __version__
-from ebbtide.errors import BadInput, EbbtideError, Forbidden, NotFound, NotReady, Refused, StillWorking, TooLarge
+from ebbtide.errors import (
+    BadInput,
+    EbbtideError,
+    Forbidden,
+    NotFound,
+    NotReady,
+    Refused,
+    StillWorking,
+    TooLarge,
+    discreet,
+)
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPResponse
+    from ssl import SSLContext
 
 API = "/api/v1"
 TIMEOUT = 60.0
@@ -51,9 +62,16 @@ def _exit_code(status: int, tag: str, verdicts: list[dict[str, Any]]) -> int:
 
 
 def credentials(environment: Mapping[str, str]) -> str:
-    """The Authorization header that the environment asks for, or ""."""
-    token = environment.get("EBBTIDE_TOKEN")
+    """The Authorization header that the environment asks for, or "".
+
+    Raises:
+        BadInput: it can be no header.
+    """
+    # Out of a file there is often the end of a line after it.
+    token = environment.get("EBBTIDE_TOKEN", "").strip()
     if token:
+        if not (token.isascii() and token.isprintable()):
+            raise BadInput("EBBTIDE_TOKEN has a character that is in no token; it is not shown here")
         return f"Bearer {token}"
     user = environment.get("EBBTIDE_USER")
     if not user:
@@ -66,6 +84,10 @@ def credentials(environment: Mapping[str, str]) -> str:
 
 def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _no_url(text: str) -> str:
+    return f"{discreet(text)!r} is no URL of a controller: it is http://ADDRESS:PORT or https://ADDRESS:PORT"
 
 
 def segment(text: str) -> str:
@@ -81,11 +103,11 @@ class Client:
         try:
             self.host, self.port = parts.hostname or "", parts.port or {"http": 8181, "https": 443}[parts.scheme]
         except (ValueError, KeyError):
-            raise BadInput(
-                f"{url!r} is no URL of a controller: it is http://ADDRESS:PORT or https://ADDRESS:PORT"
-            ) from None
-        if not self.host or parts.query or parts.fragment or parts.username is not None:
-            raise BadInput(f"{url!r} is no URL of a controller: it is http://ADDRESS:PORT or https://ADDRESS:PORT")
+            raise BadInput(_no_url(url)) from None
+        if parts.username is not None:
+            raise BadInput("a URL with a user in it is not taken: EBBTIDE_USER and EBBTIDE_PASSWORD say who you are")
+        if not self.host or parts.query or parts.fragment:
+            raise BadInput(_no_url(url))
         self.tls = parts.scheme == "https"
         if self.tls and lab:
             raise BadInput("the controller of a lab speaks http: leave --url away")
@@ -95,6 +117,15 @@ class Client:
         self.readable = bool(authorization) and not self.tls and not lab and not _is_loopback(self.host)
         self.authorization = authorization
         self.place = f"{parts.scheme}://{parts.netloc}{self.prefix}" + (f" in lab {lab}" if lab else "")
+
+    def check(self) -> None:
+        """Whether the certificates that are trusted can be read, without asking anybody.
+
+        Raises:
+            BadInput: they cannot.
+        """
+        if self.tls:
+            self._context()
 
     def get(self, path: str, query: Mapping[str, str] | None = None, *, timeout: float = TIMEOUT) -> dict[str, Any]:
         """GET of /api/v1 + `path`."""
@@ -167,13 +198,7 @@ class Client:
         from http.client import HTTPConnection, HTTPSConnection
 
         if self.tls:
-            import ssl
-
-            try:
-                context = ssl.create_default_context(cafile=self.cacert or None)
-            except OSError as error:
-                raise BadInput(f"--cacert {self.cacert}: {error}") from None
-            return HTTPSConnection(self.host, self.port, timeout=timeout, context=context)
+            return HTTPSConnection(self.host, self.port, timeout=timeout, context=self._context())
         connection = HTTPConnection(self.host, self.port, timeout=timeout)
         if self.lab:
             from ebbtide.cli.places import connect_in_lab
@@ -181,6 +206,14 @@ class Client:
             # Handed over before the first request, so that http.client does not connect by itself.
             connection.sock = connect_in_lab(self.lab, self.host, self.port, timeout)
         return connection
+
+    def _context(self) -> SSLContext:
+        import ssl
+
+        try:
+            return ssl.create_default_context(cafile=self.cacert or None)
+        except OSError as error:
+            raise BadInput(f"--cacert {self.cacert}: {error}") from None
 
     def _ask(
         self,

@@ -71,6 +71,8 @@ def mover(
     from ebbtide import log
 
     log.configure(log_format, log_level)
+    log.hear_libraries()
+    session.client.check()
     its_cloud = Cloud(cloud)
     its_cloud.check()
     over = threading.Event()

@@ -16,7 +16,7 @@ import openstack
 from keystoneauth1.exceptions import ClientException
 from openstack import exceptions
 
-from ebbtide.errors import BadInput, NotFound, NotReady, Refused
+from ebbtide.errors import BadInput, NotFound, NotReady, Refused, discreet
 from ebbtide.openstack.agents import Agent
 from ebbtide.openstack.hosts import Service
 from ebbtide.openstack.servers import DHCP_OWNER, Port, Server
@@ -90,7 +90,7 @@ class Cloud:
         try:
             self._connection  # noqa: B018
         except (exceptions.SDKException, ClientException) as error:
-            told = str(error).splitlines()[0][:_WORDS]
+            told = discreet(str(error)).splitlines()[0][:_WORDS]
             raise BadInput(f"it is not known where the cloud is: {told}: see clouds.yaml, OS_CLOUD, OS_...") from None
 
     @property
@@ -116,7 +116,7 @@ class Cloud:
             kind = NotReady if code >= 500 or code in _LATER else {404: NotFound, 409: Busy}.get(code, Refused)
             raise kind(words) from None
         except (exceptions.SDKException, ClientException, OSError) as error:
-            raise NotReady(f"{what}: {str(error)[:_WORDS]}") from None
+            raise NotReady(f"{what}: {discreet(str(error))[:_WORDS]}") from None
 
     @cached_property
     def user(self) -> str:
@@ -410,4 +410,4 @@ def _take(network: str, agent: str, connection: Any) -> None:
 
 def _said(error: exceptions.HttpException) -> str:
     """The cloud's own words, without the address that they came from."""
-    return str(getattr(error, "details", "") or getattr(error, "message", "") or error)[:_WORDS]
+    return discreet(str(getattr(error, "details", "") or getattr(error, "message", "") or error))[:_WORDS]
