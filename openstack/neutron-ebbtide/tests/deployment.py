@@ -212,7 +212,7 @@ class Neutron:
         inner = [str(self.venv / "bin" / "neutron-ebbtide-sync"), *files, *options]
         command = command_in(self.lab.control_namespace, inner)
         done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=60, check=False)
-        return done.returncode, done.stdout
+        return done.returncode, done.stdout + (done.stderr if done.returncode == 2 else "")
 
     def _environment(self) -> dict[str, str]:
         own = {"OS_NEUTRON_CONFIG_DIR": str(self.file.parent), "OS_NEUTRON_CONFIG_FILES": self.file.name}

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from deployment import KINDS, Deployment, Refused
 
 from tests.project import extensions
 
 pytestmark = pytest.mark.lab
+OUTSIDE = {"router:external": True, "provider:network_type": "flat", "provider:physical_network": "physnet1"}
 
 
 def test_each_kind_arrives_changes_and_leaves(running: Deployment) -> None:
     neutron, controller = running.neutron, running.controller
-    outside = neutron.make_one(
-        "networks",
-        **{"router:external": True, "provider:network_type": "flat", "provider:physical_network": "physnet1"},
-    )["id"]
+    outside = neutron.make_one("networks", **OUTSIDE)["id"]
     neutron.make_one("subnets", network_id=outside, ip_version=4, cidr="203.0.113.0/24", enable_dhcp=False)
     network, subnet = running.network()
     group = neutron.make_one("security-groups", name="web")["id"]
@@ -100,6 +100,8 @@ def test_an_ipv6_subnet_takes_its_addresses_with_it(running: Deployment) -> None
         ("networks", {"router:external": True}, "flat or vlan"),
         ("security-groups", {"stateful": False}, "stateful"),
         ("networks", {"segments": [{"provider:network_type": "vxlan"}]}, "segments"),
+        ("networks", {"admin_state_up": False}, "admin_state_up false of networks"),
+        ("routers", {"admin_state_up": False}, "admin_state_up false of routers"),
     ],
 )
 def test_what_is_not_served_is_refused(running: Deployment, kind: str, said: dict[str, object], words: str) -> None:
@@ -108,6 +110,42 @@ def test_what_is_not_served_is_refused(running: Deployment, kind: str, said: dic
     assert refused.value.status == 400
     assert words in refused.value.words
     assert [each for each in running.neutron.all(kind).values() if each["name"] != "default"] == []
+
+
+def test_what_does_not_go_with_what_is_there_is_refused(running: Deployment) -> None:
+    neutron = running.neutron
+    network, _ = running.network()
+    four = {"network_id": network, "ip_version": 4, "cidr": "10.2.0.0/24"}
+    six = {"network_id": network, "ip_version": 6, "cidr": "fd00:1::/64"}
+    slaac = {"ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
+    stateful = {"ipv6_ra_mode": "dhcpv6-stateful", "ipv6_address_mode": "dhcpv6-stateful"}
+    outside = neutron.make_one("networks", **OUTSIDE)["id"]
+    neutron.make_one("subnets", network_id=outside, ip_version=4, cidr="203.0.113.0/24")
+    neutron.make_one("subnets", **{**six, **slaac})
+    router, group = neutron.make_one("routers")["id"], neutron.make_one("security-groups", name="web")["id"]
+    rule = {"security_group_id": group, "direction": "ingress", "port_range_min": 5, "port_range_max": 6}
+    ways = [{"destination": "fd00:9::/64", "nexthop": "fd00:1::9"}]
+    refused: list[tuple[Callable[[], object], str]] = [
+        (lambda: neutron.make_one("subnets", **{**four, "enable_dhcp": False}), "the same in all IPv4 subnets"),
+        (lambda: neutron.make_one("subnets", **{**six, "cidr": "fd00:2::/64", **stateful}), "another IPv6 mode"),
+        (
+            lambda: neutron.make_one("subnets", **{**six, **slaac, "cidr": "fd00:2::/64", "host_routes": ways}),
+            "host routes",
+        ),
+        (lambda: neutron.make_one("subnets", **{**four, "network_id": outside}), "a second IPv4 subnet"),
+        (lambda: neutron.change("networks", network, admin_state_up=False), "admin_state_up false of networks"),
+        (lambda: neutron.change("routers", router, admin_state_up=False), "admin_state_up false of routers"),
+        (lambda: neutron.make_one("security-group-rules", protocol="dccp", **rule), "ports of dccp"),
+    ]
+    for asks, words in refused:
+        with pytest.raises(Refused, match=words) as caught:
+            asks()
+        # Of what is refused about rules Neutron makes a conflict.
+        assert caught.value.status == (409 if "dccp" in words else 400)
+    assert len(neutron.all("subnets")) == 3
+    neutron.make_one("subnets", **{**six, "cidr": "fd00:2::/64", **slaac})
+    neutron.make_one("security-group-rules", protocol="sctp", **rule)
+    running.wait_told()
 
 
 def test_what_is_not_served_is_not_announced(running: Deployment) -> None:

@@ -76,3 +76,12 @@ def test_what_would_do_harm_is_left_to_force(running: Deployment) -> None:
 def test_who_does_not_answer_is_said_to(running: Deployment) -> None:
     running.controller.kill()
     assert running.neutron.sync("--check")[0] == 2
+
+
+def test_a_url_with_a_password_in_it_is_not_taken(running: Deployment, tmp_path: Path) -> None:
+    more = tmp_path / "more.conf"
+    more.write_text("[ebbtide]\nurl = https://neutron:hunter2@127.0.0.1:8181\n")
+    code, words = running.neutron.sync(f"--config-file={more}", "--check")
+    assert code == 2
+    assert "has a user in it" in words
+    assert "hunter2" not in words

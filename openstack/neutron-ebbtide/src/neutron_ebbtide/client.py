@@ -56,7 +56,7 @@ class Client:
             found = answer.json() if answer.content else None
         except OSError as error:
             # Whatever requests says of a call; a `cacert` that is not there, or cannot be read, is not among that.
-            raise Away(str(error)) from None
+            raise Away(self._discreet(error)) from None
         tag, words = _words(answer, found)
         # 401: credentials are being changed. What is ours to say stays so, and nothing of it is wrong.
         if answer.status_code in (401, 403):
@@ -135,7 +135,14 @@ class Client:
                     elif line.startswith(b":"):
                         yield "", {}
         except (OSError, ValueError) as error:
-            raise Away(str(error)) from None
+            raise Away(self._discreet(error)) from None
+
+    def _discreet(self, error: Exception) -> str:
+        """What went wrong, without what we show to the controller: it is logged."""
+        words = str(error)
+        for secret in (self._options.token, self._options.password):
+            words = words.replace(secret, "...") if secret else words
+        return words
 
 
 def encoded(body: dict[str, Any]) -> bytes:

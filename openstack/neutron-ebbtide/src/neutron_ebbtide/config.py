@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from oslo_config import cfg
 
@@ -38,6 +39,22 @@ def register(conf: Any = cfg.CONF) -> Any:
     """Make the options known; the section."""
     conf.register_opts(OPTIONS, GROUP)
     return conf[GROUP]
+
+
+def check(options: Any) -> None:
+    """Whether the controller can be asked with these.
+
+    Raises:
+        ConfigFileValueError: not; Neutron does not start then, and says why.
+    """
+    found = urlsplit(options.url)
+    if found.scheme not in ("http", "https") or not found.hostname:
+        raise cfg.ConfigFileValueError(f"[{GROUP}] url is no address of a controller: http(s)://ADDRESS:PORT")
+    if "@" in found.netloc:
+        raise cfg.ConfigFileValueError(f"[{GROUP}] url has a user in it: username, password and token are options")
+    for name in ("token", "username", "password"):
+        if not options[name].isprintable():
+            raise cfg.ConfigFileValueError(f"[{GROUP}] {name} has a character that cannot be sent")
 
 
 def patience(options: Any) -> float:

@@ -10,8 +10,7 @@ from neutron.db import models_v2
 from neutron.db.models import securitygroup
 from neutron_lib.callbacks import events, registry, resources
 
-from neutron_ebbtide import journal
-from neutron_ebbtide.errors import NotServed
+from neutron_ebbtide import journal, served
 
 _BEFORE = (events.PRECOMMIT_CREATE, events.PRECOMMIT_UPDATE, events.PRECOMMIT_DELETE)
 _AFTER = (events.AFTER_CREATE, events.AFTER_UPDATE, events.AFTER_DELETE)
@@ -45,9 +44,8 @@ def _group(resource: str, event: str, trigger: Any, payload: Any) -> None:
 
 
 def _rule(resource: str, event: str, trigger: Any, payload: Any) -> None:
-    if event == events.PRECOMMIT_CREATE and payload.latest_state.get("remote_address_group_id"):
-        # Neutron cannot do without the extension, so its clients may ask for this.
-        raise NotServed(what="a rule with an address group", instead="use prefixes, or a remote group")
+    if event == events.PRECOMMIT_CREATE:
+        served.check_rule(payload.latest_state)
     journal.note(payload.context, "security-group-rules", payload.resource_id or payload.latest_state["id"])
 
 

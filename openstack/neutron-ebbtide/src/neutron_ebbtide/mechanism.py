@@ -6,21 +6,18 @@ from typing import Any
 
 from neutron.db import provisioning_blocks
 from neutron_lib import constants
-from neutron_lib.api.definitions import external_net, portbindings, provider_net
+from neutron_lib.api.definitions import external_net, portbindings
 from neutron_lib.callbacks import resources
 from neutron_lib.plugins.ml2 import api
 from oslo_log import log
 
-from neutron_ebbtide import config, groups, hosts, journal
-from neutron_ebbtide.errors import NotServed
+from neutron_ebbtide import config, groups, hosts, journal, served
 from neutron_ebbtide.worker import Worker
 
 LOG = log.getLogger(__name__)
 ACTIVE = constants.PORT_STATUS_ACTIVE
 #: What of a port changes by itself.
 _UNMEANT = frozenset({"status", "updated_at", "revision_number"})
-#: Networks of tenants, and those outside.
-_INSIDE, _OUTSIDE = (constants.TYPE_VXLAN,), (constants.TYPE_FLAT, constants.TYPE_VLAN)
 #: What is not served; Neutron takes nothing of it from its clients then.
 _NOT_SERVED = frozenset(
     {
@@ -61,7 +58,7 @@ class Mechanism(api.MechanismDriver):
 
     def initialize(self) -> None:
         """Neutron starts."""
-        config.register()
+        config.check(config.register())
         groups.listen()
 
     @property
@@ -83,19 +80,22 @@ class Mechanism(api.MechanismDriver):
         """Refuse what is not served, and note the rest.
 
         Raises:
-            NotServed: the network's type is none that the controller has.
+            NotServed: the network's type is none that the controller has, or it is switched off.
         """
-        _check_network(context.current)
+        served.check_type(context.current)
+        served.check_state("networks", context.current)
         self._note(context, "networks")
 
     def update_network_precommit(self, context: Any) -> None:
         """Note it.
 
         Raises:
-            NotServed: it would become a network outside, or inside, of a type that the controller does not have there.
+            NotServed: it would become a network outside, or inside, of a type that the controller does not have there; or be switched off.
         """
         if context.current.get(external_net.EXTERNAL) != context.original.get(external_net.EXTERNAL):
-            _check_network(context.current)
+            served.check_type(context.current)
+        if context.original.get("admin_state_up"):
+            served.check_state("networks", context.current)
         self._note(context, "networks")
 
     def delete_network_precommit(self, context: Any) -> None:
@@ -103,10 +103,27 @@ class Mechanism(api.MechanismDriver):
         self._note(context, "networks")
 
     def create_subnet_precommit(self, context: Any) -> None:
-        """Note it."""
+        """Refuse what is not served, and note the rest.
+
+        Raises:
+            NotServed: it does not go with the other subnets of its network, or has routes that nobody can be told.
+        """
+        served.check_subnet(context.plugin_context, context.current, context.network.current)
         self._note(context, "subnets")
 
-    update_subnet_precommit = delete_subnet_precommit = create_subnet_precommit
+    def update_subnet_precommit(self, context: Any) -> None:
+        """Note it.
+
+        Raises:
+            NotServed: it would get routes that nobody can be told.
+        """
+        if context.current.get("host_routes") != context.original.get("host_routes"):
+            served.check_routes(context.current)
+        self._note(context, "subnets")
+
+    def delete_subnet_precommit(self, context: Any) -> None:
+        """Note it."""
+        self._note(context, "subnets")
 
     # --- ports ---
 
@@ -161,7 +178,7 @@ class Mechanism(api.MechanismDriver):
             "datapath_type": found.get("datapath_type", "system"),
         }
         for segment in context.segments_to_bind:
-            if segment[api.NETWORK_TYPE] in _INSIDE:
+            if segment[api.NETWORK_TYPE] in served.INSIDE:
                 context.set_binding(
                     segment[api.ID], portbindings.VIF_TYPE_OVS, details, status=constants.PORT_STATUS_DOWN
                 )
@@ -180,19 +197,6 @@ class Mechanism(api.MechanismDriver):
     create_network_postcommit = update_network_postcommit = delete_network_postcommit = _wake
     create_subnet_postcommit = update_subnet_postcommit = delete_subnet_postcommit = _wake
     create_port_postcommit = update_port_postcommit = delete_port_postcommit = _wake
-
-
-def _check_network(network: dict[str, Any]) -> None:
-    """Whether a network is one that the controller has.
-
-    Raises:
-        NotServed: it is not.
-    """
-    outside, kind = bool(network.get(external_net.EXTERNAL)), network.get(provider_net.NETWORK_TYPE)
-    served = _OUTSIDE if outside else _INSIDE
-    if kind is not None and kind not in served:
-        what = f"a network {'outside' if outside else 'of tenants'} of type {kind}"
-        raise NotServed(what=what, instead=f"it has to be {' or '.join(served)}")
 
 
 def _meant(port: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from neutron_lib.callbacks import events, registry, resources
 from neutron_lib.plugins import constants as plugins
 from neutron_lib.services import base
 
-from neutron_ebbtide import journal
+from neutron_ebbtide import journal, served
 
 
 class Routers(
@@ -60,6 +60,24 @@ class Routers(
     def l3_rpc_notifier(self) -> Any:
         """There are no agents to tell."""
         return self._notifier
+
+    def create_router(self, context: Any, router: Any) -> Any:
+        """As Neutron has it.
+
+        Raises:
+            NotServed: it is to be switched off.
+        """
+        served.check_state("routers", router["router"])
+        return super().create_router(context, router)
+
+    def update_router(self, context: Any, id: str, router: Any) -> Any:
+        """As Neutron has it.
+
+        Raises:
+            NotServed: it is to be switched off.
+        """
+        served.check_state("routers", router["router"])
+        return super().update_router(context, id, router)
 
     def create_floatingip(self, context: Any, floatingip: Any) -> Any:
         """As Neutron has it; it is active with a port, else down."""

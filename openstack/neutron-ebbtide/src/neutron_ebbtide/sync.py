@@ -45,7 +45,13 @@ def main() -> int:
         return 2
     manager.init()
     context = contexts.get_admin_context()
-    client = Client(config.register(cfg.CONF))
+    options = config.register(cfg.CONF)
+    try:
+        config.check(options)
+    except cfg.ConfigFileValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    client = Client(options)
     repairs = cfg.CONF.repair
     try:
         found = compare.lasting(context, client)
