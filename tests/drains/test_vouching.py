@@ -1,0 +1,78 @@
+"""Drains whose hosts somebody else knows more of: what movers of Nova's say of them, and what counts of it, and for how long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ebbtide.lab.commands import wait_until
+from tests.drains.test_drains import detail, drain, marks, states, wait_over
+from tests.drains.test_plan import plan
+from tests.support.cloud import Cloud
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+
+
+def say(cloud: Cloud, name: str, state: str, words: str = "", operation: str = "", host: str = "node") -> list[str]:
+    """As a mover does; what the controller does not know of it."""
+    said = {"compute": name, "host": f"{host}-{name}", "state": state, "words": words}
+    body = {"mover": "m", "operation": operation, "hosts": [said]}
+    status, told = cloud.http("POST", "/api/v1/movers/nova/hosts", body)
+    assert status == 200, told
+    return list(told["unknown"])
+
+
+def wait_reason(cloud: Cloud, begun: dict[str, Any], name: str, words: str) -> None:
+    def so() -> bool:
+        return any(i["object"] == name and words in i["reason"] for i in detail(cloud, begun)["items"])
+
+    wait_until(so, f"{name} to be kept: {words}", 30, every=0.2)
+
+
+def test_a_plan_names_the_host_of_each_compute_and_wants_all_of_them(four: Cloud) -> None:
+    told = plan(four, "c", "d", vms="nova")
+    assert [(p["code"], p["about"]) for p in told["problems"]] == [("no-mover", "c"), ("no-mover", "d")]
+    assert say(four, "d", "matched") == []
+    told = plan(four, "c", "d", vms="nova")
+    assert told["hosts"] == [{"compute": "d", "host": "node-d", "state": "matched", "words": ""}]
+    assert [p["about"] for p in told["problems"]] == ["c"]
+    say(four, "c", "failed", "no nova-compute is called node-c")
+    told = plan(four, "c", "d", vms="nova", force="whatever it takes")
+    assert [(p["code"], p["text"]) for p in told["problems"]] == [("host", "c: no nova-compute is called node-c")]
+    status, told = four.http("POST", "/api/v1/drains", {"computes": ["c"], "vms": "nova", "force": "whatever it takes"})
+    assert status == 409, told
+    assert say(four, "nobody", "matched") == ["nobody"]
+
+
+def test_a_host_goes_when_it_is_called_empty_and_not_before(four: Cloud) -> None:
+    say(four, "d", "matched")
+    begun = drain(four, "d", vms="nova")
+    wait_reason(four, begun, "d", "no mover of kind nova says that d is empty")
+    say(four, "d", "emptying", "server web-1 is stopped there", begun["id"])
+    wait_reason(four, begun, "d", "server web-1 is stopped there")
+    # What was said long ago is no word at all.
+    wait_reason(four, begun, "d", "no mover of kind nova says that d is empty")
+    with pytest.raises(AssertionError, match="there is no operation another"):
+        say(four, "d", "empty", operation="another")
+    say(four, "c", "empty", operation=begun["id"])
+    say(four, "d", "matched")
+    assert not any(i["state"] == "done" for i in detail(four, begun)["items"])
+    assert marks(four)["d"]
+    say(four, "d", "empty", operation=begun["id"])
+    told = wait_over(four, begun)
+    assert told["state"] == "done", told
+    assert "d" not in marks(four)
+    four.assert_clean()
+
+
+def test_a_host_that_is_given_up_is_recovered_in_its_movers_words(four: Cloud) -> None:
+    say(four, "d", "matched")
+    begun = drain(four, "d", vms="nova")
+    wait_reason(four, begun, "d", "no mover of kind nova says that d is empty")
+    say(four, "d", "failed", "No valid host was found", begun["id"])
+    told = wait_over(four, begun)
+    assert states(told, "compute") == {"d": "failed"}
+    assert "No valid host was found" in next(i["reason"] for i in told["items"] if i["object"] == "d")
+    assert not marks(four)["d"]
+    four.assert_clean()
