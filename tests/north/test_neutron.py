@@ -108,6 +108,20 @@ def test_several_are_said_at_once_all_or_none(neutron: Neutron) -> None:
     assert neutron.ask("PUT", f"networks/{NETWORK['id']}", {"networks": two}).status == 400
 
 
+def test_what_cannot_be_stored_of_a_reason_is_left_out_and_hinders_nobody(neutron: Neutron) -> None:
+    odd = {"id": "odd", "external_gateway_info": {"network_id": "a\0b"}}
+    assert neutron.ask("POST", "routers", {"router": odd}).status == 201
+    port = {"id": "p1", "network_id": "n1", "mac_address": "02:00:00:00:00:01", "security_groups": ["a\0b"]}
+    plain = {"id": "n1", "provider:network_type": "vlan", "provider:segmentation_id": 7}
+    assert neutron.ask("POST", "networks", {"network": plain}).status == 201
+    assert neutron.ask("POST", "ports", {"port": port}).status == 201
+    vxlan = {"provider:network_type": "vxlan", "provider:segmentation_id": 70_007}
+    assert neutron.ask("PUT", "networks/n1", {"network": vxlan}).status == 200
+    assert "n1" in neutron.site.state.networks
+    told = {d["id"]: d["reason"] for d in neutron.site.get("/api/v1/neutron").json["unserved"]}
+    assert "a\ufffdb" in told["odd"]
+
+
 @pytest.mark.parametrize(
     ("kind", "said", "names"),
     [

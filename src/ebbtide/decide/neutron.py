@@ -447,7 +447,9 @@ class _Work:
 
     def _note(self, key: Key) -> None:
         document = self.state.document(*key)
-        reason = "; ".join(dict.fromkeys(self.reasons.get(key, ())))[:MAX_REASON]
+        # What somebody said may be in there, and not all of that can be stored.
+        words = "; ".join(dict.fromkeys(self.reasons.get(key, ())))
+        reason = "".join(each if each.isprintable() else "\ufffd" for each in words)[:MAX_REASON]
         if document is not None and document.unserved != reason:
             self.do([Edit(document, msgspec.structs.replace(document, unserved=reason))])
 

@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 import msgspec
+from immutables import Map
 
 from ebbtide.decide import routing
 from ebbtide.decide.ids import Allocator
@@ -171,6 +172,11 @@ def add_rule(state: State, name: str, wish: RuleWish) -> tuple[list[Edit], Secur
     ports, icmp = _range(wish.ports, number), _icmp(wish, number)
     first, last = icmp if icmp != (-1, -1) else ports
     said = SecurityRule("", known.id, wish.inbound, family, number, first, last, prefix, wish.remote)
+    there = state.rules.get(name, Map())
+    full = Refused(f"security group {name} has {MAX_RULES} rules: no more")
+    if len(there) >= MAX_RULES and wish.id and wish.id not in there:
+        # Before it is compared with each of them: one that waits is tried again at each change of its group.
+        raise full
     for other in state.rules_of(name):
         if msgspec.structs.replace(other, id="") == said:
             if wish.id not in ("", other.id):
@@ -180,10 +186,10 @@ def add_rule(state: State, name: str, wish: RuleWish) -> tuple[list[Edit], Secur
     routing.check_name("rule", made.id)
     if "/" in made.id:
         raise BadInput(f"{made.id[:40]!r} is no rule id: it stands at the end of a path, so without a slash", "id")
-    if any(other.id == made.id for other in state.rules_of(name)):
+    if made.id in there:
         raise Refused(f"rule {made.id} of security group {name} exists already, and says something else")
-    if len(state.rules.get(name, ())) >= MAX_RULES:
-        raise Refused(f"security group {name} has {MAX_RULES} rules: no more")
+    if len(there) >= MAX_RULES:
+        raise full
     if wish.remote and len({*state.named_by(name), wish.remote}) > MAX_FAR:
         raise Refused(f"the rules of security group {name} name {MAX_FAR} groups as far ends: no more")
     return [Edit(None, made)], made

@@ -31,6 +31,8 @@ from ebbtide.runtime.vouches import Said
 
 #: VMs at the same time, computes at the same time, characters of a reason: at most.
 _AT_ONCE, _WAVE = 1000, 100_000
+#: Characters of the name of a kind of mover.
+_KIND = 40
 
 
 class Draining(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -108,8 +110,7 @@ def _wish(given: Draining) -> Wish:
         raise BadInput(f"at-once = {given.at_once}: 1 to {_AT_ONCE} VMs", "at-once")
     if not 0 <= given.max_unavailable <= _WAVE:
         raise BadInput(f"max-unavailable = {given.max_unavailable}: 0 (all) to {_WAVE} computes", "max-unavailable")
-    if not given.vms.isidentifier():
-        raise BadInput(f"vms = {given.vms[:80]!r}: the name of a kind of mover, like none or lab", "vms")
+    _check_kind("vms", given.vms)
     outages = tuple(sorted({body.reason(text, "allow-outage") for text in given.allow_outage}))
     return Wish(
         given.vms,
@@ -174,19 +175,19 @@ def routes(service: Service) -> list[Route]:
         given = await body.struct(request, Claiming)
         if not 0 <= given.free <= _AT_ONCE:
             raise BadInput(f"free = {given.free}: 0 to {_AT_ONCE} VMs", "free")
-        if not given.mover or len(given.mover) > 200 or not given.mover.isprintable():
-            raise BadInput("mover: its name, one line of at most 200 characters", "mover")
-        found = await service.drains.claim(request.path_params["kind"], given.mover, given.free, given.holding)
+        found = await service.drains.claim(_kind(request, given.mover), given.mover, given.free, given.holding)
         return json_response({"claims": [_claim(service.state, x) for x in found], "revision": service.state.revision})
 
     async def report(request: Request) -> Response:
         given = await body.struct(request, Reporting)
+        _kind(request, given.mover)
         failure = body.reason(" ".join(given.failure.split())[: body.REASON], "failure")
         await service.drains.report(given.operation, given.vm, given.mover, given.claim, failure)
         return json_response({"revision": service.state.revision})
 
     async def hosts(request: Request) -> Response:
         given = await body.struct(request, Vouching)
+        kind = _kind(request, given.mover)
         if len(given.hosts) > _WAVE:
             raise BadInput(f"{len(given.hosts)} hosts in one call: at most {_WAVE}", "hosts", "too-big")
         for one in given.hosts:
@@ -196,7 +197,9 @@ def routes(service: Service) -> list[Route]:
             one.compute: Said(one.host[:255], one.state, " ".join(one.words.split())[: body.REASON])
             for one in given.hosts
         }
-        unknown = service.drains.hosts(request.path_params["kind"], given.operation, said)
+        if len(said) < len(given.hosts):
+            raise BadInput("hosts: a compute is named twice", "hosts")
+        unknown = service.drains.hosts(kind, given.operation, said)
         return json_response({"unknown": unknown, "revision": service.state.revision})
 
     return [
@@ -213,6 +216,24 @@ def routes(service: Service) -> list[Route]:
 
 class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
+
+
+def _check_kind(field: str, kind: str) -> None:
+    if not kind.isidentifier() or len(kind) > _KIND:
+        raise BadInput(f"{field} = {kind[:80]!r}: the name of a kind of mover, like none or lab", field)
+
+
+def _kind(request: Request, mover: str) -> str:
+    """Of which kind the movers are to whom a call is for, and that it says who makes it.
+
+    Raises:
+        BadInput: it does not.
+    """
+    kind = str(request.path_params["kind"])
+    _check_kind("kind", kind)
+    if not mover or len(mover) > 200 or not mover.isprintable():
+        raise BadInput("mover: its name, one line of at most 200 characters", "mover")
+    return kind
 
 
 def _claim(state: State, found: Claim) -> dict[str, Any]:

@@ -33,6 +33,8 @@ _PACE = 0.2
 _TURNS = 20
 #: Seconds for which a mover keeps a VM without a word.
 LEASE = 30.0
+#: Seconds for which it is known that there were movers of a kind.
+REMEMBERED = 86_400.0
 
 
 class Drains:
@@ -176,6 +178,10 @@ class Drains:
         """Of each kind of mover that this controller has heard of: for how many seconds none of it has said a word."""
         return {kind: self._cluster.now() - at for kind, at in self._asked.items()}
 
+    def _ask_of(self, kind: str) -> None:
+        now = self._cluster.now()
+        self._asked = {each: at for each, at in self._asked.items() if now - at < REMEMBERED} | {kind: now}
+
     def _hear(self, operation: str, vm: str, mover: str) -> None:
         self._heard[operation, vm, mover] = self._cluster.now()
 
@@ -188,7 +194,7 @@ class Drains:
             room = 0 if self._hold(state) else free
             return drain.claim(state, kind, mover, room, int(time.time() * 1000), standings, holding)
 
-        self._asked[kind] = self._cluster.now()
+        self._ask_of(kind)
         given = await self._cluster.store.commit(decide)
         for one in given:
             self._hear(one.operation, one.vm, mover)
@@ -208,7 +214,7 @@ class Drains:
             raise Refused(
                 f"operation {operation} is {known.state}, with movers of kind {known.vms}: let go of its hosts"
             )
-        self._asked[kind] = self._cluster.now()
+        self._ask_of(kind)
         found = {state.by_name[name]: one for name, one in said.items() if name in state.by_name}
         self.vouches.say(kind, operation, found)
         self._cluster.changed.fire()

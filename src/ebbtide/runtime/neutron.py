@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import structlog
 
 from ebbtide.decide import neutron
-from ebbtide.errors import EbbtideError
+from ebbtide.errors import StoreUnreachable
 from ebbtide.model.facts import Document, Edit
 from ebbtide.model.state import State
 from ebbtide.runtime.cluster import Cluster
@@ -50,15 +50,25 @@ class Waiting:
             revision = cluster.state.revision
             try:
                 for some in batched(sorted(cluster.state.unserved)):
-                    said(await cluster.store.commit(_again(some)))
+                    await self._try(some)
                     await asyncio.sleep(0)
                 self._tried = revision
-            except EbbtideError as error:
+            except StoreUnreachable as error:
                 log.warning("neutron_waits", reason=str(error))
-            except Exception:
-                log.exception("neutron_fault")
-                self._tried = revision
             await asyncio.sleep(_PAUSE)
+
+    async def _try(self, some: Sequence[neutron.Key]) -> None:
+        """Whatever is wrong with a few of them, others get their turn.
+
+        Raises:
+            StoreUnreachable: nobody gets one now.
+        """
+        try:
+            said(await self._cluster.store.commit(_again(some)))
+        except StoreUnreachable:
+            raise
+        except Exception:
+            log.exception("neutron_fault", first=some[0], last=some[-1])
 
     def _is_due(self) -> bool:
         state = self._cluster.state
