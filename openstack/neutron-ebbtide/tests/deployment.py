@@ -148,7 +148,8 @@ class Neutron:
         self.database.start()
         self.database.make(["neutron"])
         self._configure()
-        self.command("neutron-db-manage", "upgrade", "heads")
+        for project in ("neutron", "neutron-ebbtide"):
+            self.command("neutron-db-manage", "--subproject", project, "upgrade", "heads")
 
     def _configure(self) -> None:
         paste = self.files.folder("etc", "neutron") / "api-paste.ini"

@@ -11,10 +11,12 @@ from oslo_config import cfg
 
 from neutron_ebbtide import config
 from neutron_ebbtide.errors import Away, Lost, Refused
+from neutron_ebbtide.objects import revision
 
 ROOT = "/controller/nb/v2/neutron"
 #: Bytes of one call; the controller takes a mebibyte.
 MOST_BYTES = 900_000
+_OF_PORTS = ("id", "status", "hosts")
 #: Ports asked for in one call: their ids are part of its path.
 MOST_PORTS = 100
 #: Seconds without a word after which a stream of events is taken for dead; the controller says something each quarter of a minute.
@@ -54,7 +56,7 @@ class Client:
                 method, self._url + path, data=data, headers=headers, timeout=self._patience, allow_redirects=False
             )
             found = answer.json() if answer.content else None
-        except OSError as error:
+        except (OSError, ValueError, RecursionError) as error:
             # Whatever requests says of a call; a `cacert` that is not there, or cannot be read, is not among that.
             raise Away(self._discreet(error)) from None
         tag, words = _words(answer, found)
@@ -79,7 +81,7 @@ class Client:
         """
         name = kind.replace("-", "_")
         found = self.ask("POST", f"{ROOT}/{kind}", b'{"%s":[%s]}' % (name.encode(), b",".join(bodies)))
-        return {each["id"]: int(each.get("revision_number", -1)) for each in found[name]}
+        return {each["id"]: revision(each) for each in listed(found, name, "id")}
 
     def delete(self, kind: str, object_id: str) -> None:
         """Take one away; it may be gone already.
@@ -95,20 +97,22 @@ class Client:
 
     def known(self, kind: str) -> dict[str, dict[str, Any]]:
         """What the controller was told of a kind, by id."""
-        return {each["id"]: each for each in self.ask("GET", f"{ROOT}/{kind}")[kind.replace("-", "_")]}
+        found = self.ask("GET", f"{ROOT}/{kind}")
+        return {each["id"]: each for each in listed(found, kind.replace("-", "_"), "id")}
 
     def hosts(self) -> list[dict[str, Any]]:
         """Every member's host."""
-        return list(self.ask("GET", "/api/v1/neutron/hosts")["hosts"])
+        needed = ("host", "compute", "datapath", "ready", "tombstoned", "bridge-mappings")
+        return listed(self.ask("GET", "/api/v1/neutron/hosts"), "hosts", *needed)
 
     def ports(self, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """How far ports have come; all without ids."""
         if ids is None:
-            return list(self.ask("GET", "/api/v1/neutron/ports")["ports"])
+            return listed(self.ask("GET", "/api/v1/neutron/ports"), "ports", *_OF_PORTS)
         found: list[dict[str, Any]] = []
         for at in range(0, len(ids), MOST_PORTS):
             path = f"/api/v1/neutron/ports?ids={','.join(ids[at : at + MOST_PORTS])}"
-            found += self.ask("GET", path)["ports"]
+            found += listed(self.ask("GET", path), "ports", *_OF_PORTS)
         return found
 
     def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -122,9 +126,11 @@ class Client:
         url = f"{self._url}/api/v1/events?kinds=neutron-port,compute"
         kind = ""
         try:
-            with self._session.get(url, stream=True, timeout=(self._patience, SILENCE), headers=headers) as answer:
-                if answer.status_code >= 300:
-                    raise Away(f"{answer.status_code} {answer.reason}")
+            waits = (self._patience, SILENCE)
+            with self._session.get(url, stream=True, timeout=waits, headers=headers, allow_redirects=False) as answer:
+                kind_of = answer.headers.get("Content-Type", "")
+                if answer.status_code >= 300 or not kind_of.startswith("text/event-stream"):
+                    raise Away(f"{answer.status_code} {answer.reason}, of type {kind_of[:40]}, and no events")
                 yield "reset", {}
                 for line in answer.iter_lines(chunk_size=1):
                     name, _, value = line.decode().partition(": ")
@@ -134,7 +140,7 @@ class Client:
                         yield kind, json.loads(value)
                     elif line.startswith(b":"):
                         yield "", {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise Away(self._discreet(error)) from None
 
     def _discreet(self, error: Exception) -> str:
@@ -148,6 +154,20 @@ class Client:
 def encoded(body: dict[str, Any]) -> bytes:
     """An object of Neutron's as JSON: what is no JSON of itself (dates, addresses) as its text."""
     return json.dumps(body, default=str, separators=(",", ":")).encode()
+
+
+def listed(found: Any, name: str, *needed: str) -> list[dict[str, Any]]:
+    """What an answer lists, each with all these fields, the first of which is its name.
+
+    Raises:
+        Away: it is no such answer: it is not our controller that gave it.
+    """
+    rows = found.get(name) if isinstance(found, dict) else None
+    if isinstance(rows, list) and all(
+        isinstance(each, dict) and each.keys() >= set(needed) and isinstance(each[needed[0]], str) for each in rows
+    ):
+        return rows
+    raise Away(f"an answer without {name} as a controller of Ebbtide lists them: is it one?")
 
 
 def _words(answer: Any, found: Any) -> tuple[str, str]:

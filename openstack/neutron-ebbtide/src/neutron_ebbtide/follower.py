@@ -73,7 +73,8 @@ class Follower:
             if kind == "reset":
                 self._heard.put(_ALL)
             if kind == "neutron-port":
-                self._heard.put(facts["name"])
+                name = facts.get("name")
+                self._heard.put(name if isinstance(name, str) else _ALL)
             elif kind:
                 self._heard.put(_HOSTS)
 

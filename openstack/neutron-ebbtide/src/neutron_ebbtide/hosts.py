@@ -16,6 +16,8 @@ LOG = log.getLogger(__name__)
 AGENT_TYPE, BINARY = "Ebbtide vSwitch", "ebbtide"
 #: So many hosts, or else a third of them, may be gone at once without having been tombstoned first.
 _FEW, _SHARE = 3, 3
+#: Characters of a host's name that Neutron keeps.
+_NAME = 255
 #: Hosts that are said to live in one go; characters of a configuration that Neutron keeps.
 _BEATS, _ROOM = 50, 4000
 
@@ -44,6 +46,9 @@ def take(context: Any, found: list[dict[str, Any]], beat: float | None = None) -
         if named[name] > 1:
             LOG.error("ebbtide: several computes say that they are host %s: nothing more is bound there", name)
             host = {**host, "tombstoned": True, "ready": False}
+        if len(name) > _NAME:
+            LOG.error("ebbtide: host %s... has a name that Neutron cannot keep: nothing is bound there", name[:40])
+            continue
         known = agents.get(name)
         before = _decoded(known["configurations"]) if known is not None else {}
         if known is None and not host["ready"]:

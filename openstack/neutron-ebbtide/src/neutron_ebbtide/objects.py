@@ -67,7 +67,8 @@ def ids_of(context: Any, kind: str) -> list[str]:
 
 def revision(body: dict[str, Any]) -> int:
     """Of an object, as Neutron counts; -1: it is not counted."""
-    return int(body.get("revision_number", -1))
+    found = body.get("revision_number")
+    return found if isinstance(found, int) else -1
 
 
 def served(kind: str, body: dict[str, Any]) -> str:
