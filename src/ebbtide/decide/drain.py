@@ -674,8 +674,10 @@ class _Step:
         for number in live:
             waiting, failed = self._left(number)
             in_flight = any(i.state is ItemState.MOVING for i in waiting)
+            # A service that has not begun to move may be there for the very VM that stays.
+            going = in_flight or any(i.kind == VM for i in waiting)
             given_up = bool(failed) or self.seen.vouched(self.operation, number).failed
-            if (late and (very_late or not in_flight)) or (given_up and not waiting):
+            if (late and (very_late or not in_flight)) or (given_up and not going):
                 self._give_up(number, self._why_left(number), late)
 
     def _why_left(self, number: int) -> list[str]:

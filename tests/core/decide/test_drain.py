@@ -306,6 +306,22 @@ def test_a_compute_that_movers_give_up_for_good_is_recovered_in_their_words() ->
     assert "No valid host" in told.item(COMPUTE, "a").reason
 
 
+def test_a_service_that_nobody_else_can_have_keeps_no_compute_whose_vm_goes_nowhere() -> None:
+    told = Drained(vms="a")
+    told.route()
+    told.begin("a", Wish(vms="lab"))
+    for _ in range(3):
+        told.run()
+        assert told.claim() == ["vm1"]
+        told.fail("vm1")
+        told.later(60)
+    told.run()
+    assert told.state_of(COMPUTE, "a") is FAILED
+    assert "no memory" in told.item(COMPUTE, "a").reason
+    assert (told.members(), told.marked()) == ("abcd", "")
+    assert told.cloud.state.designations[SUBNET, BLUE].compute == 1
+
+
 def test_a_stopped_vm_has_gone_when_neutron_has_it_on_a_host_that_stays() -> None:
     told = Drained(vms="a")
     told.begin("ab", Wish(vms="nova"))
