@@ -76,3 +76,32 @@ def test_a_host_that_is_given_up_is_recovered_in_its_movers_words(four: Cloud) -
     assert "No valid host was found" in next(i["reason"] for i in told["items"] if i["object"] == "d")
     assert not marks(four)["d"]
     four.assert_clean()
+
+
+def test_a_plan_names_what_is_plugged_nowhere_and_would_be_waited_for(four: Cloud) -> None:
+    say(four, "d", "matched")
+    host, root = four.fact("d").host, "/controller/nb/v2/neutron"
+    network = {"id": "n1", "provider:network_type": "vxlan", "provider:segmentation_id": 70_001}
+    assert four.http("POST", f"{root}/networks", {"network": network})[0] == 201
+    body = {
+        "network_id": "n1",
+        "mac_address": "02:00:00:00:00:77",
+        "device_owner": "compute:nova",
+        "binding:host_id": host,
+    }
+    status, told = four.http("POST", f"{root}/ports", {"port": {"id": "stopped-1", **body}})
+    assert status == 201, told
+    (kept,) = plan(four, "d", vms="nova")["waits"]
+    assert "stopped-1" in kept["text"]
+    assert "--cold" in kept["text"]
+    (kept,) = plan(four, "d")["waits"]
+    assert "drain with --vms nova" in kept["text"]
+    assert plan(four, "d", force="Nova is done with it")["waits"] == []
+
+
+def test_a_kind_of_mover_that_nobody_has_heard_of_is_refused(four: Cloud) -> None:
+    (problem,) = plan(four, "d", vms="Nova")["problems"]
+    assert "no mover of kind Nova has ever spoken" in problem["text"]
+    assert plan(four, "d", vms="lab")["problems"] == []
+    assert four.http("POST", "/api/v1/movers/ours/claim", {"mover": "m", "free": 0})[0] == 200
+    assert plan(four, "d", vms="ours")["problems"] == []

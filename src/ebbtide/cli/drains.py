@@ -134,6 +134,8 @@ def show_plan(found: dict[str, Any]) -> None:
         else ", and the time in which you move the VMs"
     )
     render.line(f"expected: about {found['expected-seconds']:.0f} s{moved}")
+    for kept in found["waits"]:
+        render.line(f"waits: {kept['text']}")
     for problem in found["problems"]:
         allowed = f' (--allow-outage "{problem["about"]}")' if problem["code"] == "no-home" else ""
         render.line(f"refused as it is: {problem['text']}{allowed}")

@@ -22,6 +22,8 @@ CODES = {"done": 0, "partial": PARTIAL, "failed": FAILED, "aborted": ABORTED}
 _LOOK, _PATIENCE = 0.5, 60.0
 _OPEN = ("running", "aborting")
 _LISTED = 12
+#: How the reason of a compute ends that has items which are not over.
+_TO_GO = " to go"
 _BAR = 24
 
 
@@ -97,10 +99,9 @@ class _Changes:
         for item in told["items"]:
             key = item["kind"], item["object"], item["compute"]
             now = item["state"], item["reason"]
-            # Of what waits only its first reason is told: the rest is counted by its compute.
-            if self._known.get(key) != now and not (
-                key in self._known and item["kind"] == "compute" and now[0] == "moving"
-            ):
+            # What is still to go of a compute is told once: the rest is counted by its items. What else keeps it is told.
+            counted = item["kind"] == "compute" and now[0] == "moving" and _TO_GO in now[1]
+            if self._known.get(key) != now and not (counted and key in self._known):
                 render.line(item_text(item))
             self._known[key] = now
         said = f"{told['state']}: {told['reason']}"

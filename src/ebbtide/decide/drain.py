@@ -47,6 +47,8 @@ COMPUTE, SERVICE, VM = "compute", "service", "vm"
 NOBODY = "none"
 #: Who moves VMs and also knows what nobody else does: whether a host is empty of those that are plugged nowhere.
 VOUCHERS = frozenset({"nova"})
+#: Kinds of movers that there are, whether any has spoken or not.
+KINDS = (NOBODY, "nova", "lab")
 #: How often a VM's migration may fail, and milliseconds after the first and later failures until it is tried again.
 TRIES, PAUSES = 3, (5_000, 30_000)
 #: Seconds after the deadline for which a migration, or a move of a service, that is under way is waited for.
@@ -218,6 +220,30 @@ def problems(
     if placeless and wish.vms != NOBODY:
         told.append(Problem("no-place", "", f"{placeless} VMs have no other compute to go to"))
     return told
+
+
+def waits(state: State, numbers: Set[int], wish: Wish) -> list[Problem]:
+    """What nobody sees on the switches of these computes, and a drain would wait for all the same."""
+    told = []
+    for number in sorted(numbers) if not wish.dead else ():
+        name, plugged = state.computes[number].name, set(state.ports_on.get(number, ()))
+        found = [port for port in documents.servers_at(state, state.computes[number].host) if port not in plugged]
+        if found and wish.vms in VOUCHERS:
+            text = (
+                f"on {name} Neutron has ports of servers that are plugged nowhere: {some(found, 3)}: stopped ones perhaps, which keep it "
+                "unless its mover has --cold"
+            )
+            told.append(Problem("servers", name, text))
+        elif found and not wish.forced:
+            told.append(Problem("servers", name, f"{name}: {_unseen(found)}"))
+    return told
+
+
+def _unseen(found: Sequence[str]) -> str:
+    return (
+        f"Neutron has ports of servers there, stopped ones perhaps: {some(found, 3)}: move these servers, or drain with --vms nova "
+        "(or begin again with --force, if Nova is done with that host)"
+    )
 
 
 def busy(state: State, numbers: Set[int], among: Collection[str] = (VERB, END)) -> tuple[Operation, int] | None:
@@ -709,12 +735,7 @@ class _Step:
         if self.operation.vms in VOUCHERS or self.operation.forced:
             return ""
         found = documents.servers_at(self.state, self.state.computes[number].host)
-        if not found:
-            return ""
-        return (
-            f"Neutron has ports of servers there, stopped ones perhaps: {some(found, 3)}: move these servers, or drain with --vms nova "
-            "(or begin again with --force, if Nova is done with that host)"
-        )
+        return _unseen(found) if found else ""
 
     def _remove(self, numbers: list[int]) -> bool:
         state, seen = self.state, self.seen

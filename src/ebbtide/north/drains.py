@@ -343,6 +343,7 @@ def plan_shown(state: State, found: DrainPlan, wish: Wish) -> dict[str, Any]:
         "flows": msgspec.to_builtins(counted.flows),
         "loads": [_load(state, x) for x in counted.loads],
         "problems": [msgspec.to_builtins(p) for p in found.problems],
+        "waits": [msgspec.to_builtins(p) for p in found.waits],
         "expected-seconds": round(found.seconds, 1),
     }
 

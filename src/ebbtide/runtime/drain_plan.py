@@ -105,6 +105,7 @@ class DrainPlan(NamedTuple):
     counted: Counted
     sessions: list[Sessions]
     problems: list[Problem]
+    waits: list[Problem]
     seconds: float
 
 
@@ -164,7 +165,8 @@ async def plan(cluster: Cluster, drains: Drains, ids: Iterable[str], wish: Wish)
     found = count(state, standings, view_of, held, ids, dead=wish.dead)
     problems = drains.problems(state, found.numbers, found.goals, found.targets, wish)
     told = await _sessions(cluster, state, found.goals)
-    return DrainPlan(found, told, problems, _seconds(cluster, found.goals, len(found.vms), wish))
+    waits = drain.waits(state, found.numbers, wish)
+    return DrainPlan(found, told, problems, waits, _seconds(cluster, found.goals, len(found.vms), wish))
 
 
 def _seconds(cluster: Cluster, goals: Iterable[Goal], vms: int, wish: Wish) -> float:

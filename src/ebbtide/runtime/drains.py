@@ -302,6 +302,12 @@ class Drains:
         if not wish.dead:
             names = [(n, self._endings.name(n)) for n in sorted(numbers)]
             found += self.vouches.problems(wish.vms, names, wish.forced)
+            if wish.vms not in (*drain.KINDS, *self._asked) and not wish.forced:
+                text = (
+                    f"no mover of kind {wish.vms} has ever spoken to this controller: start it, or see how it is spelt ("
+                    f"{', '.join(drain.KINDS)} are there)"
+                )
+                found.append(Problem("no-mover", "", text))
         busy = drain.busy(state, numbers)
         # One that has died in the middle of a drain is taken out of it; by one drain of the dead at a time.
         if busy is not None and not (wish.dead and busy[0].verb == drain.VERB and not busy[0].dead):

@@ -164,7 +164,12 @@ class Endings:
             {self.name(d.compute) for d in self._cluster.state.debts.values() if d.removed in operation.computes}
         )
         read = len(set(report.computes) - held)
-        text = f"residue 0 on {read} computes at revision {report.revision}" if read else "no compute could be read"
+        several = "s" if read != 1 else ""
+        text = (
+            f"residue 0 on {read} compute{several} at revision {report.revision}"
+            if read
+            else "no compute could be read"
+        )
         return text + (f"; owed by {', '.join(owed)}" if owed else "")
 
     def _behind(self, revision: int) -> list[Member]:
