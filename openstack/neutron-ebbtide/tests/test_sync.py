@@ -42,7 +42,8 @@ def test_without_neutrons_own_files_nothing_is_compared(running: Deployment, tmp
     bare = tmp_path / "neutron.conf"
     bare.write_text("[DEFAULT]\ncore_plugin = ml2\n")
     code, words = running.neutron.sync("--check", f"--config-file={bare}", alone=True)
-    assert (code, words) == (2, "")
+    assert code == 2
+    assert "none of these files has ebbtide" in words
 
 
 def test_what_would_do_harm_is_left_to_force(running: Deployment) -> None:
@@ -85,3 +86,18 @@ def test_a_url_with_a_password_in_it_is_not_taken(running: Deployment, tmp_path:
     assert code == 2
     assert "has a user in it" in words
     assert "hunter2" not in words
+
+
+def test_what_keeps_it_from_comparing_is_no_difference(running: Deployment, tmp_path: Path) -> None:
+    code, words = running.neutron.sync(f"--config-file={tmp_path}/missing.conf", "--check")
+    assert code == 2
+    assert "missing.conf" in words
+    more = tmp_path / "more.conf"
+    url = running.neutron.database.url("neutron")
+    more.write_text(
+        f"[database]\nconnection = {url.replace(running.neutron.files.password, 'wrong')}\nmax_retries = 1\n"
+    )
+    code, words = running.neutron.sync(f"--config-file={more}", "--check")
+    assert code == 2
+    assert "it cannot be compared" in words
+    assert "Traceback" not in words

@@ -28,7 +28,17 @@ _VERBS = [
 
 
 def main() -> int:
-    """The command."""
+    """The command. 1 says that something differs; whatever keeps that from being found out is 2."""
+    try:
+        return _main()
+    except Exception as error:
+        if getattr(cfg.CONF, "debug", False):
+            raise
+        print(f"it cannot be compared: {error}", file=sys.stderr)
+        return 2
+
+
+def _main() -> int:
     cfg.CONF.register_cli_opts(_VERBS)
     neutron_config.register_common_config_options()
     neutron_config.init(sys.argv[1:])
