@@ -78,7 +78,9 @@ class Mover:
         self._ports: dict[str, dict[str, Port]] = {}
         #: Of servers without a claim: how often they have failed, when, and Nova's words.
         self._failed: dict[str, tuple[int, float, str]] = {}
+        #: When it was last said which hosts these are, and what.
         self._matched = float("-inf")
+        self._matches: list[dict[str, str]] = []
         self._said: dict[str, float] = {}
         self._saying = threading.Lock()
         #: Since when ports have been claimed here whose servers are elsewhere for Nova.
@@ -176,8 +178,6 @@ class Mover:
     def _tell_matches(
         self, computes: Mapping[str, Compute], matched: Mapping[str, Service], wrong: Mapping[str, str]
     ) -> None:
-        if time.monotonic() - self._matched < TOLD:
-            return
         said = [
             {
                 "compute": name,
@@ -187,8 +187,10 @@ class Mover:
             }
             for name, compute in sorted(computes.items())
         ]
+        if said == self._matches and time.monotonic() - self._matched < TOLD:
+            return
         self._ask("POST", f"/movers/{KIND}/hosts", {"mover": self._name, "hosts": said})
-        self._matched = time.monotonic()
+        self._matched, self._matches = time.monotonic(), said
 
     def _apart(self, does: Callable[..., None], *about: Any) -> None:
         """What goes wrong with one host keeps no other waiting."""

@@ -6,6 +6,7 @@ Credentials are openstacksdk's: clouds.yaml or the environment. They are never s
 from __future__ import annotations
 
 import datetime
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -33,8 +34,8 @@ _GOES_ON = {
     "finished",
     "confirming",
 }
-#: Of Neutron's agents, those that stand for our hosts, and those that serve DHCP.
-AGENT_TYPE, _DHCP_AGENT = "Ebbtide vSwitch", "DHCP agent"
+#: Of Neutron's agents, those that stand for our hosts (with our driver, with networking-odl), and those that serve DHCP.
+_HOST_AGENTS, _DHCP_AGENT = ("Ebbtide vSwitch", "ODL L2"), "DHCP agent"
 #: Neutron's extension by which a network is given to one of these.
 _SCHEDULER = "dhcp_agent_scheduler"
 #: Seconds for an answer, and for which it is known what Neutron can do.
@@ -90,7 +91,7 @@ class Cloud:
         try:
             self._connection  # noqa: B018
         except (exceptions.SDKException, ClientException) as error:
-            told = discreet(str(error)).splitlines()[0][:_WORDS]
+            told = _plain(str(error)).splitlines()[0].rstrip(".")
             raise BadInput(f"it is not known where the cloud is: {told}: see clouds.yaml, OS_CLOUD, OS_...") from None
 
     @property
@@ -116,7 +117,7 @@ class Cloud:
             kind = NotReady if code >= 500 or code in _LATER else {404: NotFound, 409: Busy}.get(code, Refused)
             raise kind(words) from None
         except (exceptions.SDKException, ClientException, OSError) as error:
-            raise NotReady(f"{what}: {discreet(str(error))[:_WORDS]}") from None
+            raise NotReady(f"{what}: {_plain(str(error))}") from None
 
     @cached_property
     def user(self) -> str:
@@ -161,7 +162,7 @@ class Cloud:
             raise NotReady(f"host {service.host} is not removed: its DHCP agent runs still")
         # Of one that has networks Neutron would forget who is to have them.
         idle = [agent for agent in dhcp if not self.networks_of(agent.id)]
-        for agent in [*(a for a in agents if a.agent_type == AGENT_TYPE), *idle]:
+        for agent in [*(a for a in agents if a.agent_type in _HOST_AGENTS), *idle]:
             self._ask(f"delete agent {agent.id}", partial(_delete_agent, agent.id))
         self._ask(f"delete service {service.host}", lambda c: c.compute.delete_service(service.id, ignore_missing=True))
         for provider in self._providers.pop(service.host, ()):
@@ -410,4 +411,9 @@ def _take(network: str, agent: str, connection: Any) -> None:
 
 def _said(error: exceptions.HttpException) -> str:
     """The cloud's own words, without the address that they came from."""
-    return discreet(str(getattr(error, "details", "") or getattr(error, "message", "") or error))[:_WORDS]
+    return _plain(str(getattr(error, "details", "") or getattr(error, "message", "") or error))
+
+
+def _plain(words: str) -> str:
+    """Without the number of a request, by which the same would be something else each time, and without credentials."""
+    return discreet(re.sub(r" ?\(Request-ID: [^)]*\)", "", words))[:_WORDS]
