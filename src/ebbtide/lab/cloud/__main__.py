@@ -11,6 +11,7 @@ from ...errors import EbbtideError
 from ..lab import Lab
 from . import whole
 from .cloud import NAME, Cloud
+from .services import PHYSICAL
 
 
 def main() -> int:
@@ -51,9 +52,16 @@ def _carry_out(lab: Lab, given: argparse.Namespace) -> None:
             ", ".join(f"{name} {seconds} s" for name, seconds in took.items()),
             f"up after {time.monotonic() - began:.0f} s; use it like this:",
             f"  export OS_CLIENT_CONFIG_FILE={cloud.credentials} OS_CLOUD={NAME}",
-            f"  ip netns exec {lab.control_namespace} {cloud.services.venv}/bin/openstack hypervisor list",
-            f"  ebbtide --lab {lab.site.directory} computes",
-            f"  ebbtide --lab {lab.site.directory} lab down",
+            f"  alias os='ip netns exec {lab.control_namespace} {cloud.services.venv}/bin/openstack'",
+            "  os hypervisor list",
+            "  os image create --file /dev/null --disk-format raw --container-format bare guest",
+            "  os flavor create --vcpus 1 --ram 64 --disk 0 small   # there is neither image nor flavor yet; a server has one port",
+            f"  os network create --external --provider-network-type flat --provider-physical-network {PHYSICAL} outside",
+            f"  alias ebbtide='{sys.prefix}/bin/ebbtide --lab {lab.site.directory}'",
+            "  ebbtide computes",
+            f"  ip netns exec {lab.control_namespace} {sys.prefix}/bin/ebbtide mover nova &   # for ebbtide drain --vms nova",
+            f"  {lab.site.directory}/run/cloud/etc/neutron/neutron.conf is Neutron's configuration",
+            "  ebbtide lab down",
         )
         print("\n".join(words))
 

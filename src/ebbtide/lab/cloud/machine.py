@@ -23,6 +23,7 @@ from ..lab import Lab
 from ..migration import ANNOUNCE_PAUSES
 from ..vm import Vm
 
+UNTOLD_MTU = 1280
 #: What the client calls with what it was told.
 _SCRIPT = """#!/bin/sh
 [ "$1" = bound ] || [ "$1" = renew ] || exit 0
@@ -87,6 +88,8 @@ def boot(lab: Lab, vm: str, compute: str, *_: str) -> None:
     if not script.exists():
         script.write_text(_SCRIPT)
         script.chmod(0o755)
+    # What it is told as MTU counts: until then it has another one.
+    namespace.ip_batch(known.namespace, [f"link set eth0 mtu {UNTOLD_MTU}"])
     command = ["busybox", "udhcpc", "-f", "-i", "eth0", "-s", str(script), "-t", "5", "-T", "1", "-A", "2"]
     command += [f"-O{option}" for option in ("mtu", "staticroutes", "router")]
     log = (lab.site.run_directory / f"vm-{vm}.log").open("ab")
