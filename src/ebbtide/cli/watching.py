@@ -22,7 +22,7 @@ CODES = {"done": 0, "partial": PARTIAL, "failed": FAILED, "aborted": ABORTED}
 _LOOK, _PATIENCE = 0.5, 60.0
 _OPEN = ("running", "aborting")
 _LISTED = 12
-#: How the reason of a compute ends that has items which are not over.
+#: How a part of the reason of a compute ends that counts items which are not over.
 _TO_GO = " to go"
 _BAR = 24
 
@@ -100,7 +100,8 @@ class _Changes:
             key = item["kind"], item["object"], item["compute"]
             now = item["state"], item["reason"]
             # What is still to go of a compute is told once: the rest is counted by its items. What else keeps it is told.
-            counted = item["kind"] == "compute" and now[0] == "moving" and _TO_GO in now[1]
+            only_counts = all(part.endswith(_TO_GO) for part in now[1].split("; "))
+            counted = item["kind"] == "compute" and now[0] == "moving" and only_counts
             if self._known.get(key) != now and not (counted and key in self._known):
                 render.line(item_text(item))
             self._known[key] = now
