@@ -44,7 +44,12 @@ def _text() -> structlog.dev.ConsoleRenderer:
 
 class _Libraries(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger(record.name).warning("library_warns", words=discreet(record.getMessage()))
+        try:
+            words = record.getMessage()
+        except Exception:
+            words = str(record.msg)
+        told = {"library": record.name, "words": discreet(words), "exc_info": record.exc_info}
+        structlog.get_logger("library").log(record.levelno, "library_warns", **told)
 
 
 def hear_libraries() -> None:

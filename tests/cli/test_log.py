@@ -19,7 +19,8 @@ try:
     fault("".join(reversed("2retnuh")))
 except ValueError:
     structlog.get_logger("x").exception("something_fails")
-logging.getLogger("urllib3").warning("retry of %s", "http://admin:{SECRET}@192.0.2.1/")
+logging.getLogger("urllib3").warning("retry of %s", "http://admin:pa'{SECRET}@192.0.2.1/")
+logging.getLogger("urllib3").error("%d times", "http://admin:{SECRET}@192.0.2.1/")
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from ebbtide.errors import NotReady
 from ebbtide.openstack.nova import Cloud
+from tests.cli.controllers import Scripted
 
 SECRET = "hunter2"
 #: Of a cloud where nobody is.
@@ -29,7 +29,8 @@ CLOUD = {
         (("nova", "--at-once", "0"), {}, "--at-once 0: 1 to"),
         (("xen",), {}, "xen"),
         (("nova", "--url", f"https://neutron:{SECRET}@192.0.2.1"), CLOUD, "EBBTIDE_USER and EBBTIDE_PASSWORD"),
-        (("nova", "--url", f"https://neutron:{SECRET}@192.0.2.1:x"), CLOUD, "'https://192.0.2.1:x' is no URL"),
+        (("nova", "--url", f"neutron:{SECRET}@192.0.2.1:x"), CLOUD, "EBBTIDE_USER and EBBTIDE_PASSWORD"),
+        (("nova", "--url", "https://192.0.2.1:x"), CLOUD, "'https://192.0.2.1:x' is no URL"),
         (("nova", "--url", "https://192.0.2.1", "--cacert", "/missing.pem"), CLOUD, "--cacert /missing.pem: [Errno 2]"),
         (("nova",), {**CLOUD, "EBBTIDE_TOKEN": f"{SECRET}\x01{SECRET}"}, "EBBTIDE_TOKEN has a character"),
     ],
@@ -44,20 +45,25 @@ def test_a_mover_that_cannot_work_ends_at_once(options: tuple[str, ...], given: 
     assert SECRET not in done.stderr
 
 
-def test_a_mover_says_who_does_not_answer_and_no_password() -> None:
+def test_a_mover_says_who_does_not_answer_and_no_password(scripted: Scripted) -> None:
+    scripted.says("GET", "/drains", {"operations": []})
+    scripted.says("GET", "/neutron/hosts", {"hosts": []})
     env = {**os.environ, **CLOUD, "EBBTIDE_TOKEN": f"{SECRET}\n"}
-    command = [sys.executable, "-m", "ebbtide", "mover", "nova", "--log-format", "json"]
+    command = [sys.executable, "-m", "ebbtide", "mover", "nova", "--log-format", "json", "--url", scripted.url]
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stderr is not None
-        lines = []
-        for line in running.stderr:
-            lines.append(line)
-            if json.loads(line)["event"] == "nova_waits":
-                break
-        running.terminate()
-        lines += running.stderr
+        try:
+            assert running.stderr is not None
+            lines = []
+            for line in running.stderr:
+                lines.append(line)
+                if "nova_waits" in line:
+                    break
+        finally:
+            running.kill()
+    assert "http://127.0.0.1:1/v3" in lines[-1]
     assert SECRET not in "".join(lines)
     assert "Traceback" not in "".join(lines)
+    assert scripted.asked[0].headers["Authorization"] == f"Bearer {SECRET}"
 
 
 @pytest.mark.filterwarnings("ignore:Support for InfluxDB")

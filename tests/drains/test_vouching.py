@@ -55,9 +55,12 @@ def test_a_host_goes_when_it_is_called_empty_and_not_before(four: Cloud) -> None
     wait_reason(four, begun, "d", "no mover of kind nova says that d is empty")
     with pytest.raises(AssertionError, match="there is no operation another"):
         say(four, "d", "empty", operation="another")
+    say(four, "d", "emptying", "a word", operation=begun["id"])
+    wait_reason(four, begun, "d", "a word")
     say(four, "c", "empty", operation=begun["id"])
     say(four, "d", "matched")
-    assert not any(i["state"] == "done" for i in detail(four, begun)["items"])
+    # So these two are looked at as well.
+    wait_reason(four, begun, "d", "no mover of kind nova says that d is empty")
     assert marks(four)["d"]
     say(four, "d", "empty", operation=begun["id"])
     told = wait_over(four, begun)
@@ -101,7 +104,7 @@ def test_a_plan_names_what_is_plugged_nowhere_and_would_be_waited_for(four: Clou
 
 def test_a_kind_of_mover_that_nobody_has_heard_of_is_refused(four: Cloud) -> None:
     (problem,) = plan(four, "d", vms="Nova")["problems"]
-    assert "no mover of kind Nova has ever spoken" in problem["text"]
+    assert "no mover of kind Nova has spoken" in problem["text"]
     assert plan(four, "d", vms="lab")["problems"] == []
     assert four.http("POST", "/api/v1/movers/ours/claim", {"mover": "m", "free": 0})[0] == 200
     assert plan(four, "d", vms="ours")["problems"] == []

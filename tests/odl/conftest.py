@@ -155,6 +155,12 @@ def pushed(cloud: Cloud) -> Cloud:
     return _started(cloud, websockets=True)
 
 
+@pytest.fixture(params=["polling", "pushed"])
+def either(cloud: Cloud, request: pytest.FixtureRequest) -> Cloud:
+    """The one, then the other."""
+    return _started(cloud, websockets=request.param == "pushed")
+
+
 def _started(cloud: Cloud, websockets: bool) -> Cloud:
     neutron = cloud.neutron
     if cloud.lab.spawned(cloud.controller.name) is None:

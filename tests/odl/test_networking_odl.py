@@ -189,8 +189,8 @@ def test_neutron_that_is_killed_with_things_unsaid_says_them_when_it_is_back(pol
     cloud.wait_status(port["id"], "ACTIVE")
 
 
-def test_a_store_that_was_lost_is_filled_again(polling: Cloud) -> None:
-    cloud = polling
+def test_a_store_that_was_lost_is_filled_again(either: Cloud) -> None:
+    cloud = either
     network, _ = cloud.network("kept", 7)
     port, after = (cloud.bound_port(network, f"nova-{name}") for name in "ab")
     cloud.wait_told()

@@ -100,8 +100,6 @@ def test_an_ipv6_subnet_takes_its_addresses_with_it(running: Deployment) -> None
         ("networks", {"router:external": True}, "flat or vlan"),
         ("security-groups", {"stateful": False}, "stateful"),
         ("networks", {"segments": [{"provider:network_type": "vxlan"}]}, "segments"),
-        ("networks", {"admin_state_up": False}, "admin_state_up false of networks"),
-        ("routers", {"admin_state_up": False}, "admin_state_up false of routers"),
     ],
 )
 def test_what_is_not_served_is_refused(running: Deployment, kind: str, said: dict[str, object], words: str) -> None:
@@ -146,6 +144,23 @@ def test_what_does_not_go_with_what_is_there_is_refused(running: Deployment) -> 
     neutron.make_one("subnets", **{**six, "cidr": "fd00:2::/64", **slaac})
     neutron.make_one("security-group-rules", protocol="sctp", **rule)
     running.wait_told()
+
+
+def test_neutron_allocates_a_topology_by_itself(running: Deployment) -> None:
+    neutron = running.neutron
+    outside = neutron.make_one("networks", **OUTSIDE, is_default=True)["id"]
+    neutron.make_one("subnets", network_id=outside, ip_version=4, cidr="203.0.113.0/24", enable_dhcp=False)
+    neutron.make_one(
+        "subnetpools", name="pool", prefixes=["10.20.0.0/16"], default_prefixlen=24, is_default=True, shared=True
+    )
+    made = neutron.ask("GET", "auto-allocated-topology/p1")["auto_allocated_topology"]["id"]
+    try:
+        running.wait_told()
+        assert running.controller.told("networks")[made]["admin_state_up"]
+    finally:
+        neutron.ask("DELETE", "auto-allocated-topology/p1")
+        (pool,) = neutron.all("subnetpools")
+        neutron.delete("subnetpools", pool)
 
 
 def test_what_is_not_served_is_not_announced(running: Deployment) -> None:

@@ -21,7 +21,6 @@ from ebbtide.errors import (
     Refused,
     StillWorking,
     TooLarge,
-    discreet,
 )
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _no_url(text: str) -> str:
-    return f"{discreet(text)!r} is no URL of a controller: it is http://ADDRESS:PORT or https://ADDRESS:PORT"
+    return f"{text!r} is no URL of a controller: it is http://ADDRESS:PORT or https://ADDRESS:PORT"
 
 
 def segment(text: str) -> str:
@@ -99,13 +98,13 @@ class Client:
     """The REST interface at a URL, or in a lab. `readable`: others on the way can read the credentials."""
 
     def __init__(self, url: str, *, lab: str = "", cacert: str = "", authorization: str = "") -> None:
+        if "@" in url:
+            raise BadInput("a URL with a user in it is not taken: EBBTIDE_USER and EBBTIDE_PASSWORD say who you are")
         parts = urlsplit(url if "//" in url else f"http://{url}")
         try:
             self.host, self.port = parts.hostname or "", parts.port or {"http": 8181, "https": 443}[parts.scheme]
         except (ValueError, KeyError):
             raise BadInput(_no_url(url)) from None
-        if parts.username is not None:
-            raise BadInput("a URL with a user in it is not taken: EBBTIDE_USER and EBBTIDE_PASSWORD say who you are")
         if not self.host or parts.query or parts.fragment:
             raise BadInput(_no_url(url))
         self.tls = parts.scheme == "https"

@@ -98,11 +98,11 @@ class _Changes:
     def show(self, told: dict[str, Any]) -> None:
         for item in told["items"]:
             key = item["kind"], item["object"], item["compute"]
-            now = item["state"], item["reason"]
             # What is still to go of a compute is told once: the rest is counted by its items. What else keeps it is told.
-            only_counts = all(part.endswith(_TO_GO) for part in now[1].split("; "))
-            counted = item["kind"] == "compute" and now[0] == "moving" and only_counts
-            if self._known.get(key) != now and not (counted and key in self._known):
+            counted = item["kind"] == "compute" and item["state"] == "moving"
+            parts = [part for part in item["reason"].split("; ") if not (counted and part.endswith(_TO_GO))]
+            now = item["state"], "; ".join(parts)
+            if self._known.get(key) != now and (parts or not counted or self._known.get(key, ("", ""))[0] != now[0]):
                 render.line(item_text(item))
             self._known[key] = now
         said = f"{told['state']}: {told['reason']}"

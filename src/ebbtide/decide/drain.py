@@ -128,8 +128,8 @@ class Goal(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Why a drain is refused. `code`: no-home (allowed by naming the service); share, unreachable, no-place (allowed by a reason); busy,
-    alive (not allowed)."""
+    """Why a drain is refused, or what it would wait for. `code`: no-home (allowed by naming the service); share, unreachable, no-place,
+    no-mover (allowed by a reason); busy, alive, host (not allowed); servers (waited for)."""
 
     code: str
     about: str
@@ -700,8 +700,8 @@ class _Step:
         for number in live:
             waiting, failed = self._left(number)
             in_flight = any(i.state is ItemState.MOVING for i in waiting)
-            # A service that has not begun to move may be there for the very VM that stays.
-            going = in_flight or any(i.kind == VM for i in waiting)
+            # A service that has not begun to move may be there for the very VM that stays; no VM stays on one that is dead.
+            going = in_flight or any(i.kind == VM for i in waiting) or (self.operation.dead and bool(waiting))
             given_up = bool(failed) or self.seen.vouched(self.operation, number).failed
             if (late and (very_late or not in_flight)) or (given_up and not going):
                 self._give_up(number, self._why_left(number), late)

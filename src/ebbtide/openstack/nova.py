@@ -416,4 +416,4 @@ def _said(error: exceptions.HttpException) -> str:
 
 def _plain(words: str) -> str:
     """Without the number of a request, by which the same would be something else each time, and without credentials."""
-    return discreet(re.sub(r" ?\(Request-ID: [^)]*\)", "", words))[:_WORDS]
+    return discreet(re.sub(r" ?\(Request-ID: [^)]*\)", "", words[: 4 * _WORDS]))[:_WORDS]

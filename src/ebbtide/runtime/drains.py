@@ -33,7 +33,7 @@ _PACE = 0.2
 _TURNS = 20
 #: Seconds for which a mover keeps a VM without a word.
 LEASE = 30.0
-#: Seconds for which it is known that there were movers of a kind.
+#: Seconds for which it is known that there were movers of a kind, of others than those that there are anyway.
 REMEMBERED = 86_400.0
 
 
@@ -180,7 +180,8 @@ class Drains:
 
     def _ask_of(self, kind: str) -> None:
         now = self._cluster.now()
-        self._asked = {each: at for each, at in self._asked.items() if now - at < REMEMBERED} | {kind: now}
+        kept = {each: at for each, at in self._asked.items() if now - at < REMEMBERED or each in drain.KINDS}
+        self._asked = {**kept, kind: now}
 
     def _hear(self, operation: str, vm: str, mover: str) -> None:
         self._heard[operation, vm, mover] = self._cluster.now()
@@ -304,7 +305,7 @@ class Drains:
             found += self.vouches.problems(wish.vms, names, wish.forced)
             if wish.vms not in (*drain.KINDS, *self._asked) and not wish.forced:
                 text = (
-                    f"no mover of kind {wish.vms} has ever spoken to this controller: start it, or see how it is spelt ("
+                    f"no mover of kind {wish.vms} has spoken to this controller of late: start it, or see how it is spelt ("
                     f"{', '.join(drain.KINDS)} are there)"
                 )
                 found.append(Problem("no-mover", "", text))

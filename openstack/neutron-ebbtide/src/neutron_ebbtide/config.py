@@ -47,13 +47,17 @@ def check(options: Any) -> None:
     Raises:
         ConfigFileValueError: not; Neutron does not start then, and says why.
     """
-    found = urlsplit(options.url)
-    if found.scheme not in ("http", "https") or not found.hostname:
+    try:
+        found = urlsplit(options.url)
+        is_one = found.scheme in ("http", "https") and bool(found.hostname) and found.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
         raise cfg.ConfigFileValueError(f"[{GROUP}] url is no address of a controller: http(s)://ADDRESS:PORT")
-    if "@" in found.netloc:
+    if "@" in options.url:
         raise cfg.ConfigFileValueError(f"[{GROUP}] url has a user in it: username, password and token are options")
     for name in ("token", "username", "password"):
-        if not options[name].isprintable():
+        if not options[name].isprintable() or (name == "token" and not options[name].isascii()):
             raise cfg.ConfigFileValueError(f"[{GROUP}] {name} has a character that cannot be sent")
 
 

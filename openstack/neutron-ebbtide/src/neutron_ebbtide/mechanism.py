@@ -80,10 +80,9 @@ class Mechanism(api.MechanismDriver):
         """Refuse what is not served, and note the rest.
 
         Raises:
-            NotServed: the network's type is none that the controller has, or it is switched off.
+            NotServed: the network's type is none that the controller has.
         """
         served.check_type(context.current)
-        served.check_state("networks", context.current)
         self._note(context, "networks")
 
     def update_network_precommit(self, context: Any) -> None:

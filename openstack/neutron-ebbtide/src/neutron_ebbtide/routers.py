@@ -61,22 +61,14 @@ class Routers(
         """There are no agents to tell."""
         return self._notifier
 
-    def create_router(self, context: Any, router: Any) -> Any:
-        """As Neutron has it.
-
-        Raises:
-            NotServed: it is to be switched off.
-        """
-        served.check_state("routers", router["router"])
-        return super().create_router(context, router)
-
     def update_router(self, context: Any, id: str, router: Any) -> Any:
         """As Neutron has it.
 
         Raises:
             NotServed: it is to be switched off.
         """
-        served.check_state("routers", router["router"])
+        if self.get_router(context, id, fields=["admin_state_up"])["admin_state_up"]:
+            served.check_state("routers", router["router"])
         return super().update_router(context, id, router)
 
     def create_floatingip(self, context: Any, floatingip: Any) -> Any:

@@ -27,7 +27,7 @@ _WITH_PORTS = frozenset(
 
 
 def check_state(what: str, said: dict[str, Any]) -> None:
-    """Whether it is not to be switched off.
+    """Whether something that is on is not to be switched off. That it is made so Neutron needs itself, for a topology that it allocates.
 
     Raises:
         NotServed: it is.

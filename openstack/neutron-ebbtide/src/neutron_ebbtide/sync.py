@@ -2,13 +2,14 @@
 
     neutron-ebbtide-sync --config-file /etc/neutron/neutron.conf --config-file /etc/neutron/plugins/ml2/ml2_conf.ini --check
 
-Exit code 0: nothing differs, or the worker was told to send all that does; 1: something does, and is left; 2: the controller does not
-answer. What differs, and why --force may be needed, is told in `compare`.
+Exit code 0: nothing differs, or the worker was told to send all that does; 1: something does, and is left; 2: it cannot be
+found out. What differs, and why --force may be needed, is told in `compare`.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 
 from neutron import manager
 from neutron.common import config as neutron_config
@@ -33,7 +34,7 @@ def main() -> int:
         return _main()
     except Exception as error:
         if getattr(cfg.CONF, "debug", False):
-            raise
+            traceback.print_exc()
         print(f"it cannot be compared: {error}", file=sys.stderr)
         return 2
 
