@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 import uuid
@@ -10,7 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import pytest
 
-from ebbtide.lab import wait_until
+from ebbtide.lab import processes, wait_until
 from ebbtide.lab.cloud import whole
 from ebbtide.lab.probes import Probes, pairs_among
 from tests.openstack.cloud import LONG, MARKS, Cloud, Tenant
@@ -189,6 +190,22 @@ def test_a_host_is_not_empty_while_placement_counts_something_there(cloud: Cloud
             LONG,
             every=1,
         )
+
+
+def test_a_host_that_hangs_keeps_no_other_one(cloud: Cloud, leaving: Leaving) -> None:
+    names = add_hosts(cloud, 2)
+    pid = cloud.lab.spawned(f"cloud-compute-{names[1]}")
+    assert pid is not None
+    with moving(cloud):
+        wait_matched(leaving, *names)
+        processes.send_signal(pid, signal.SIGSTOP)
+        try:
+            # Nova itself waits for a minute for whoever does not answer it.
+            assert leaving.wait_over(leaving.begin(names[0]), 45)["state"] == "done"
+        finally:
+            processes.send_signal(pid, signal.SIGCONT)
+        assert leaving.wait_over(leaving.begin(names[1]))["state"] == "done"
+    give_back(cloud, names)
 
 
 def test_no_more_servers_move_at_a_time_than_is_asked_for(cloud: Cloud, tenant: Tenant, leaving: Leaving) -> None:

@@ -44,6 +44,8 @@ _TIMEOUT, _KNOWN = 60, 300.0
 _LATER = {401, 408, 429}
 #: What Nova calls whatever a database that is down would know of (microversion 2.69).
 _UNKNOWN = "UNKNOWN"
+#: Hypervisors in one answer.
+_PAGE = 500
 #: Bytes of what Nova says that are kept.
 _WORDS = 400
 T = TypeVar("T")
@@ -170,13 +172,12 @@ class Cloud:
                 raise NotReady(f"Placement still has the provider {provider} of {service.host}: delete it by hand")
 
     def find_providers(self, host: str) -> None:
-        """Find out who a host is for Placement, unless it is known: Nova asks each of its hosts for this."""
+        """Find out who a host is for Placement, unless it is known."""
         with self._finding:
             if host in self._providers:
                 return
-            found: list[Any] = self._ask("hypervisors", lambda c: list(c.compute.hypervisors(details=True)))
-            for each in found:
-                self._providers.setdefault((each.service_details or {}).get("host", ""), set()).add(each.id)
+            for its_host, provider in self._ask("hypervisors", _hypervisors):
+                self._providers.setdefault(its_host, set()).add(provider)
 
     def allocations(self, host: str) -> list[str]:
         """Who holds anything of a host in Placement: ids of servers and migrations.
@@ -371,6 +372,21 @@ def _agent(found: Any) -> Agent:
 def _fault(server: str, connection: Any) -> str:
     found = connection.compute.get_server(server)
     return str((found.fault or {}).get("message", "")) if found.status == "ERROR" else ""
+
+
+def _hypervisors(connection: Any) -> list[tuple[str, str]]:
+    """Each one's host and id. Asked as of before microversion 2.88: from that on Nova asks each host how long it has been up, and waits a
+    minute for one that hangs."""
+    found: list[tuple[str, str]] = []
+    after = ""
+    while True:
+        answer = connection.compute.get(f"/os-hypervisors/detail?limit={_PAGE}{after}", microversion="2.53")
+        exceptions.raise_from_response(answer)
+        told = answer.json()
+        found += [(each["service"]["host"], each["id"]) for each in told["hypervisors"]]
+        if not told["hypervisors"] or not told.get("hypervisors_links"):
+            return found
+        after = f"&marker={told['hypervisors'][-1]['id']}"
 
 
 def _allocations(provider: str, connection: Any) -> list[str]:
