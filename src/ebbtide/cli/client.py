@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from ebbtide import __version__
-from ebbtide.errors import (
-    BadInput,
-    EbbtideError,
-    Forbidden,
-    NotFound,
-    NotReady,
-    Refused,
-    StillWorking,
-    TooLarge,
-)
+from ebbtide.errors import BadInput, EbbtideError, Forbidden, NotFound, NotReady, Refused, StillWorking, TooLarge
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPResponse

@@ -16,6 +16,8 @@ from neutron_ebbtide.objects import revision
 ROOT = "/controller/nb/v2/neutron"
 #: Bytes of one call; the controller takes a mebibyte.
 MOST_BYTES = 900_000
+#: What is read of each host, and of each port, that an answer lists; the first is its name.
+_OF_HOSTS = ("host", "compute", "datapath", "ready", "tombstoned", "bridge-mappings")
 _OF_PORTS = ("id", "status", "hosts")
 #: Ports asked for in one call: their ids are part of its path.
 MOST_PORTS = 100
@@ -102,8 +104,7 @@ class Client:
 
     def hosts(self) -> list[dict[str, Any]]:
         """Every member's host."""
-        needed = ("host", "compute", "datapath", "ready", "tombstoned", "bridge-mappings")
-        return listed(self.ask("GET", "/api/v1/neutron/hosts"), "hosts", *needed)
+        return listed(self.ask("GET", "/api/v1/neutron/hosts"), "hosts", *_OF_HOSTS)
 
     def ports(self, ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """How far ports have come; all without ids."""

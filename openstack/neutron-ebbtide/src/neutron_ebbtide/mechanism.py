@@ -93,8 +93,7 @@ class Mechanism(api.MechanismDriver):
         """
         if context.current.get(external_net.EXTERNAL) != context.original.get(external_net.EXTERNAL):
             served.check_type(context.current)
-        if context.original.get("admin_state_up"):
-            served.check_state("networks", context.current)
+        served.check_state("networks", context.original, context.current)
         self._note(context, "networks")
 
     def delete_network_precommit(self, context: Any) -> None:

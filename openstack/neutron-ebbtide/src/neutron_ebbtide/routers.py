@@ -67,8 +67,7 @@ class Routers(
         Raises:
             NotServed: it is to be switched off.
         """
-        if self.get_router(context, id, fields=["admin_state_up"])["admin_state_up"]:
-            served.check_state("routers", router["router"])
+        served.check_state("routers", self.get_router(context, id, fields=["admin_state_up"]), router["router"])
         return super().update_router(context, id, router)
 
     def create_floatingip(self, context: Any, floatingip: Any) -> Any:

@@ -26,13 +26,13 @@ _WITH_PORTS = frozenset(
 )
 
 
-def check_state(what: str, said: dict[str, Any]) -> None:
+def check_state(what: str, before: dict[str, Any], said: dict[str, Any]) -> None:
     """Whether something that is on is not to be switched off. That it is made so Neutron needs itself, for a topology that it allocates.
 
     Raises:
         NotServed: it is.
     """
-    if said.get("admin_state_up") is False:
+    if before["admin_state_up"] and said.get("admin_state_up") is False:
         raise NotServed(what=f"admin_state_up false of {what}", instead="ports have one that is in force")
 
 

@@ -57,11 +57,7 @@ def _main() -> int:
     manager.init()
     context = contexts.get_admin_context()
     options = config.register(cfg.CONF)
-    try:
-        config.check(options)
-    except cfg.ConfigFileValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+    config.check(options)
     client = Client(options)
     repairs = cfg.CONF.repair
     try:

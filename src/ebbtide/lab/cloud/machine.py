@@ -23,6 +23,7 @@ from ..lab import Lab
 from ..migration import ANNOUNCE_PAUSES
 from ..vm import Vm
 
+#: Of a guest that has not been told one: what no network of a lab has.
 UNTOLD_MTU = 1280
 #: What the client calls with what it was told.
 _SCRIPT = """#!/bin/sh
