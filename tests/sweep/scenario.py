@@ -193,7 +193,12 @@ class Cloud:
         """All of it as one operation, with a mover that moves one VM at a time; then its proofs are complete, and the audit is clean."""
         self._leaving = frozenset(leaving)
         wish = {"computes": list(leaving), "vms": KIND, "at-once": 1}
-        self.step("drain", lambda: self.site.wait(lambda: bool(self.site.post("/api/v1/drains", wish)), "the drain"))
+
+        def begun() -> bool:
+            self._claims()
+            return bool(self.site.post("/api/v1/drains", wish))
+
+        self.step("drain", lambda: self.site.wait(begun, "the drain"))
         self.step("empty", self._move_all)
         self.step("settle", self.settle)
         self.step("audit", self.audit)
@@ -204,16 +209,22 @@ class Cloud:
             proofs
         )
 
+    def _claims(self) -> list[dict[str, Any]]:
+        """What a mover is given that says that it holds nothing: an answer may be lost. A drain wants one that has asked before."""
+        body = {"mover": "sweep", "free": 1, "holding": []}
+        found: list[dict[str, Any]] = self.site.post(f"/api/v1/movers/{KIND}/claim", body)["claims"]
+        return found
+
     def _move_all(self) -> None:
-        """Move what is given to be moved, until the drain is over. A mover that asks says that it holds nothing: an answer may be lost."""
+        """Move what is given to be moved, until the drain is over."""
         claims: list[dict[str, Any]] = []
 
         def asked() -> bool:
             nonlocal claims
-            body = {"mover": "sweep", "free": 1, "holding": []}
-            found = self.site.post(f"/api/v1/movers/{KIND}/claim", body)["claims"]
             claims = [
-                c for c in found if self.site.place(c["vm"]) != c["target"] or len(self.site.bindings(c["vm"])) > 1
+                c
+                for c in self._claims()
+                if self.site.place(c["vm"]) != c["target"] or len(self.site.bindings(c["vm"])) > 1
             ]
             return bool(claims) or self.site.get("/api/v1/drains")["operations"][0]["state"] != "running"
 

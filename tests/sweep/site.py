@@ -14,14 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ebbtide.errors import EbbtideError
+from ebbtide.errors import EbbtideError, NotReady
 from ebbtide.lab.commands import wait_until
 from ebbtide.runtime import records
 from tests.sweep.fleet import ComputeConfig, Config
@@ -311,12 +310,16 @@ class Site:
 
     def wait(self, holds: Callable[[], bool], what: str, deadline: float = 30.0, every: float = LOOK) -> None:
         """Wait until something holds; a controller that does not answer is one of which nothing holds."""
+        last = ""
 
         def asked() -> bool:
+            nonlocal last
             if self.revives and not self.is_alive("store"):
                 self._revive()
-            with suppress(OSError, HTTPException, AssertionError, KeyError, ValueError, EbbtideError):
+            try:
                 return holds()
+            except (OSError, HTTPException, AssertionError, KeyError, ValueError, EbbtideError) as error:
+                last = f"; last: {error!r:.500}"
             self._revive()
             if "controller" in self._processes and not self.is_alive("controller"):
                 raise RuntimeError(
@@ -324,7 +327,10 @@ class Site:
                 )
             return False
 
-        wait_until(asked, what, deadline, every=every)
+        try:
+            wait_until(asked, what, deadline, every=every)
+        except NotReady as error:
+            raise NotReady(f"{error}{last}") from None
 
     def computes(self) -> dict[str, Any]:
         """Every compute's status, by name."""
