@@ -103,10 +103,8 @@ def test_a_foreign_compute_owes_nothing_and_holds_up_no_end(trio: Cloud) -> None
     stranger = trio.lab.add_compute("d")
     stranger.vsctl("add-br", "br-int", "--", "set-controller", "br-int", "tcp:127.0.0.1:6699")
     stranger.register()
-    state = trio.controller.app.cluster.state
     trio.wait(lambda: "d" in trio.controller.app.cluster.state.by_name, what="d to register")
     trio.wait(lambda: trio.controller.member("d").phase is Phase.FOREIGN, what="d foreign")
-    assert "d" not in state.by_name
     call(service.start(["c"]))
     operation = call(service.end(["c"]))
     assert operation is not None
