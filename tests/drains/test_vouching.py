@@ -96,10 +96,28 @@ def test_a_plan_names_what_is_plugged_nowhere_and_would_be_waited_for(four: Clou
     assert status == 201, told
     (kept,) = plan(four, "d", vms="nova")["waits"]
     assert "stopped-1" in kept["text"]
-    assert "--cold" in kept["text"]
+    assert "keep it without --cold" in kept["text"]
+    (kept,) = plan(four, "d", vms="nova", **{"mover-options": ["cold"]})["waits"]
+    assert "are moved cold" in kept["text"]
     (kept,) = plan(four, "d")["waits"]
     assert "drain with --vms nova" in kept["text"]
     assert plan(four, "d", force="Nova is done with it")["waits"] == []
+
+
+def test_what_a_drain_asks_of_movers_is_told_to_them_until_it_asks_for_something_else(four: Cloud) -> None:
+    def told(options: list[str]) -> list[list[str]]:
+        wish = {"computes": ["c"], "vms": "ours", "mover-options": options}
+        status, begun = four.http("POST", "/api/v1/drains", wish)
+        assert (status, begun["operation"]["mover-options"]) == (202, options)
+        holding = {"mover": "m", "free": 9, "holding": []}
+        return [c["options"] for c in four.http("POST", "/api/v1/movers/ours/claim", holding)[1]["claims"]]
+
+    assert four.http("POST", "/api/v1/movers/ours/claim", {"mover": "m", "free": 0})[0] == 200
+    status, refused = four.http("POST", "/api/v1/drains", {"computes": ["c"], "mover-options": ["disks=copy"]})
+    assert status == 400, refused
+    assert not marks(four)["c"]
+    assert told(["disks=copy"]) == [["disks=copy"]]
+    assert told(["disks=keep"]) == [["disks=keep"]]
 
 
 def test_a_kind_of_mover_that_nobody_has_heard_of_is_refused(four: Cloud) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import time
@@ -167,10 +168,10 @@ def test_a_host_is_not_empty_while_placement_counts_something_there(cloud: Cloud
         found = cloud.sdk.placement.get(somebody, microversion="1.38").json()
         return int(found["consumer_generation"])
 
-    with moving(cloud, "--remove-hosts"):
+    with moving(cloud):
         wait_matched(leaving, name)
         counts(True)
-        operation = leaving.begin(name)
+        operation = leaving.begin(name, **{"mover-options": ["remove-hosts"]})
         leaving.wait_said(operation, name, "Placement still counts")
         counts(False)
         assert leaving.wait_over(operation)["state"] == "done"
@@ -227,19 +228,21 @@ def test_no_more_servers_move_at_a_time_than_is_asked_for(cloud: Cloud, tenant: 
     give_back(cloud, [name])
 
 
-def test_a_stopped_server_keeps_its_host_until_a_mover_may_move_it(
+def test_a_stopped_server_keeps_its_host_until_the_drain_may_move_it(
     cloud: Cloud, tenant: Tenant, leaving: Leaving
 ) -> None:
     (name,) = add_hosts(cloud, 1)
-    other, stopped = tenant.boot("c1", name)
+    other, stopped, running = tenant.boot("c1", name, name)
     cloud.sdk.compute.stop_server(stopped.id)
     stopped.wait("SHUTOFF")
     with moving(cloud):
         wait_matched(leaving, name)
-        operation = leaving.begin(name)
-        leaving.wait_said(operation, name, "is stopped, and this mover moves no stopped ones")
-        assert leaving.told(operation)["state"] == "running"
-    with moving(cloud, "--cold"):
+        operation = leaving.begin(name, **{"mover-options": ["block-migration=yes"]})
+        leaving.wait_said(operation, name, "is stopped, and this drain moves no stopped ones")
+        wait_until(lambda: running.host != name, "the other one to go", 60, every=0.5)
+        told = (cloud.lab.site.run_directory / f"cloud-compute-{name}.log").read_text()
+        assert re.search(f"live migration of {running.id} to .*, block migration True", told), "as was asked"
+        assert leaving.begin(name, **{"mover-options": ["cold"]}) == operation
         assert leaving.wait_over(operation)["state"] == "done"
     stopped.wait("SHUTOFF")
     assert stopped.host != name

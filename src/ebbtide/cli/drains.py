@@ -30,6 +30,17 @@ _PATIENCE = 120.0
     metavar="MOVER",
     help="Who moves VMs: none (they are watched), nova, lab.",
 )
+@click.option(
+    "--block-migration",
+    type=click.Choice(["auto", "yes", "no"]),
+    help="Of nova: whether disks are copied [as its mover was started].",
+)
+@click.option("--cold", is_flag=True, help="Of nova: stopped servers move too, by cold migration.")
+@click.option(
+    "--remove-hosts",
+    is_flag=True,
+    help="Of nova: once removed and down, they are taken from Nova, Placement and Neutron too.",
+)
 @click.option("--at-once", type=int, default=4, show_default=True, help="So many VMs move at the same time.")
 @click.option(
     "--max-unavailable",
@@ -48,7 +59,17 @@ _PATIENCE = 120.0
 @click.option("--dead", is_flag=True, help="They have died: remove them without their help. Their VMs are lost.")
 @click.option("--detach", is_flag=True, help="Only begin it.")
 @client_verb
-def drain(session: Session, ids: tuple[str, ...], plan: bool, yes: bool, detach: bool, **wish: Any) -> None:
+def drain(
+    session: Session,
+    ids: tuple[str, ...],
+    plan: bool,
+    yes: bool,
+    detach: bool,
+    block_migration: str | None,
+    cold: bool,
+    remove_hosts: bool,
+    **wish: Any,
+) -> None:
     """Empty computes, remove each as soon as it is empty, and prove that nothing of it is left.
 
     All are marked first, so nothing moves twice. Services move, and no connection breaks. VMs are moved by others (Nova, the lab's mover)
@@ -60,12 +81,15 @@ def drain(session: Session, ids: tuple[str, ...], plan: bool, yes: bool, detach:
     Examples:
       ebbtide drain --plan c4 c5
       ebbtide drain c4 c5 --deadline 1h
+      ebbtide drain c4 --vms nova --cold --remove-hosts --deadline 2h
       ebbtide drain c4 --vms lab --yes
       ebbtide drain c4 --dead --yes
     """
     if plan and (yes or detach):
         raise BadInput("--plan begins nothing: leave --yes and --detach away")
     body = {"computes": list(ids), **{name.replace("_", "-"): _given(v) for name, v in wish.items() if v is not None}}
+    options = {"cold": cold, "remove-hosts": remove_hosts, f"block-migration={block_migration}": block_migration}
+    body["mover-options"] = [word for word, is_asked in options.items() if is_asked]
     if plan or not yes:
         with render.working("planning"):
             found = session.client.call("POST", "/drains", {**body, "plan": True}, timeout=_PATIENCE)
@@ -106,6 +130,8 @@ def show_plan(found: dict[str, Any]) -> None:
     for host in found["hosts"]:
         told = f": {host['words']}" if host["words"] else ""
         render.line(f"{host['compute']} is {found['vms-moved-by']}'s host {host['host'] or '?'}{told}")
+    if found["mover-options"]:
+        render.line(f"asked of who moves VMs: {', '.join(found['mover-options'])}")
     click.echo()
     flows, tunnels = found["flows"], found["tunnels"]
     render.line(

@@ -15,7 +15,8 @@ from ebbtide.errors import BadInput, NotFound, NotReady, Refused
 
 #: Servers at the same time, at most.
 _MOST = 100
-_BLOCK: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
+#: Whether disks are copied.
+BLOCK = ("auto", "yes", "no")
 
 
 @click.command("mover")
@@ -25,7 +26,7 @@ _BLOCK: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 @click.option("--at-once", type=int, default=10, show_default=True, help="So many servers move at the same time.")
 @click.option(
     "--block-migration",
-    type=click.Choice(list(_BLOCK)),
+    type=click.Choice(BLOCK),
     default="auto",
     show_default=True,
     help="Whether disks are copied: auto lets Nova find out.",
@@ -54,7 +55,8 @@ def mover(
     """Move VMs for drains: empty the Nova hosts that `ebbtide drain --vms nova` takes out.
 
     It disables their nova-compute, live-migrates their servers, says when Nova and Placement call a host empty, and enables again what it
-    has disabled where a drain is aborted or a compute recovered. Killed at any time, the next start goes on.
+    has disabled where a drain is aborted or a compute recovered. Killed at any time, the next start goes on. What it is started with holds
+    for all drains; each may ask for more (`ebbtide drain --cold`).
 
     \b
     Examples:
@@ -64,8 +66,9 @@ def mover(
     if not 1 <= at_once <= _MOST:
         raise BadInput(f"--at-once {at_once}: 1 to {_MOST} servers")
     try:
-        from ebbtide.openstack.mover import Mover, Options
+        from ebbtide.openstack.mover import Mover
         from ebbtide.openstack.nova import Cloud
+        from ebbtide.openstack.options import Options
     except ModuleNotFoundError as error:
         raise BadInput(f"{error.name} is missing: install it with `make setup-mover`, or ebbtide[openstack]") from None
     from ebbtide import log
@@ -78,7 +81,7 @@ def mover(
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
-    options = Options(at_once, _BLOCK[block_migration], cold=cold, remove=remove_hosts)
+    options = Options(at_once, block_migration, cold=cold, remove=remove_hosts)
     one = Mover(_asking(session), its_cloud, name or f"{kind}@{socket.gethostname()}", options)
     one.run(over.is_set)
 

@@ -19,6 +19,7 @@ Longer than 400 lines: beginning, going on, aborting and resuming are about the 
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from typing import NamedTuple
@@ -28,7 +29,7 @@ import msgspec
 from ebbtide.decide import designation, documents, duties, natmove, parts, scalein
 from ebbtide.decide.dead import Sight
 from ebbtide.decide.designation import Departure, Going, Standing
-from ebbtide.errors import NotFound, Refused, some
+from ebbtide.errors import BadInput, NotFound, Refused, some
 from ebbtide.model.facts import (
     BindingPhase,
     Compute,
@@ -49,6 +50,16 @@ NOBODY = "none"
 VOUCHERS = frozenset({"nova"})
 #: Kinds of movers that there are, whether any has spoken or not.
 KINDS = (NOBODY, "nova", "lab")
+#: Of Nova's movers: stopped servers move too.
+COLD = "cold"
+#: What may be asked of movers of the kinds that there are; others have words of their own.
+MOVER_OPTIONS: Mapping[str, frozenset[str]] = {
+    NOBODY: frozenset(),
+    "lab": frozenset(),
+    "nova": frozenset({COLD, "remove-hosts", "block-migration=auto", "block-migration=yes", "block-migration=no"}),
+}
+#: Options of a drain, and characters of one: at most.
+MOST_OPTIONS, OPTION = 20, 80
 #: How often a VM's migration may fail, and milliseconds after the first and later failures until it is tried again.
 TRIES, PAUSES = 3, (5_000, 30_000)
 #: Seconds after the deadline for which a migration, or a move of a service, that is under way is waited for.
@@ -76,6 +87,7 @@ class Wish(msgspec.Struct, frozen=True):
     outages: tuple[str, ...] = ()
     until: int = 0
     dead: bool = False
+    mover_options: tuple[str, ...] = ()
 
 
 class Vouch(NamedTuple):
@@ -230,8 +242,8 @@ def waits(state: State, numbers: Set[int], wish: Wish) -> list[Problem]:
         found = [port for port in documents.servers_at(state, state.computes[number].host) if port not in plugged]
         if found and wish.vms in VOUCHERS:
             text = (
-                f"on {name} Neutron has ports of servers that are plugged nowhere: {some(found, 3)}: stopped ones perhaps, which keep it "
-                "unless its mover has --cold"
+                f"on {name} Neutron has ports of servers that are plugged nowhere: {some(found, 3)}: stopped ones perhaps, which "
+                f"{'are moved cold' if COLD in wish.mover_options else 'keep it without --cold'}"
             )
             told.append(Problem("servers", name, text))
         elif found and not wish.forced:
@@ -277,7 +289,33 @@ def adopted(operation: Operation, wish: Wish) -> Operation:
         deadline=wish.deadline or operation.deadline,
         forced=wish.forced or operation.forced,
         outages=tuple(sorted({*operation.outages, *wish.outages})),
+        mover_options=wish.mover_options or (operation.mover_options if wish.vms in (NOBODY, operation.vms) else ()),
     )
+
+
+def check_mover_options(kind: str, options: Collection[str]) -> tuple[str, ...]:
+    """What is asked of those who move VMs: words, some like key=value; sorted.
+
+    Raises:
+        BadInput: movers of this kind do not know one, or the same is asked for in two ways, or these are too many or no words at all.
+    """
+    if len(options) > MOST_OPTIONS:
+        raise BadInput(f"mover-options: {len(options)} of them, and {MOST_OPTIONS} are the most", "mover-options")
+    keys: set[str] = set()
+    known = MOVER_OPTIONS.get(kind)
+    for each in sorted({*options}):
+        if known is not None and each not in known:
+            there = f"there are {', '.join(sorted(known))}" if known else "there are none"
+            text = f"mover-options = {each[:OPTION]!r}: no option of VMs that are moved by {kind!r}: {there}"
+            raise BadInput(text, "mover-options")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9=._-]*", each) or len(each) > OPTION:
+            text = f"mover-options = {each[:OPTION]!r}: a word of at most {OPTION} of a-z, 0-9 and =._-"
+            raise BadInput(text, "mover-options")
+        key = each.partition("=")[0]
+        if key in keys:
+            raise BadInput(f"mover-options: {key} is there twice", "mover-options")
+        keys.add(key)
+    return tuple(sorted({*options}))
 
 
 def refuse(found: Sequence[Problem]) -> None:

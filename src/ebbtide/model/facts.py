@@ -217,10 +217,11 @@ class Operation(msgspec.Struct, frozen=True):
     `state` is running, aborting, done, partial, failed or aborted; `reason` says what it waits for, or what was found.
     `computes`: whom it is about; `revision`: at which it was stored. `began`, `over`: seconds since the epoch (0: not over).
 
-    Of a drain: `vms`, who moves its VMs; `at_once`, how many of them at the same time; `wave`, how many computes are emptied at the same
-    time (0: all); `deadline`, seconds since the epoch after which nothing is waited for (0: none); `forced`, why it was begun though it
-    would have been refused ("": it would not); `outages`, services that may end with their compute ("nat r1"); `marked`, the computes that
-    it has tombstoned itself; `dead`, that they are taken for dead, and their VMs for lost. `parent`: the drain that has begun this end.
+    Of a drain: `vms`, who moves its VMs; `mover_options`, how they are to do it, in words of their kind; `at_once`, how many of them at the
+    same time; `wave`, how many computes are emptied at the same time (0: all); `deadline`, seconds since the epoch after which nothing is
+    waited for (0: none); `forced`, why it was begun though it would have been refused ("": it would not); `outages`, services that may end
+    with their compute ("nat r1"); `marked`, the computes that it has tombstoned itself; `dead`, that they are taken for dead, and their VMs
+    for lost. `parent`: the drain that has begun this end.
     """
 
     id: str
@@ -241,6 +242,7 @@ class Operation(msgspec.Struct, frozen=True):
     parent: str = ""
     began: int = 0
     over: int = 0
+    mover_options: tuple[str, ...] = ()
 
     @property
     def open(self) -> bool:

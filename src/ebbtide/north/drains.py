@@ -36,14 +36,15 @@ _KIND = 40
 
 
 class Draining(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """`plan`: say what would be done, and do nothing. `vms`: who moves VMs ("none": they are watched). `at_once`: so many VMs at a time;
-    `max_unavailable`: so many computes emptied at a time (0: all). `deadline`, `cut_after`: seconds from now: until what is not empty is
-    recovered; until connections in no record are cut (null: never; as configured). `force`: why it is done though it would be refused;
-    `allow_outage`: services that may end with their compute. `dead`: they have died."""
+    """`plan`: say what would be done, and do nothing. `vms`: who moves VMs ("none": they are watched), and `mover_options` how. `at_once`:
+    so many VMs at a time; `max_unavailable`: so many computes emptied at a time (0: all). `deadline`, `cut_after`: seconds from now: until
+    what is not empty is recovered; until connections in no record are cut (null: never; as configured). `force`: why it is done though it
+    would be refused; `allow_outage`: services that may end with their compute. `dead`: they have died."""
 
     computes: list[str] = []
     plan: bool = False
     vms: str = drain.NOBODY
+    mover_options: list[str] = []
     at_once: int = 4
     max_unavailable: int = 0
     deadline: float | None = None
@@ -121,6 +122,7 @@ def _wish(given: Draining) -> Wish:
         outages,
         _instant(given.cut_after, "cut-after"),
         given.dead,
+        drain.check_mover_options(given.vms, given.mover_options),
     )
 
 
@@ -243,6 +245,7 @@ def _claim(state: State, found: Claim) -> dict[str, Any]:
         "source": shapes.name_of(state, found.source),
         "target": shapes.name_of(state, found.target) if found.target else "",
         "claim": found.claim,
+        "options": list(state.operations[found.operation].mover_options),
     }
 
 
@@ -253,6 +256,7 @@ def detail(service: Service, fact: Operation) -> dict[str, Any]:
     told = {
         **shapes.operation(state, fact),
         "vms": fact.vms,
+        "mover-options": list(fact.mover_options),
         "at-once": fact.at_once,
         "max-unavailable": fact.wave,
         "deadline": fact.deadline,
@@ -337,6 +341,7 @@ def plan_shown(state: State, found: DrainPlan, wish: Wish) -> dict[str, Any]:
             for x in counted.standbys
         ],
         "vms-moved-by": wish.vms,
+        "mover-options": list(wish.mover_options),
         "dead": wish.dead,
         "allow-outage": list(wish.outages),
         "tunnels": {"made": counted.tunnels_made, "gone": counted.tunnels_gone},

@@ -42,10 +42,10 @@ class Listed(NamedTuple):
 
 
 class Ground:
-    """What all of them stand on. `block`: see `Cloud.migrate_live`; `once`: says what is waited for."""
+    """What all of them stand on. `once`: says what is waited for."""
 
-    def __init__(self, cloud: Cloud, block: bool | str, once: Callable[[str], None]) -> None:
-        self.cloud, self.block, self.once = cloud, block, once
+    def __init__(self, cloud: Cloud, once: Callable[[str], None]) -> None:
+        self.cloud, self.once = cloud, once
         self._listed: dict[str, Listed] = {}
         #: How many networks agents were given by us: what they say of themselves is some time old.
         self.given = Counter[str]()
@@ -127,11 +127,11 @@ class Job:
 
 
 class ServerJob(Job):
-    """A server that leaves, as it was seen just now."""
+    """A server that leaves, as it was seen just now. `block`: see `Cloud.migrate_live`."""
 
-    def __init__(self, ground: Ground, server: Server, way: Way, about: tuple[str, str]) -> None:
+    def __init__(self, ground: Ground, server: Server, way: Way, about: tuple[str, str], block: str) -> None:
         super().__init__(ground, server.id, server.host, about)
-        self.server, self.move = server, Move(server, way)
+        self.server, self.move, self._block = server, Move(server, way), block
         self._looked = _NEVER
 
     @property
@@ -189,7 +189,7 @@ class ServerJob(Job):
         cloud, server = self.ground.cloud, self.server.id
         match self.move.way:
             case Way.LIVE:
-                cloud.migrate_live(server, self.ground.block)
+                cloud.migrate_live(server, self._block)
             case Way.COLD:
                 cloud.migrate_cold(server)
             case Way.CONFIRM:

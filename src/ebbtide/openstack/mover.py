@@ -26,6 +26,7 @@ from ebbtide.openstack import agents, hosts, servers
 from ebbtide.openstack.hosts import Compute, Service
 from ebbtide.openstack.jobs import Ground, Job, NetworkJob, ServerJob
 from ebbtide.openstack.nova import Cloud
+from ebbtide.openstack.options import Options
 from ebbtide.openstack.servers import DHCP_OWNER, Need, Port, Server, Way
 
 log = structlog.get_logger("nova")
@@ -54,16 +55,6 @@ _OPEN = ("pending", "moving")
 Ask = Callable[..., Any]
 
 
-class Options:
-    """`at_once`: servers at a time, in all drains; `block`: see `Cloud.migrate_live`; `cold`: move stopped servers too; `remove`: hosts
-    that were drained are removed from Nova, Placement and Neutron."""
-
-    def __init__(
-        self, at_once: int = 10, block: bool | str = "auto", *, cold: bool = False, remove: bool = False
-    ) -> None:
-        self.at_once, self.block, self.cold, self.remove = at_once, block, cold, remove
-
-
 class Mover:
     """`ask(method, path, body)`: a call of the controller's REST interface, below /api/v1."""
 
@@ -73,7 +64,7 @@ class Mover:
         # Nova's and Neutron's apart: one that hangs keeps the other's from nothing.
         self._workers = ThreadPoolExecutor(min(WORKERS, options.at_once), "move")
         self._others = ThreadPoolExecutor(2, "neutron")
-        self._ground = Ground(cloud, options.block, self._once)
+        self._ground = Ground(cloud, self._once)
         #: By host, what is bound there or was met there.
         self._ports: dict[str, dict[str, Port]] = {}
         #: Of servers without a claim: how often they have failed, when, and Nova's words.
@@ -167,8 +158,7 @@ class Mover:
         for service in hosts.to_enable(services, computes):
             self._apart(self._give_back, service)
         self._apart(self._give_agents_back, computes)
-        if self._options.remove:
-            self._apart(self._remove, services, computes)
+        self._apart(self._remove, services, computes)
         return bool(told) or bool(self._jobs)
 
     def _computes(self) -> dict[str, Compute]:
@@ -229,8 +219,10 @@ class Mover:
         removed: dict[str, set[str]] = {}
         for operation in {mine.operation for s in known if (mine := hosts.ours(s)) is not None}:
             with suppress(NotFound):
-                items = self._ask("GET", f"/operations/{operation}")["items"]
-                removed[operation] = {i["object"] for i in items if (i["kind"], i["state"]) == ("compute", "done")}
+                found = self._ask("GET", f"/operations/{operation}")
+                if self._options.asked(found["mover-options"]).remove:
+                    done = (i["object"] for i in found["items"] if (i["kind"], i["state"]) == ("compute", "done"))
+                    removed[operation] = set(done)
         for service in hosts.to_remove(known, computes, removed):
             self._apart(self._remove_one, service)
 
@@ -364,8 +356,8 @@ class Mover:
     def _job_of_server(
         self, port: Port, source: Compute, about: tuple[str, str], claim: Mapping[str, Any]
     ) -> Job | None:
-        found = self._ground.there(source.host).get(port.device)
-        if found is None or self._need(found).way is not Way.LIVE:
+        found, options = self._ground.there(source.host).get(port.device), self._options.asked(claim["options"])
+        if found is None or _need(found, options).way is not Way.LIVE:
             # What was listed is too old to say that it cannot leave, or only another way.
             found = self._cloud.server(port.device)
         if found is None:
@@ -381,12 +373,12 @@ class Mover:
                 )
             return None
         self._gone.pop(port.id, None)
-        need = self._need(found)
+        need = _need(found, options)
         if need.way is Way.WAIT and not found.task:
             self._give_up(claim, need.words)
             return None
         # What Nova is doing with it is waited for: a snapshot is no failure, and a migration may be ours of before.
-        return self._start_server(found, about, Way.LIVE if need.way is Way.WAIT else need.way)
+        return self._start_server(found, about, Way.LIVE if need.way is Way.WAIT else need.way, options.block)
 
     def _give_up(self, claim: Mapping[str, Any], words: str) -> None:
         self._forget_port(claim["vm"])  # whose it is may change
@@ -400,9 +392,6 @@ class Mover:
     def _report(self, claim: Mapping[str, Any], failure: str) -> None:
         body = {"operation": claim["operation"], "vm": claim["vm"], "claim": claim["claim"], "mover": self._name}
         self._ask("POST", f"/movers/{KIND}/report", {**body, "failure": failure})
-
-    def _need(self, server: Server) -> Need:
-        return servers.need(server, cold=self._options.cold, own=False)
 
     def _begin_unclaimed(self, operation: Mapping[str, Any], matched: Mapping[str, Service]) -> None:
         """What no claim speaks of: servers that are stopped or have no port, and ports that nobody has."""
@@ -429,12 +418,13 @@ class Mover:
     def _begin_unplugged(
         self, operation: Mapping[str, Any], name: str, service: Service, plugged: Container[str]
     ) -> None:
+        options = self._options.asked(operation["mover-options"])
         for server in self._ground.there(service.host).values():
-            need = self._need(server)
+            need = _need(server, options)
             if need.way is Way.LIVE and server.id in plugged:
                 continue  # the controller gives it, in its turn
             if need.way is not Way.WAIT and self._may_begin(operation, server.id):
-                self._start_server(server, (operation["id"], name), need.way)
+                self._start_server(server, (operation["id"], name), need.way, options.block)
 
     def _may_try(self, server: str) -> bool:
         """Whether a server that no claim speaks of is tried (again) now."""
@@ -471,14 +461,15 @@ class Mover:
         self._jobs[job.key] = job
         return job
 
-    def _start_server(self, server: Server, about: tuple[str, str], way: Way) -> Job:
+    def _start_server(self, server: Server, about: tuple[str, str], way: Way, block: str = "auto") -> Job:
         log.info("nova_moves", server=server.id, name=server.name, host=server.host, way=str(way), operation=about[0])
-        return self._start(ServerJob(self._ground, server, way, about))
+        return self._start(ServerJob(self._ground, server, way, about, block))
 
     # --- what is said of hosts ---
 
     def _vouch(self, operation: Mapping[str, Any], matched: Mapping[str, Service], wrong: Mapping[str, str]) -> None:
         said = []
+        options = self._options.asked(operation["mover-options"])
         plugged = {i["compute"] for i in _open_vms(operation)}
         for name in _emptied(operation):
             service = matched.get(name)
@@ -488,7 +479,7 @@ class Mover:
                 said.append({"compute": name, "host": "", "state": "emptying", "words": wrong[name]})
                 continue
             try:
-                state, words = self._state_of(service, plugged=name in plugged)
+                state, words = self._state_of(service, options, plugged=name in plugged)
                 if state == "empty" and self._cloud.schedules_dhcp:
                     state, words = self._let_agent_go(service, operation["id"], name)
             except EbbtideError as error:
@@ -501,7 +492,7 @@ class Mover:
             for each in said:
                 log.debug("nova_host", operation=operation["id"], **each)
 
-    def _state_of(self, service: Service, *, plugged: bool) -> tuple[str, str]:
+    def _state_of(self, service: Service, options: Options, *, plugged: bool) -> tuple[str, str]:
         """Whether a host is empty for Nova and for Placement, and no server is on its way there; else what keeps it. `plugged`: for the
         controller it is not."""
         if time.monotonic() - self._off.get(service.id, float("inf")) < STRADDLE:
@@ -510,7 +501,7 @@ class Mover:
         there = self._ground.there(service.host) if plugged else {}
         there = there or self._ground.list(service.host).servers
         if there:
-            return self._of_servers(there.values())
+            return self._of_servers(there.values(), options)
         coming = [m for m in self._cloud.migrations(host=service.host) if m.goes_on]
         if coming:
             return "emptying", f"Nova has not ended {len(coming)} migrations of {service.host} yet"
@@ -551,17 +542,21 @@ class Mover:
             self._cloud.switch_agent(each.id, "")
             log.info("nova_dhcp_agent_on", host=each.host, reason=each.reason)
 
-    def _of_servers(self, there: Collection[Server]) -> tuple[str, str]:
+    def _of_servers(self, there: Collection[Server], options: Options) -> tuple[str, str]:
         kept = []
         for server in there:
             tries, _, words = self._failed.get(server.id, (0, 0.0, ""))
             if tries >= TRIES:
                 return "failed", words
-            need = self._need(server)
+            need = _need(server, options)
             if need.way is Way.WAIT and server.id not in self._jobs:
                 kept.append(need.words)
         count = f"{len(there)} server{'s' if len(there) != 1 else ''} to go"
         return "emptying", "; ".join([count, *kept[:3]])
+
+
+def _need(server: Server, options: Options) -> Need:
+    return servers.need(server, cold=options.cold, own=False)
 
 
 def _open_vms(operation: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -48,6 +48,8 @@ _UNKNOWN = "UNKNOWN"
 _PAGE = 500
 #: Bytes of what Nova says that are kept.
 _WORDS = 400
+#: What Nova is told of disks.
+_BLOCK: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 T = TypeVar("T")
 
 
@@ -231,11 +233,11 @@ class Cloud:
             for m in sorted(found, key=lambda m: m.created_at or "", reverse=True)
         ]
 
-    def migrate_live(self, server: str, block: bool | str) -> None:
-        """Begin a live migration, to where Nova's scheduler likes. `block`: True, False, or "auto"."""
+    def migrate_live(self, server: str, block: str) -> None:
+        """Begin a live migration, to where Nova's scheduler likes. `block`: whether disks are copied: auto (Nova finds out), yes or no."""
 
         def ask(c: Any) -> None:
-            c.compute.live_migrate_server(server, host=None, block_migration=block)
+            c.compute.live_migrate_server(server, host=None, block_migration=_BLOCK[block])
 
         self._ask(f"live migration of {server}", ask)
 

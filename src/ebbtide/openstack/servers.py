@@ -78,7 +78,7 @@ def need(server: Server, *, cold: bool, own: bool) -> Need:
         return (
             Need(Way.COLD)
             if cold
-            else Need(Way.WAIT, f"{who} is stopped, and this mover moves no stopped ones (--cold)")
+            else Need(Way.WAIT, f"{who} is stopped, and this drain moves no stopped ones (begin it again with --cold)")
         )
     return Need(Way.WAIT, f"{who} is in {status}: {_HOW.get(status, 'wait for it')}")
 

@@ -337,6 +337,7 @@ class Drains:
             "begins",
             started=state.revision,
             vms=wish.vms,
+            mover_options=wish.mover_options,
             at_once=wish.at_once,
             wave=wish.wave,
             deadline=wish.deadline,
@@ -386,7 +387,16 @@ class Drains:
             await self._cluster.store.commit(adopt)
             return drain.find(self._cluster.state, known.id)
         left = drain.resume(state, known)
-        wish = Wish(known.vms, known.at_once, known.wave, deadline, forced, (*known.outages, *outages), 0, known.dead)
+        wish = Wish(
+            known.vms,
+            known.at_once,
+            known.wave,
+            deadline,
+            forced,
+            (*known.outages, *outages),
+            dead=known.dead,
+            mover_options=known.mover_options,
+        )
         ids = [str(state.computes[n].dpid) for n in sorted(left)]
         made, _ = await self.begin(ids, wish, known.id)
         return made

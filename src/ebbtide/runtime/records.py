@@ -44,7 +44,7 @@ from ebbtide.model.facts import (
 )
 
 DATABASE = "Ebbtide"
-SCHEMA_VERSION = "1.8.0"
+SCHEMA_VERSION = "1.9.0"
 
 TABLES: dict[str, tuple[type[Any], tuple[str, ...]]] = {
     "Compute": (Compute, ("number",)),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ebbtide.decide import dead, designation, drain, foresight, marking, routing, scalein
 from ebbtide.decide.dead import Sight
 from ebbtide.decide.drain import COMPUTE, SERVICE, VM, Problem, Seen, Vouch, Wish
-from ebbtide.errors import Refused
+from ebbtide.errors import BadInput, Refused
 from ebbtide.model.facts import BindingPhase, Document, Edit, Item, ItemState, Membership, Operation
 from ebbtide.model.state import SUBNET, subnet_name
 from tests.fakes.core_cloud import CoreCloud, Host, Life
@@ -114,6 +114,7 @@ class Drained:
             tuple(sorted(numbers)),
             "running",
             vms=wish.vms,
+            mover_options=wish.mover_options,
             at_once=wish.at_once,
             wave=wish.wave,
             deadline=wish.deadline,
@@ -520,6 +521,46 @@ def test_options_of_a_drain_that_goes_on_are_those_that_were_given_last() -> Non
     assert (known.vms, known.at_once, known.deadline, known.outages) == ("lab", 8, 99, ("nat r1",))
     again = drain.adopted(known, Wish())
     assert (again.vms, again.deadline, again.outages) == ("lab", 99, ("nat r1",))
+
+
+def test_what_is_asked_of_movers_stays_until_something_else_is_asked_of_them() -> None:
+    told = Drained(vms="a")
+    told.begin("a", Wish(vms="nova", mover_options=("cold",)))
+    assert told.operation.mover_options == ("cold",)
+    assert drain.adopted(told.operation, Wish()).mover_options == ("cold",)
+    assert drain.adopted(told.operation, Wish(vms="nova")).mover_options == ("cold",)
+    assert drain.adopted(told.operation, Wish(vms="nova", mover_options=("remove-hosts",))).mover_options == (
+        "remove-hosts",
+    )
+    assert drain.adopted(told.operation, Wish(vms="lab")).mover_options == (), "other movers do not know what these do"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("none", ["cold"], "there are none"),
+        ("lab", ["cold"], "there are none"),
+        ("nova", ["warm"], "there are block-migration=auto"),
+        ("nova", ["block-migration=perhaps"], "block-migration=perhaps"),
+        ("nova", ["block-migration=yes", "block-migration=no"], "block-migration is there twice"),
+        ("ours", [""], "a word"),
+        ("ours", ["Disks"], "a word"),
+        ("ours", ["two words"], "a word"),
+        ("ours", ["line\n"], "a word"),
+        ("ours", ["a" * 81], "a word"),
+        ("ours", [f"o{n}" for n in range(21)], "20 are the most"),
+    ],
+)
+def test_what_movers_do_not_know_is_refused(kind: str, options: list[str], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        drain.check_mover_options(kind, options)
+
+
+def test_what_is_asked_of_movers_is_kept_in_one_order() -> None:
+    asked = ["remove-hosts", "cold", "block-migration=no", "cold"]
+    assert drain.check_mover_options("nova", asked) == ("block-migration=no", "cold", "remove-hosts")
+    assert drain.check_mover_options("ours", ["disks=copy"]) == ("disks=copy",)
+    assert drain.check_mover_options("none", []) == ()
 
 
 def test_several_that_are_silent_together_may_be_cut_off_and_alive() -> None:

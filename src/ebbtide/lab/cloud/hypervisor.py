@@ -209,6 +209,7 @@ class LabDriver(fake.FakeDriver):  # type: ignore[misc]
         migrate_data: Any = None,
     ) -> None:
         """At the source: copy, and switch; or fail, if that is wanted."""
+        LOG.info("live migration of %s to %s, block migration %s", instance.uuid, dest, block_migration)
         time.sleep(CONF.ebbtide_lab.overlap)
         failing = Path(CONF.ebbtide_lab.directory) / FAILING
         if failing.exists() and instance.uuid in failing.read_text().split():
