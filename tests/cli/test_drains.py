@@ -26,7 +26,7 @@ PLAN: dict[str, Any] = {
     "vms": [{"vm": "vm1", "compute": "c4", "target": "c1"}, {"vm": "vm2", "compute": "c4", "target": "c2"}],
     "standbys": [],
     "vms-moved-by": "nova",
-    "mover-options": ["block-migration=no", "cold"],
+    "mover-options": ["block-migration=no", "cold=yes"],
     "hosts": [
         {"compute": "c4", "host": "node-4", "state": "matched", "words": ""},
         {"compute": "c5", "host": "node-5", "state": "failed", "words": "nova-compute of node-5 is down"},
@@ -57,19 +57,21 @@ def test_how_a_plan_is_shown(run: Run, scripted: Scripted, golden: Callable[[str
 @pytest.mark.parametrize(
     ("words", "options"),
     [
-        ((), []),
-        (("--cold",), ["cold"]),
-        (("--remove-hosts", "--cold"), ["cold", "remove-hosts"]),
+        ((), None),
+        (("--cold",), ["cold=yes"]),
+        (("--remove-hosts", "--no-cold"), ["cold=no", "remove-hosts=yes"]),
+        (("--keep-hosts",), ["remove-hosts=no"]),
         (("--block-migration", "auto"), ["block-migration=auto"]),
     ],
 )
 def test_what_is_asked_of_novas_movers(
-    words: tuple[str, ...], options: list[str], run: Run, scripted: Scripted
+    words: tuple[str, ...], options: list[str] | None, run: Run, scripted: Scripted
 ) -> None:
     scripted.says("POST", "/drains", PLAN)
     run("drain", "--plan", "c4", "--vms", "nova", *words)
     (asked,) = scripted.asked
-    assert (asked.body["vms"], asked.body["mover-options"]) == ("nova", options)
+    assert (asked.body["vms"], asked.body.get("mover-options")) == ("nova", options)
+    assert "at-once" not in asked.body, "a drain that goes on keeps what it has"
 
 
 def test_nobody_is_asked_where_nobody_is(run: Run, scripted: Scripted) -> None:
@@ -78,3 +80,23 @@ def test_nobody_is_asked_where_nobody_is(run: Run, scripted: Scripted) -> None:
     assert done.exit_code == 2
     assert "--yes" in done.stderr
     assert [asked.body.get("plan") for asked in scripted.asked] == [True], "nothing was begun"
+
+
+@pytest.mark.parametrize("option", [("--cold",), ("--keep-hosts",), ("--block-migration", "no")])
+def test_what_is_asked_of_novas_movers_needs_them(option: tuple[str, ...], run: Run, scripted: Scripted) -> None:
+    done = run("drain", "c4", *option, "--yes")
+    assert (done.exit_code, scripted.asked) == (2, [])
+    assert "--vms nova" in done.stderr
+
+
+def test_a_drain_that_goes_on_is_told_with_its_options(run: Run, scripted: Scripted) -> None:
+    going = {"id": "op1", "state": "running", "vms": "nova", "at-once": 8, "max-unavailable": 1}
+    going |= {"mover-options": ["cold=yes"]}
+    scripted.says("POST", "/drains", {"operation": going, "changed": False, "revision": 7})
+    done = run("drain", "c4", "--yes", "--detach")
+    assert "goes on already, now with --vms nova, --at-once 8, --max-unavailable 1, cold=yes" in done.stdout
+    scripted.says("POST", "/operations/op1/options", {"operation": going, "changed": True, "revision": 8})
+    done = run("operation", "set", "op1", "--cold", "--at-once", "8")
+    assert (done.exit_code, done.stdout.split(" --vms")[0]) == (0, "operation op1 has now")
+    assert scripted.asked[-1].body == {"mover-options": ["cold=yes"], "at-once": 8}
+    assert run("operation", "set", "op1").exit_code == 2

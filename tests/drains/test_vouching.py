@@ -97,7 +97,7 @@ def test_a_plan_names_what_is_plugged_nowhere_and_would_be_waited_for(four: Clou
     (kept,) = plan(four, "d", vms="nova")["waits"]
     assert "stopped-1" in kept["text"]
     assert "keep it without --cold" in kept["text"]
-    (kept,) = plan(four, "d", vms="nova", **{"mover-options": ["cold"]})["waits"]
+    (kept,) = plan(four, "d", vms="nova", **{"mover-options": ["cold=yes"]})["waits"]
     assert "are moved cold" in kept["text"]
     (kept,) = plan(four, "d")["waits"]
     assert "drain with --vms nova" in kept["text"]
@@ -118,6 +118,26 @@ def test_what_a_drain_asks_of_movers_is_told_to_them_until_it_asks_for_something
     assert not marks(four)["c"]
     assert told(["disks=copy"]) == [["disks=copy"]]
     assert told(["disks=keep"]) == [["disks=keep"]]
+    (begun,) = four.http("GET", "/api/v1/drains")[1]["operations"]
+    path = f"/api/v1/operations/{begun['id']}/options"
+    for wish, changed in (({"mover-options": ["speed=full"], "at-once": 2}, True), ({"at-once": 2}, False)):
+        status, set_so = four.http("POST", path, wish)
+        assert (status, set_so["changed"]) == (202, changed)
+        assert set_so["operation"]["mover-options"] == ["disks=keep", "speed=full"]
+        assert set_so["operation"]["at-once"] == 2
+    assert four.http("POST", path, {"at-once": 0})[0] == 400
+    assert four.http("POST", path, {"mover-options": ["Speed"]})[0] == 400
+    assert four.http("POST", "/api/v1/operations/nobody/options", {"at-once": 2})[0] == 404
+    assert four.http("POST", f"/api/v1/operations/{begun['id']}/abort", {})[0] == 202
+    wait_over(four, begun)
+    # Of one that is over too: hosts may be left to be removed.
+    status, set_so = four.http("POST", path, {"mover-options": ["speed=low"]})
+    assert (status, set_so["operation"]["state"]) == (200, "aborted")
+    assert set_so["operation"]["mover-options"] == ["disks=keep", "speed=low"]
+    status, told_why = four.http(
+        "POST", "/api/v1/drains", {"computes": ["c"], "vms": "nova", "dead": True, "mover-options": ["cold=yes"]}
+    )
+    assert status == 400, told_why
 
 
 def test_a_kind_of_mover_that_nobody_has_heard_of_is_refused(four: Cloud) -> None:

@@ -27,6 +27,10 @@ class Leaving:
         body = {"computes": list(hosts), "vms": "nova", "at-once": 10, **wishes}
         return str(self.ask("POST", "/api/v1/drains", body)["operation"]["id"])
 
+    def set(self, operation: str, *options: str) -> None:
+        """Other options for a drain."""
+        assert self.ask("POST", f"/api/v1/operations/{operation}/options", {"mover-options": options})["changed"]
+
     def plan(self, *hosts: str) -> Any:
         return self.ask("POST", "/api/v1/drains", {"computes": list(hosts), "vms": "nova", "plan": True})
 

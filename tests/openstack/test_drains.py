@@ -60,18 +60,21 @@ def test_three_hosts_leave_and_one_that_cannot_be_emptied_stays(cloud: Cloud, te
     assert all(server.host in ("c1", "c2", "c3", names[2]) for server in servers)
     assert {n: is_off(cloud, n)[0] for n in names[:2]} == dict.fromkeys(names[:2], True)
 
-    # What is gone is forgotten once its nova-compute is down; the third goes when its server can.
+    # What is gone is removed once its nova-compute is down; the third goes when its server can, and is kept until its drain says else.
     wait_until(lambda: not set(names[:2]) & cloud.agents().keys(), "their agents to go", 30, every=0.5)
     with moving(cloud, "--remove-hosts"):
         wait_matched(leaving, names[2])
-        assert leaving.wait_over(leaving.begin(names[2]))["state"] == "done"
+        operation = leaving.begin(names[2], **{"mover-options": ["remove-hosts=no"]})
+        assert leaving.wait_over(operation)["state"] == "done"
         give_back(cloud, names)
         compute = cloud.sdk.compute
 
-        def forgotten() -> bool:
-            return not {s.host for s in compute.services(binary="nova-compute")} & set(names)
+        def known() -> dict[str, str]:
+            return {s.host: s.state for s in compute.services(binary="nova-compute") if s.host in names}
 
-        wait_until(forgotten, "Nova to forget them", LONG, every=1)
+        wait_until(lambda: known() == {names[2]: "down"}, "Nova to know the third alone", LONG, every=1)
+        leaving.set(operation, "remove-hosts=yes")
+        wait_until(lambda: not known(), "Nova to know none of them", LONG, every=1)
     assert not {p.name for p in cloud.sdk.placement.resource_providers()} & set(names)
     assert leaving.ask("POST", "/api/v1/audit", {})["clean"]
     assert all(server.reaches(servers[0].ip) for server in servers[1:])
@@ -171,7 +174,7 @@ def test_a_host_is_not_empty_while_placement_counts_something_there(cloud: Cloud
     with moving(cloud):
         wait_matched(leaving, name)
         counts(True)
-        operation = leaving.begin(name, **{"mover-options": ["remove-hosts"]})
+        operation = leaving.begin(name, **{"mover-options": ["remove-hosts=yes"]})
         leaving.wait_said(operation, name, "Placement still counts")
         counts(False)
         assert leaving.wait_over(operation)["state"] == "done"
@@ -242,7 +245,7 @@ def test_a_stopped_server_keeps_its_host_until_the_drain_may_move_it(
         wait_until(lambda: running.host != name, "the other one to go", 60, every=0.5)
         told = (cloud.lab.site.run_directory / f"cloud-compute-{name}.log").read_text()
         assert re.search(f"live migration of {running.id} to .*, block migration True", told), "as was asked"
-        assert leaving.begin(name, **{"mover-options": ["cold"]}) == operation
+        leaving.set(operation, "cold=yes")
         assert leaving.wait_over(operation)["state"] == "done"
     stopped.wait("SHUTOFF")
     assert stopped.host != name

@@ -9,7 +9,8 @@ import click
 
 from ebbtide.cli import render
 from ebbtide.cli.durations import Seconds
-from ebbtide.cli.operations import finish
+from ebbtide.cli.mover_options import asked, nova_options
+from ebbtide.cli.operations import finish, options_of
 from ebbtide.cli.session import Session, client_verb, known_computes
 from ebbtide.errors import BadInput, Refused
 
@@ -30,24 +31,13 @@ _PATIENCE = 120.0
     metavar="MOVER",
     help="Who moves VMs: none (they are watched), nova, lab.",
 )
-@click.option(
-    "--block-migration",
-    type=click.Choice(["auto", "yes", "no"]),
-    help="Of nova: whether disks are copied [as its mover was started].",
-)
-@click.option("--cold", is_flag=True, help="Of nova: stopped servers move too, by cold migration.")
-@click.option(
-    "--remove-hosts",
-    is_flag=True,
-    help="Of nova: once removed and down, they are taken from Nova, Placement and Neutron too.",
-)
-@click.option("--at-once", type=int, default=4, show_default=True, help="So many VMs move at the same time.")
+@nova_options
+@click.option("--at-once", type=int, metavar="N", help="So many VMs move at the same time.  [default: 4]")
 @click.option(
     "--max-unavailable",
     type=int,
-    default=0,
     metavar="N",
-    help="So many computes are emptied at the same time (0: all).",
+    help="So many computes are emptied at the same time.  [default: 0, all]",
 )
 @click.option(
     "--cut-after", type=Seconds(), metavar="TIME", help="How long moves of NAT wait for connections in no record."
@@ -66,8 +56,8 @@ def drain(
     yes: bool,
     detach: bool,
     block_migration: str | None,
-    cold: bool,
-    remove_hosts: bool,
+    cold: bool | None,
+    remove_hosts: bool | None,
     **wish: Any,
 ) -> None:
     """Empty computes, remove each as soon as it is empty, and prove that nothing of it is left.
@@ -81,15 +71,20 @@ def drain(
     Examples:
       ebbtide drain --plan c4 c5
       ebbtide drain c4 c5 --deadline 1h
-      ebbtide drain c4 --vms nova --cold --remove-hosts --deadline 2h
+      ebbtide drain c4 --vms nova --deadline 2h
+      ebbtide drain c4 --vms nova --cold --remove-hosts
       ebbtide drain c4 --vms lab --yes
       ebbtide drain c4 --dead --yes
     """
     if plan and (yes or detach):
         raise BadInput("--plan begins nothing: leave --yes and --detach away")
     body = {"computes": list(ids), **{name.replace("_", "-"): _given(v) for name, v in wish.items() if v is not None}}
-    options = {"cold": cold, "remove-hosts": remove_hosts, f"block-migration={block_migration}": block_migration}
-    body["mover-options"] = [word for word, is_asked in options.items() if is_asked]
+    if options := asked(block_migration, cold, remove_hosts):
+        if wish["vms"] == "none":
+            raise BadInput(
+                "--block-migration, --cold and --remove-hosts are for --vms nova; of a drain that goes on, `ebbtide operation set`"
+            )
+        body["mover-options"] = options
     if plan or not yes:
         with render.working("planning"):
             found = session.client.call("POST", "/drains", {**body, "plan": True}, timeout=_PATIENCE)
@@ -99,11 +94,11 @@ def drain(
             show_plan(found)
         if plan:
             sys.exit(Refused.exit_code if found["problems"] else 0)
-        _confirm(found)
+        _confirm(found, is_removed=remove_hosts or False)
     with render.working("drain"):
         begun = session.client.call("POST", "/drains", body, timeout=_PATIENCE)
     if not begun["changed"] and not session.json:
-        render.line("already so: this drain goes on")
+        render.line(f"this drain goes on already, now with {options_of(begun['operation'])}")
     finish(session, begun, detach)
 
 
@@ -111,14 +106,17 @@ def _given(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _confirm(found: dict[str, Any]) -> None:
+def _confirm(found: dict[str, Any], *, is_removed: bool) -> None:
     if found["problems"]:
         return  # the controller refuses it, in its own words
     if not sys.stdin.isatty():
         raise BadInput("nobody is there to be asked: say --yes (and look at --plan before)")
     lost = [v["vm"] for v in found["vms"]] if found["dead"] else []
     names = ", ".join(v["name"] for v in found["verdicts"])
-    click.confirm(f"remove {names}, and lose {render.counted(len(lost), 'VM')}?" if lost else "begin?", abort=True)
+    question = f"remove {names}, and lose {render.counted(len(lost), 'VM')}?" if lost else "begin?"
+    if is_removed:
+        question = f"remove {names}, and their hosts from Nova, Placement and Neutron once they are down?"
+    click.confirm(question, abort=True)
 
 
 def show_plan(found: dict[str, Any]) -> None:

@@ -12,11 +12,10 @@ import click
 
 from ebbtide.cli.session import Session, connection_options, log_options, pass_session
 from ebbtide.errors import BadInput, NotFound, NotReady, Refused
+from ebbtide.openstack.options import BLOCKS, Options
 
 #: Servers at the same time, at most.
 _MOST = 100
-#: Whether disks are copied.
-BLOCK = ("auto", "yes", "no")
 
 
 @click.command("mover")
@@ -26,7 +25,7 @@ BLOCK = ("auto", "yes", "no")
 @click.option("--at-once", type=int, default=10, show_default=True, help="So many servers move at the same time.")
 @click.option(
     "--block-migration",
-    type=click.Choice(BLOCK),
+    type=click.Choice(BLOCKS),
     default="auto",
     show_default=True,
     help="Whether disks are copied: auto lets Nova find out.",
@@ -56,7 +55,7 @@ def mover(
 
     It disables their nova-compute, live-migrates their servers, says when Nova and Placement call a host empty, and enables again what it
     has disabled where a drain is aborted or a compute recovered. Killed at any time, the next start goes on. What it is started with holds
-    for all drains; each may ask for more (`ebbtide drain --cold`).
+    for all drains that do not say otherwise (`ebbtide drain --cold`).
 
     \b
     Examples:
@@ -68,7 +67,6 @@ def mover(
     try:
         from ebbtide.openstack.mover import Mover
         from ebbtide.openstack.nova import Cloud
-        from ebbtide.openstack.options import Options
     except ModuleNotFoundError as error:
         raise BadInput(f"{error.name} is missing: install it with `make setup-mover`, or ebbtide[openstack]") from None
     from ebbtide import log

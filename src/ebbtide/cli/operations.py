@@ -10,6 +10,7 @@ import click
 from ebbtide.cli import render, watching
 from ebbtide.cli.client import segment
 from ebbtide.cli.durations import Seconds
+from ebbtide.cli.mover_options import asked, nova_options
 from ebbtide.cli.session import Session, client_verb, known_drains, known_operations
 from ebbtide.cli.tree import NounGroup
 from ebbtide.errors import BadInput
@@ -29,6 +30,7 @@ def operation() -> None:
       ebbtide operations
       ebbtide operation watch 4f3c1a52
       ebbtide operation abort 4f3c1a52
+      ebbtide operation set 4f3c1a52 --at-once 8
     """
 
 
@@ -179,6 +181,52 @@ def operation_resume(
         body["deadline"] = deadline
     found = session.client.call("POST", f"/operations/{segment(operation_id)}/resume", body)
     finish(session, found, detach)
+
+
+@operation.command("set")
+@_DRAIN
+@nova_options
+@click.option("--at-once", type=int, metavar="N", help="So many VMs move at the same time.")
+@click.option(
+    "--max-unavailable", type=int, metavar="N", help="So many computes are emptied at the same time (0: all)."
+)
+@client_verb
+def operation_set(
+    session: Session,
+    operation_id: str,
+    block_migration: str | None,
+    cold: bool | None,
+    remove_hosts: bool | None,
+    at_once: int | None,
+    max_unavailable: int | None,
+) -> None:
+    """Change options of a drain; what is not said stays.
+
+    They hold from now on; what has begun to move comes to its end as it was begun. Of a drain that is over, --remove-hosts and
+    --keep-hosts hold for hosts that are not removed yet, and the rest when it is resumed.
+
+    \b
+    Examples:
+      ebbtide operation set 4f3c1a52 --cold --at-once 8
+      ebbtide operation set 4f3c1a52 --keep-hosts
+    """
+    options = asked(block_migration, cold, remove_hosts) or None
+    given = {"mover-options": options, "at-once": at_once, "max-unavailable": max_unavailable}
+    body = {name: value for name, value in given.items() if value is not None}
+    if not body:
+        raise BadInput("nothing is to be set: see --help")
+    found = session.client.call("POST", f"/operations/{segment(operation_id)}/options", body)
+    if session.json:
+        render.as_json(found)
+        return
+    told = found["operation"]
+    render.line(f"operation {told['id']} {'has now' if found['changed'] else 'has already'} {options_of(told)}")
+
+
+def options_of(found: dict[str, Any]) -> str:
+    """The options of a drain, for a sentence."""
+    told = [f"--vms {found['vms']}", f"--at-once {found['at-once']}", f"--max-unavailable {found['max-unavailable']}"]
+    return ", ".join([*told, *found["mover-options"]])
 
 
 def finish(session: Session, found: dict[str, Any], detach: bool) -> None:

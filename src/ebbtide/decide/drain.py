@@ -50,13 +50,18 @@ NOBODY = "none"
 VOUCHERS = frozenset({"nova"})
 #: Kinds of movers that there are, whether any has spoken or not.
 KINDS = (NOBODY, "nova", "lab")
+#: VMs that move at the same time, where nothing is said of it.
+AT_ONCE = 4
 #: Of Nova's movers: stopped servers move too.
-COLD = "cold"
+COLD = "cold=yes"
 #: What may be asked of movers of the kinds that there are; others have words of their own.
 MOVER_OPTIONS: Mapping[str, frozenset[str]] = {
     NOBODY: frozenset(),
     "lab": frozenset(),
-    "nova": frozenset({COLD, "remove-hosts", "block-migration=auto", "block-migration=yes", "block-migration=no"}),
+    "nova": frozenset(
+        {COLD, "cold=no", "remove-hosts=yes", "remove-hosts=no"}
+        | {"block-migration=auto", "block-migration=yes", "block-migration=no"}
+    ),
 }
 #: Options of a drain, and characters of one: at most.
 MOST_OPTIONS, OPTION = 20, 80
@@ -77,11 +82,12 @@ _OVER = (ItemState.DONE, ItemState.FAILED, ItemState.SKIPPED)
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """What was asked of a drain; see `Operation`. `until`: the deadline of its NAT moves (seconds since the epoch; 0: as configured)."""
+    """What was asked of a drain; see `Operation`. `at_once`, `wave`: None, nothing is said of it. `until`: the deadline of its NAT moves
+    (seconds since the epoch; 0: as configured)."""
 
     vms: str = NOBODY
-    at_once: int = 4
-    wave: int = 0
+    at_once: int | None = None
+    wave: int | None = None
     deadline: int = 0
     forced: str = ""
     outages: tuple[str, ...] = ()
@@ -243,7 +249,7 @@ def waits(state: State, numbers: Set[int], wish: Wish) -> list[Problem]:
         if found and wish.vms in VOUCHERS:
             text = (
                 f"on {name} Neutron has ports of servers that are plugged nowhere: {some(found, 3)}: stopped ones perhaps, which "
-                f"{'are moved cold' if COLD in wish.mover_options else 'keep it without --cold'}"
+                f"{'are moved cold; others keep it' if COLD in wish.mover_options else 'keep it without --cold'}"
             )
             told.append(Problem("servers", name, text))
         elif found and not wish.forced:
@@ -281,16 +287,38 @@ def the_same(state: State, numbers: Set[int], dead: bool = False) -> Operation |
 
 def adopted(operation: Operation, wish: Wish) -> Operation:
     """A drain that goes on, asked for again with other options: they hold from now on. What was not said again stays."""
+    vms = wish.vms if wish.vms != NOBODY else operation.vms
     return msgspec.structs.replace(
         operation,
-        vms=wish.vms if wish.vms != NOBODY else operation.vms,
-        at_once=wish.at_once,
-        wave=wish.wave,
+        vms=vms,
+        at_once=operation.at_once if wish.at_once is None else wish.at_once,
+        wave=operation.wave if wish.wave is None else wish.wave,
         deadline=wish.deadline or operation.deadline,
         forced=wish.forced or operation.forced,
         outages=tuple(sorted({*operation.outages, *wish.outages})),
-        mover_options=wish.mover_options or (operation.mover_options if wish.vms in (NOBODY, operation.vms) else ()),
+        mover_options=merged(operation.mover_options if vms == operation.vms else (), wish.mover_options),
     )
+
+
+def merged(old: Iterable[str], new: Iterable[str]) -> tuple[str, ...]:
+    """Options of movers of which some are said anew: what is not spoken of stays."""
+    both = {option.partition("=")[0]: option for options in (old, new) for option in options}
+    return tuple(sorted(both.values()))
+
+
+def changed(operation: Operation, wish: Wish) -> Operation:
+    """A drain, over or not, with other options (`at_once`, `wave`, `mover_options`).
+
+    Raises:
+        BadInput: its movers do not know one of them.
+        Refused: it is no drain, or nobody moves anything for it.
+    """
+    if operation.verb != VERB:
+        raise Refused(f"operation {operation.id} is a {operation.verb}: only a drain has options")
+    if operation.dead:
+        raise Refused(f"operation {operation.id} is a drain of dead computes: it has no such options")
+    check_mover_options(operation.vms, wish.mover_options)
+    return adopted(operation, msgspec.structs.replace(wish, vms=operation.vms))
 
 
 def check_mover_options(kind: str, options: Collection[str]) -> tuple[str, ...]:

@@ -45,13 +45,21 @@ class Draining(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     plan: bool = False
     vms: str = drain.NOBODY
     mover_options: list[str] = []
-    at_once: int = 4
-    max_unavailable: int = 0
+    at_once: int | None = None
+    max_unavailable: int | None = None
     deadline: float | None = None
     cut_after: float | None = None
     force: str = ""
     allow_outage: list[str] = []
     dead: bool = False
+
+
+class Changing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """See `Draining`; what is not there stays."""
+
+    mover_options: list[str] = []
+    at_once: int | None = None
+    max_unavailable: int | None = None
 
 
 class Resuming(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -106,12 +114,19 @@ def _instant(seconds: float | None, name: str) -> int:
     return int(time.time() + seconds)
 
 
-def _wish(given: Draining) -> Wish:
-    if not 1 <= given.at_once <= _AT_ONCE:
+def _check_limits(given: Draining | Changing) -> None:
+    if given.at_once is not None and not 1 <= given.at_once <= _AT_ONCE:
         raise BadInput(f"at-once = {given.at_once}: 1 to {_AT_ONCE} VMs", "at-once")
-    if not 0 <= given.max_unavailable <= _WAVE:
+    if given.max_unavailable is not None and not 0 <= given.max_unavailable <= _WAVE:
         raise BadInput(f"max-unavailable = {given.max_unavailable}: 0 (all) to {_WAVE} computes", "max-unavailable")
+
+
+def _wish(given: Draining) -> Wish:
+    _check_limits(given)
     _check_kind("vms", given.vms)
+    options = drain.check_mover_options(given.vms, given.mover_options)
+    if given.dead and options:
+        raise BadInput("mover-options: who has died is emptied by nobody: leave them away", "mover-options")
     outages = tuple(sorted({body.reason(text, "allow-outage") for text in given.allow_outage}))
     return Wish(
         given.vms,
@@ -122,7 +137,7 @@ def _wish(given: Draining) -> Wish:
         outages,
         _instant(given.cut_after, "cut-after"),
         given.dead,
-        drain.check_mover_options(given.vms, given.mover_options),
+        options,
     )
 
 
@@ -160,6 +175,13 @@ def routes(service: Service) -> list[Route]:
     async def abort(request: Request) -> Response:
         await body.struct(request, _Nothing)
         return shown(await service.drains.abort(request.path_params["id"]))
+
+    async def change(request: Request) -> Response:
+        given = await body.struct(request, Changing)
+        _check_limits(given)
+        wish = Wish(at_once=given.at_once, wave=given.max_unavailable, mover_options=tuple(given.mover_options))
+        operation, changed = await service.drains.change(request.path_params["id"], wish)
+        return shown(operation, changed=changed)
 
     async def resume(request: Request) -> Response:
         given = await body.struct(request, Resuming)
@@ -209,6 +231,7 @@ def routes(service: Service) -> list[Route]:
         Route("/api/v1/drains", listing, methods=["GET"]),
         Route("/api/v1/operations/{id}", one, methods=["GET"]),
         Route("/api/v1/operations/{id}/abort", abort, methods=["POST"]),
+        Route("/api/v1/operations/{id}/options", change, methods=["POST"]),
         Route("/api/v1/operations/{id}/resume", resume, methods=["POST"]),
         Route("/api/v1/movers/{kind}/claim", claim, methods=["POST"]),
         Route("/api/v1/movers/{kind}/report", report, methods=["POST"]),
@@ -255,8 +278,6 @@ def detail(service: Service, fact: Operation) -> dict[str, Any]:
     items = [_item(service, i) for i in sorted(state.items_of(fact.id), key=lambda i: (i.kind, i.object, i.compute))]
     told = {
         **shapes.operation(state, fact),
-        "vms": fact.vms,
-        "mover-options": list(fact.mover_options),
         "at-once": fact.at_once,
         "max-unavailable": fact.wave,
         "deadline": fact.deadline,

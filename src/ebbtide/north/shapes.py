@@ -300,6 +300,8 @@ def operation(state: State, fact: Operation) -> dict[str, Any]:
         "computes": [names.get(n) or name_of(state, n) for n in fact.computes],
         "items-done": sum(i.state in ("done", "skipped") for i in items),
         "items-all": len(items),
+        "vms": fact.vms,
+        "mover-options": list(fact.mover_options),
         "parent": fact.parent,
         "revision": fact.revision,
         "started": fact.started,

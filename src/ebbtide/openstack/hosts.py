@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from ebbtide.openstack.options import Options
 
 #: As it stands in Nova.
 _REASON = re.compile(r"ebbtide drain (?P<operation>\S+) of (?P<compute>\S+)")
@@ -104,16 +106,32 @@ def to_enable(services: Iterable[Service], computes: Mapping[str, Compute]) -> l
     return found
 
 
-def to_remove(
-    services: Iterable[Service], computes: Mapping[str, Compute], removed: Mapping[str, set[str]]
-) -> list[Service]:
-    """Services whose compute a drain of ours has removed, its end proven, and whose nova-compute is down. `removed`: by operation."""
-    found = []
+def notes(services: Iterable[Service]) -> dict[str, str]:
+    """What an operator should know of services before a drain, by host."""
+    off = (each for each in services if not each.enabled and ours(each) is None)
+    return {
+        each.host: f"is disabled by somebody else ({each.reason or 'no reason is given'}): no drain enables it, nor removes it from Nova"
+        for each in off
+    }
+
+
+def leftovers(services: Iterable[Service], computes: Mapping[str, Compute]) -> list[Service]:
+    """Services that a drain of ours has disabled, whose nova-compute is down, and whose host is no member any more."""
     taken = {compute.host for compute in computes.values()}
-    for service in services:
-        mine = ours(service)
-        if mine is None or service.up or service.host in taken:
-            continue
-        if mine.compute in removed.get(mine.operation, ()):
-            found.append(service)
-    return found
+    return [
+        each
+        for each in services
+        if not each.up and each.host not in taken and (mine := ours(each)) is not None and mine.compute not in computes
+    ]
+
+
+def wants(operation: Mapping[str, Any], kind: str, options: Options) -> bool:
+    """Whether the hosts of a drain, as the controller tells of it, are to be removed with its computes. `options`: the mover's."""
+    over = operation["state"] in ("aborting", "aborted")
+    return operation.get("vms") == kind and not over and options.asked(operation.get("mover-options", ())).remove
+
+
+def has_gone(operation: Mapping[str, Any], compute: str) -> bool:
+    """Whether a drain has removed a compute, the end proven. It is in no item of a drain that was resumed after that."""
+    items = {i["object"]: i["state"] for i in operation["items"] if i["kind"] == "compute"}
+    return bool(items.get(compute, "done") == "done")

@@ -46,8 +46,9 @@ _SERVERS = "compute:"
 TRIES, PAUSES = 3, (5.0, 30.0)
 #: Seconds until a server that has left is unplugged, at most.
 UNPLUGGED = 60.0
-#: Seconds for which a scheduler may still send a server to a host that was disabled meanwhile.
-STRADDLE = 10.0
+#: Seconds for which a scheduler may still send a server to a host that was disabled meanwhile; and for which a nova-compute is down before
+#: its host is removed: all are for a moment when Nova's queue hangs.
+STRADDLE, DOWN = 10.0, 30.0
 #: Seconds for which a round may take before others are told that we are stuck; between two looks for confirmations that were forgotten, and
 #: for which a drain that has ended is remembered there; after which what is still so is said again.
 STUCK, FORGOTTEN, REMEMBERED, SAID = 120.0, 30.0, 86_400.0, 600.0
@@ -81,8 +82,9 @@ class Mover:
         self._looked = self._agents_looked = float("-inf")
         #: When Nova was last asked whether anything is to be done; whether a drain went on then.
         self._asked, self._was_busy = float("-inf"), False
-        #: Since when services have been seen to be disabled.
+        #: Since when services have been seen to be disabled; and to be down, of those whose compute has gone.
         self._off: dict[str, float] = {}
+        self._down: dict[str, float] = {}
         #: Whether ports of drains were plugged in the last round; since none is, and nothing but Nova's own word is waited for, rounds are
         #: short until then.
         self._plugged, self._soon = False, float("-inf")
@@ -137,7 +139,7 @@ class Mover:
         computes = self._computes()
         services = self._cloud.services()
         matched, wrong = hosts.match(computes.values(), services)
-        self._tell_matches(computes, matched, wrong)
+        self._tell_matches(computes, wrong, hosts.notes(services))
         self._ground.staying = {each.host for each in computes.values() if each.ready and not each.tombstoned}
         self._was_busy = bool(told)
         was_plugged, self._plugged = self._plugged, any(map(_open_vms, told.values()))
@@ -158,7 +160,7 @@ class Mover:
         for service in hosts.to_enable(services, computes):
             self._apart(self._give_back, service)
         self._apart(self._give_agents_back, computes)
-        self._apart(self._remove, services, computes)
+        self._apart(self._remove, services, computes, drains)
         return bool(told) or bool(self._jobs)
 
     def _computes(self) -> dict[str, Compute]:
@@ -166,14 +168,15 @@ class Mover:
         return {h["compute"]: Compute(h["compute"], h["host"], h["tombstoned"], h["ready"]) for h in found}
 
     def _tell_matches(
-        self, computes: Mapping[str, Compute], matched: Mapping[str, Service], wrong: Mapping[str, str]
+        self, computes: Mapping[str, Compute], wrong: Mapping[str, str], notes: Mapping[str, str]
     ) -> None:
+        mine = f"its mover was started with {self._options.words}" if self._options.words else ""
         said = [
             {
                 "compute": name,
                 "host": compute.host,
                 "state": "failed" if name in wrong else "matched",
-                "words": wrong.get(name, ""),
+                "words": wrong.get(name, "") or "; ".join(filter(None, [notes.get(compute.host, ""), mine])),
             }
             for name, compute in sorted(computes.items())
         ]
@@ -214,24 +217,32 @@ class Mover:
         log.info("nova_host_enabled", host=service.host, reason=service.reason)
         self._agents_looked = float("-inf")
 
-    def _remove(self, services: Iterable[Service], computes: Mapping[str, Compute]) -> None:
-        known = [s for s in services if hosts.ours(s) is not None and not s.up]
-        removed: dict[str, set[str]] = {}
-        for operation in {mine.operation for s in known if (mine := hosts.ours(s)) is not None}:
-            with suppress(NotFound):
-                found = self._ask("GET", f"/operations/{operation}")
-                if self._options.asked(found["mover-options"]).remove:
-                    done = (i["object"] for i in found["items"] if (i["kind"], i["state"]) == ("compute", "done"))
-                    removed[operation] = set(done)
-        for service in hosts.to_remove(known, computes, removed):
-            self._apart(self._remove_one, service)
+    def _remove(
+        self, services: Iterable[Service], computes: Mapping[str, Compute], drains: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Hosts whose computes have gone, where their drain asks for that."""
+        left = {each.id: each for each in hosts.leftovers(services, computes)}
+        now = time.monotonic()
+        self._down = {id_: self._down.get(id_, now) for id_ in left}
+        asking = {each["id"] for each in drains if hosts.wants(each, KIND, self._options)}
+        for service in left.values():
+            mine = hosts.ours(service)
+            if mine is not None and mine.operation in asking and now - self._down[service.id] > DOWN:
+                self._down[service.id] = now - DOWN + QUIET
+                self._apart(self._remove_one, service, mine)
 
-    def _remove_one(self, service: Service) -> None:
+    def _remove_one(self, service: Service, mine: hosts.Ours) -> None:
+        operation = self._ask("GET", f"/operations/{mine.operation}")
+        if not hosts.wants(operation, KIND, self._options) or not hosts.has_gone(operation, mine.compute):
+            return
         left = self._cloud.allocations(service.host) or [s.id for s in self._cloud.servers(service.host)]
         if left:
             self._once(
                 f"host {service.host} is not removed: {', '.join(left[:3])} are still there for Nova or Placement"
             )
+            return
+        # Asked last: what was looked at before may have changed hands since.
+        if self._cloud.service(service.host) != service or not hosts.leftovers([service], self._computes()):
             return
         self._cloud.remove(service)
         log.info("nova_host_removed", host=service.host, reason=service.reason)
@@ -356,7 +367,7 @@ class Mover:
     def _job_of_server(
         self, port: Port, source: Compute, about: tuple[str, str], claim: Mapping[str, Any]
     ) -> Job | None:
-        found, options = self._ground.there(source.host).get(port.device), self._options.asked(claim["options"])
+        found, options = self._ground.there(source.host).get(port.device), self._options.asked(claim.get("options", ()))
         if found is None or _need(found, options).way is not Way.LIVE:
             # What was listed is too old to say that it cannot leave, or only another way.
             found = self._cloud.server(port.device)
@@ -418,7 +429,7 @@ class Mover:
     def _begin_unplugged(
         self, operation: Mapping[str, Any], name: str, service: Service, plugged: Container[str]
     ) -> None:
-        options = self._options.asked(operation["mover-options"])
+        options = self._options.asked(operation.get("mover-options", ()))
         for server in self._ground.there(service.host).values():
             need = _need(server, options)
             if need.way is Way.LIVE and server.id in plugged:
@@ -454,14 +465,14 @@ class Mover:
                 continue
             server = self._cloud.server(move.server)
             if server is not None and servers.need(server, cold=True, own=True).way is Way.CONFIRM:
-                self._start_server(server, about, Way.CONFIRM)
+                self._start_server(server, about, Way.CONFIRM, self._options.block)
         self._looked = time.monotonic()
 
     def _start(self, job: Job) -> Job:
         self._jobs[job.key] = job
         return job
 
-    def _start_server(self, server: Server, about: tuple[str, str], way: Way, block: str = "auto") -> Job:
+    def _start_server(self, server: Server, about: tuple[str, str], way: Way, block: str) -> Job:
         log.info("nova_moves", server=server.id, name=server.name, host=server.host, way=str(way), operation=about[0])
         return self._start(ServerJob(self._ground, server, way, about, block))
 
@@ -469,7 +480,7 @@ class Mover:
 
     def _vouch(self, operation: Mapping[str, Any], matched: Mapping[str, Service], wrong: Mapping[str, str]) -> None:
         said = []
-        options = self._options.asked(operation["mover-options"])
+        options = self._options.asked(operation.get("mover-options", ()))
         plugged = {i["compute"] for i in _open_vms(operation)}
         for name in _emptied(operation):
             service = matched.get(name)

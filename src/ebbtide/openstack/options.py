@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import NamedTuple
 
-#: Options of a drain, as they stand in its `mover-options`; that of block migration goes on with how.
-COLD, REMOVE, BLOCK = "cold", "remove-hosts", "block-migration="
+#: Options of a drain, as they stand in its `mover-options`: KEY=HOW.
+COLD, REMOVE, BLOCK = "cold", "remove-hosts", "block-migration"
+#: Whether disks are copied: Nova finds out, they are, or they are not.
+BLOCKS = ("auto", "yes", "no")
 
 
 class Options(NamedTuple):
-    """`at_once`: servers at a time, in all drains; `block`: whether disks are copied: auto (Nova finds out), yes or no; `cold`: stopped
-    servers are moved too; `remove`: hosts that were drained are removed from Nova, Placement and Neutron."""
+    """`at_once`: servers at a time, in all drains; `block`: one of `BLOCKS`; `cold`: stopped servers are moved too; `remove`: hosts that
+    were drained are removed from Nova, Placement and Neutron."""
 
     at_once: int = 10
     block: str = "auto"
     cold: bool = False
     remove: bool = False
 
-    def asked(self, words: Collection[str]) -> Options:
-        """The same with what a drain asks for: what it does not speak of is as the mover was started."""
-        block = next((word.removeprefix(BLOCK) for word in words if word.startswith(BLOCK)), self.block)
-        return self._replace(block=block, cold=self.cold or COLD in words, remove=self.remove or REMOVE in words)
+    def asked(self, options: Iterable[str]) -> Options:
+        """The same with what a drain asks for: of what it does not speak of, as the mover was started."""
+        told = dict(option.split("=", 1) for option in options if "=" in option)
+        cold, remove = told.get(COLD, ""), told.get(REMOVE, "")
+        return self._replace(
+            block=told.get(BLOCK, self.block),
+            cold=cold == "yes" if cold else self.cold,
+            remove=remove == "yes" if remove else self.remove,
+        )
+
+    @property
+    def words(self) -> str:
+        """What it was started with that changes more than where servers run ("": nothing)."""
+        return " and ".join([*(["--cold"] if self.cold else []), *(["--remove-hosts"] if self.remove else [])])

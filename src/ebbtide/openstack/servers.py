@@ -78,7 +78,9 @@ def need(server: Server, *, cold: bool, own: bool) -> Need:
         return (
             Need(Way.COLD)
             if cold
-            else Need(Way.WAIT, f"{who} is stopped, and this drain moves no stopped ones (begin it again with --cold)")
+            else Need(
+                Way.WAIT, f"{who} is stopped, and this drain moves no stopped ones (`ebbtide operation set ID --cold`)"
+            )
         )
     return Need(Way.WAIT, f"{who} is in {status}: {_HOW.get(status, 'wait for it')}")
 

@@ -173,7 +173,7 @@ def _seconds(cluster: Cluster, goals: Iterable[Goal], vms: int, wish: Wish) -> f
     """About how long it takes, without what is waited for: services move while VMs do, as many at a time as are let; then the end."""
     moves = sum(g.how is Going.MOVES and bool(g.router) for g in goals)
     nat = natmoves.expected_seconds(moves, cluster.settings.lag) if moves else 0.0
-    emptied = -(-vms // wish.at_once) * VM_SECONDS if vms and wish.vms != drain.NOBODY else 0.0
+    emptied = -(-vms // (wish.at_once or drain.AT_ONCE)) * VM_SECONDS if vms and wish.vms != drain.NOBODY else 0.0
     return max(nat, emptied) + 2 * cluster.settings.lag + 1.0
 
 

@@ -338,8 +338,8 @@ class Drains:
             started=state.revision,
             vms=wish.vms,
             mover_options=wish.mover_options,
-            at_once=wish.at_once,
-            wave=wish.wave,
+            at_once=wish.at_once or drain.AT_ONCE,
+            wave=wish.wave or 0,
             deadline=wish.deadline,
             forced=wish.forced,
             outages=wish.outages,
@@ -363,6 +363,25 @@ class Drains:
         await self._cluster.store.commit(decide)
         return drain.find(self._cluster.state, operation_id)
 
+    async def change(self, operation_id: str, wish: Wish) -> tuple[Operation, bool]:
+        """See `drain.changed`; and whether that was not so already.
+
+        Raises:
+            NotFound: there is no such operation.
+            BadInput, Refused: see `drain.changed`.
+        """
+
+        def decide(state: State) -> tuple[list[Edit], bool]:
+            old = drain.find(state, operation_id)
+            new = drain.changed(old, wish)
+            return ([Edit(old, new)], True) if new != old else ([], False)
+
+        is_new = await self._cluster.store.commit(decide)
+        found = drain.find(self._cluster.state, operation_id)
+        if is_new:
+            log.info("drain_changed", operation=found.id, at_once=found.at_once, options=list(found.mover_options))
+        return found, is_new
+
     async def resume(
         self, operation_id: str, deadline: int = 0, forced: str = "", outages: Sequence[str] = ()
     ) -> Operation:
@@ -377,7 +396,7 @@ class Drains:
         state = self._cluster.state
         known = drain.find(state, operation_id)
         if known.verb == drain.VERB and known.state == "running":
-            again = Wish(drain.NOBODY, known.at_once, known.wave, deadline, forced, tuple(outages))
+            again = Wish(deadline=deadline, forced=forced, outages=tuple(outages))
 
             def adopt(state: State) -> tuple[list[Edit], None]:
                 old = drain.find(state, known.id)

@@ -115,8 +115,8 @@ class Drained:
             "running",
             vms=wish.vms,
             mover_options=wish.mover_options,
-            at_once=wish.at_once,
-            wave=wish.wave,
+            at_once=wish.at_once or drain.AT_ONCE,
+            wave=wish.wave or 0,
             deadline=wish.deadline,
             forced=wish.forced,
             outages=wish.outages,
@@ -520,27 +520,42 @@ def test_options_of_a_drain_that_goes_on_are_those_that_were_given_last() -> Non
     known = drain.adopted(told.operation, Wish(vms="lab", at_once=8, deadline=99, outages=("nat r1",)))
     assert (known.vms, known.at_once, known.deadline, known.outages) == ("lab", 8, 99, ("nat r1",))
     again = drain.adopted(known, Wish())
-    assert (again.vms, again.deadline, again.outages) == ("lab", 99, ("nat r1",))
+    assert (again.vms, again.at_once, again.deadline, again.outages) == ("lab", 8, 99, ("nat r1",))
+    slower = drain.adopted(again, Wish(at_once=1, wave=2))
+    assert (slower.at_once, slower.wave) == (1, 2)
+    assert drain.adopted(slower, Wish(wave=0)).wave == 0, "all at the same time"
 
 
-def test_what_is_asked_of_movers_stays_until_something_else_is_asked_of_them() -> None:
+def test_what_is_asked_of_movers_stays_until_that_is_asked_for_otherwise() -> None:
     told = Drained(vms="a")
-    told.begin("a", Wish(vms="nova", mover_options=("cold",)))
-    assert told.operation.mover_options == ("cold",)
-    assert drain.adopted(told.operation, Wish()).mover_options == ("cold",)
-    assert drain.adopted(told.operation, Wish(vms="nova")).mover_options == ("cold",)
-    assert drain.adopted(told.operation, Wish(vms="nova", mover_options=("remove-hosts",))).mover_options == (
-        "remove-hosts",
+    told.begin("a", Wish(vms="nova", mover_options=("cold=yes",)))
+    assert told.operation.mover_options == ("cold=yes",)
+    assert drain.adopted(told.operation, Wish()).mover_options == ("cold=yes",)
+    more = drain.changed(told.operation, Wish(mover_options=("remove-hosts=yes",)))
+    assert more.mover_options == ("cold=yes", "remove-hosts=yes")
+    assert drain.changed(more, Wish(mover_options=("remove-hosts=no",))).mover_options == (
+        "cold=yes",
+        "remove-hosts=no",
     )
-    assert drain.adopted(told.operation, Wish(vms="lab")).mover_options == (), "other movers do not know what these do"
+    assert drain.adopted(more, Wish(vms="lab")).mover_options == (), "other movers do not know what these do"
+    with pytest.raises(BadInput, match="there are block-migration=auto"):
+        drain.changed(more, Wish(mover_options=("cold=perhaps",)))
+
+
+def test_options_are_those_of_drains_that_move_somebody() -> None:
+    told = Drained(vms="a")
+    told.begin("a", Wish(dead=True, forced="fire"))
+    for operation in (told.operation, msgspec.structs.replace(told.operation, verb="end")):
+        with pytest.raises(Refused, match=operation.id):
+            drain.changed(operation, Wish(at_once=3))
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
-        ("none", ["cold"], "there are none"),
-        ("lab", ["cold"], "there are none"),
-        ("nova", ["warm"], "there are block-migration=auto"),
+        ("none", ["cold=yes"], "there are none"),
+        ("lab", ["cold=yes"], "there are none"),
+        ("nova", ["warm=yes"], "there are block-migration=auto"),
         ("nova", ["block-migration=perhaps"], "block-migration=perhaps"),
         ("nova", ["block-migration=yes", "block-migration=no"], "block-migration is there twice"),
         ("ours", [""], "a word"),
@@ -557,8 +572,8 @@ def test_what_movers_do_not_know_is_refused(kind: str, options: list[str], words
 
 
 def test_what_is_asked_of_movers_is_kept_in_one_order() -> None:
-    asked = ["remove-hosts", "cold", "block-migration=no", "cold"]
-    assert drain.check_mover_options("nova", asked) == ("block-migration=no", "cold", "remove-hosts")
+    asked = ["remove-hosts=yes", "cold=yes", "block-migration=no", "cold=yes"]
+    assert drain.check_mover_options("nova", asked) == ("block-migration=no", "cold=yes", "remove-hosts=yes")
     assert drain.check_mover_options("ours", ["disks=copy"]) == ("disks=copy",)
     assert drain.check_mover_options("none", []) == ()
 

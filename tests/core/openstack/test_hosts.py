@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from ebbtide.openstack.hosts import Compute, Ours, Service, match, ours, reason, to_enable, to_remove
+from typing import Any
+
+import pytest
+
+from ebbtide.openstack.hosts import (
+    Compute,
+    Ours,
+    Service,
+    has_gone,
+    leftovers,
+    match,
+    notes,
+    ours,
+    reason,
+    to_enable,
+    wants,
+)
+from ebbtide.openstack.options import Options
 
 
 def compute(name: str, host: str = "", *, tombstoned: bool = False) -> Compute:
@@ -67,11 +84,51 @@ def test_a_service_is_enabled_again_only_if_we_have_disabled_it_and_its_compute_
     assert not to_enable([service("a", "broken fan")], by_name(compute("a"))), "somebody else's"
 
 
-def test_a_host_is_removed_only_after_its_end_and_when_its_nova_compute_is_down() -> None:
+def drain(computes: dict[str, str], *options: str, state: str = "done", vms: str = "nova") -> dict[str, Any]:
+    items = [{"kind": "compute", "object": name, "state": how} for name, how in computes.items()]
+    return {"id": "op1", "state": state, "vms": vms, "mover-options": options, "items": items}
+
+
+def test_what_is_left_of_a_host_is_a_service_of_ours_that_is_down() -> None:
     down = service("a", MINE, up=False)
-    assert to_remove([down], {}, {"op1": {"a"}}) == [down]
-    assert not to_remove([service("a", MINE)], {}, {"op1": {"a"}}), "it is up"
-    assert not to_remove([down], {}, {"op1": {"b"}}), "its end is not proven"
-    assert not to_remove([down], {}, {}), "nobody knows of that drain any more"
-    assert not to_remove([service("a", "broken fan", up=False)], {}, {"op1": {"a"}})
-    assert not to_remove([down], by_name(compute("new", "a")), {"op1": {"a"}}), "a new machine has its name"
+    assert leftovers([down], {}) == [down]
+    assert not leftovers([service("a", MINE)], {}), "it is up"
+    assert not leftovers([service("a", "broken fan", up=False)], {}), "somebody else has disabled it"
+    assert not leftovers([service("a", up=False)], {}), "nobody has"
+    assert not leftovers([down], by_name(compute("a", tombstoned=True))), "it is a member still"
+    assert not leftovers([down], by_name(compute("new", "a"))), "a new machine has its name"
+
+
+@pytest.mark.parametrize(
+    ("operation", "mover", "removes"),
+    [
+        (drain({}), Options(), False),
+        (drain({}, "cold=yes"), Options(), False),
+        (drain({}, "remove-hosts=yes"), Options(), True),
+        (drain({}, "remove-hosts=yes", state="running"), Options(), True),
+        (drain({}, "remove-hosts=yes", state="aborting"), Options(), False),
+        (drain({}, "remove-hosts=yes", state="aborted"), Options(), False),
+        (drain({}, "remove-hosts=yes", vms="ours"), Options(), False),
+        (drain({}), Options(remove=True), True),
+        (drain({}, "remove-hosts=no"), Options(remove=True), False),
+        ({"id": "op1", "state": "done"}, Options(remove=True), False),
+    ],
+)
+def test_hosts_are_removed_where_that_is_asked_for_and_nowhere_else(
+    operation: dict[str, Any], mover: Options, removes: bool
+) -> None:
+    assert wants(operation, "nova", mover) is removes
+
+
+def test_a_compute_has_gone_when_its_end_is_proven() -> None:
+    assert has_gone(drain({"a": "done", "b": "moving"}), "a")
+    assert not has_gone(drain({"a": "done", "b": "moving"}), "b")
+    assert not has_gone(drain({"a": "failed"}), "a")
+    assert has_gone(drain({"b": "moving"}), "a"), "it went before the drain was resumed"
+
+
+def test_who_is_disabled_by_somebody_else_is_named() -> None:
+    found = notes([service("a", "a broken fan", up=False), service("b"), service("c", MINE), service("d", "")])
+    assert found.keys() == {"a", "d"}
+    assert "(a broken fan)" in found["a"]
+    assert "no reason" in found["d"]

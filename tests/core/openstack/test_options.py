@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from ebbtide.decide import drain
-from ebbtide.openstack import options
-from ebbtide.openstack.options import Options
+from ebbtide.openstack.options import BLOCK, BLOCKS, COLD, REMOVE, Options
 
 
 def test_what_a_drain_does_not_speak_of_is_as_the_mover_was_started() -> None:
     mover = Options(at_once=3, block="yes", cold=True)
     assert mover.asked([]) == mover
-    assert mover.asked(["remove-hosts"]) == mover._replace(remove=True)
-    assert mover.asked(["block-migration=no", "cold"]) == mover._replace(block="no")
-    assert Options().asked(["cold"]) == Options(cold=True)
+    assert mover.asked(["remove-hosts=yes"]) == mover._replace(remove=True)
+    assert mover.asked(["block-migration=no", "cold=yes"]) == mover._replace(block="no")
+    assert mover.asked(["cold=no"]) == mover._replace(cold=False)
+    assert Options().asked(["cold=yes"]) == Options(cold=True)
+    assert Options().asked(["of-tomorrow"]) == Options()
+
+
+def test_what_lasts_is_told() -> None:
+    assert Options(block="no").words == ""
+    assert Options(cold=True, remove=True).words == "--cold and --remove-hosts"
 
 
 def test_both_ends_call_them_the_same() -> None:
-    blocks = {f"{options.BLOCK}{how}" for how in ("auto", "yes", "no")}
-    assert drain.MOVER_OPTIONS["nova"] == {options.COLD, options.REMOVE, *blocks}
+    blocks = {f"{BLOCK}={how}" for how in BLOCKS}
+    assert drain.MOVER_OPTIONS["nova"] == {f"{key}={how}" for key in (COLD, REMOVE) for how in ("yes", "no")} | blocks
