@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,3 +102,17 @@ def test_a_drain_that_goes_on_is_told_with_its_options(run: Run, scripted: Scrip
     assert (done.exit_code, done.stdout.split(" --vms")[0]) == (0, "operation op1 has now")
     assert scripted.asked[-1].body == {"mover-options": ["cold=yes"], "at-once": 8}
     assert run("operation", "set", "op1").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "question"), [(["remove-hosts=no"], "begin?"), (["remove-hosts=yes"], "and their hosts from Nova")]
+)
+def test_what_lasts_is_asked_for(
+    options: list[str], question: str, run: Run, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True), exit=sys.exit)
+    monkeypatch.setattr("ebbtide.cli.drains.sys", terminal)
+    scripted.says("POST", "/drains", PLAN | {"problems": [], "mover-options": options})
+    done = run("drain", "c4", "--vms", "nova", input="n\n")
+    assert question in done.stdout
+    assert len(scripted.asked) == 1, "nothing was begun"

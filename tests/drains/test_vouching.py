@@ -65,6 +65,7 @@ def test_a_host_goes_when_it_is_called_empty_and_not_before(four: Cloud) -> None
     say(four, "d", "empty", operation=begun["id"])
     told = wait_over(four, begun)
     assert told["state"] == "done", told
+    assert [(end["state"], end["computes"]) for end in told["ends"]] == [("done", ["d"])]
     assert "d" not in marks(four)
     four.assert_clean()
 
@@ -98,7 +99,15 @@ def test_a_plan_names_what_is_plugged_nowhere_and_would_be_waited_for(four: Clou
     assert "stopped-1" in kept["text"]
     assert "keep it without --cold" in kept["text"]
     (kept,) = plan(four, "d", vms="nova", **{"mover-options": ["cold=yes"]})["waits"]
-    assert "are moved cold" in kept["text"]
+    assert "are moved cold; others keep it" in kept["text"]
+    # A mover that was started with it moves them, too, unless the drain says otherwise.
+    said = {"compute": "d", "host": "node-d", "state": "matched"}
+    started = {"mover": "m", "hosts": [said], "options": ["cold=yes", "remove-hosts=yes"]}
+    assert four.http("POST", "/api/v1/movers/nova/hosts", started)[0] == 200
+    assert "are moved cold" in plan(four, "d", vms="nova")["waits"][0]["text"]
+    shown = plan(four, "d", vms="nova", **{"mover-options": ["cold=no"]})
+    assert (shown["mover-options"], "keep it" in shown["waits"][0]["text"]) == (["cold=no", "remove-hosts=yes"], True)
+    assert four.http("POST", "/api/v1/movers/nova/hosts", {**started, "options": ["cold"]})[0] == 400
     (kept,) = plan(four, "d")["waits"]
     assert "drain with --vms nova" in kept["text"]
     assert plan(four, "d", force="Nova is done with it")["waits"] == []
@@ -134,6 +143,12 @@ def test_what_a_drain_asks_of_movers_is_told_to_them_until_it_asks_for_something
     status, set_so = four.http("POST", path, {"mover-options": ["speed=low"]})
     assert (status, set_so["operation"]["state"]) == (200, "aborted")
     assert set_so["operation"]["mover-options"] == ["disks=keep", "speed=low"]
+    status, again = four.http("POST", f"/api/v1/operations/{begun['id']}/resume", {})
+    assert (status, again["operation"]["mover-options"]) == (202, ["disks=keep", "speed=low"])
+    assert again["operation"]["at-once"] == 2
+    # Who asks for it again changes it: nothing of what goes on speaks against that.
+    shown = plan(four, "c", vms="ours", **{"mover-options": ["speed=full"]})
+    assert (shown["problems"], shown["mover-options"]) == ([], ["disks=keep", "speed=full"])
     status, told_why = four.http(
         "POST", "/api/v1/drains", {"computes": ["c"], "vms": "nova", "dead": True, "mover-options": ["cold=yes"]}
     )

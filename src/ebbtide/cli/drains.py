@@ -13,6 +13,7 @@ from ebbtide.cli.mover_options import asked, nova_options
 from ebbtide.cli.operations import finish, options_of
 from ebbtide.cli.session import Session, client_verb, known_computes
 from ebbtide.errors import BadInput, Refused
+from ebbtide.openstack.options import REMOVE
 
 _PATIENCE = 120.0
 
@@ -94,7 +95,7 @@ def drain(
             show_plan(found)
         if plan:
             sys.exit(Refused.exit_code if found["problems"] else 0)
-        _confirm(found, is_removed=remove_hosts or False)
+        _confirm(found)
     with render.working("drain"):
         begun = session.client.call("POST", "/drains", body, timeout=_PATIENCE)
     if not begun["changed"] and not session.json:
@@ -106,7 +107,7 @@ def _given(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _confirm(found: dict[str, Any], *, is_removed: bool) -> None:
+def _confirm(found: dict[str, Any]) -> None:
     if found["problems"]:
         return  # the controller refuses it, in its own words
     if not sys.stdin.isatty():
@@ -114,7 +115,7 @@ def _confirm(found: dict[str, Any], *, is_removed: bool) -> None:
     lost = [v["vm"] for v in found["vms"]] if found["dead"] else []
     names = ", ".join(v["name"] for v in found["verdicts"])
     question = f"remove {names}, and lose {render.counted(len(lost), 'VM')}?" if lost else "begin?"
-    if is_removed:
+    if f"{REMOVE}=yes" in found["mover-options"]:
         question = f"remove {names}, and their hosts from Nova, Placement and Neutron once they are down?"
     click.confirm(question, abort=True)
 
@@ -129,7 +130,7 @@ def show_plan(found: dict[str, Any]) -> None:
         told = f": {host['words']}" if host["words"] else ""
         render.line(f"{host['compute']} is {found['vms-moved-by']}'s host {host['host'] or '?'}{told}")
     if found["mover-options"]:
-        render.line(f"asked of who moves VMs: {', '.join(found['mover-options'])}")
+        render.line(f"how VMs are moved: {', '.join(found['mover-options'])}")
     click.echo()
     flows, tunnels = found["flows"], found["tunnels"]
     render.line(

@@ -162,7 +162,7 @@ def operation_resume(
 ) -> None:
     """Begin a drain that has ended again, with those of its computes that are still members, and that nobody recovered by hand.
 
-    Its deadline is that of this call. Of one that goes on, the options are changed.
+    Its deadline is that of this call, other options are as they were. Of one that goes on, the deadline and what it is allowed are changed.
 
     \b
     Examples:

@@ -52,14 +52,14 @@ VOUCHERS = frozenset({"nova"})
 KINDS = (NOBODY, "nova", "lab")
 #: VMs that move at the same time, where nothing is said of it.
 AT_ONCE = 4
-#: Of Nova's movers: stopped servers move too.
-COLD = "cold=yes"
+#: Of Nova's movers: stopped servers move too; hosts stay known there.
+COLD, KEEP = "cold=yes", "remove-hosts=no"
 #: What may be asked of movers of the kinds that there are; others have words of their own.
 MOVER_OPTIONS: Mapping[str, frozenset[str]] = {
     NOBODY: frozenset(),
     "lab": frozenset(),
     "nova": frozenset(
-        {COLD, "cold=no", "remove-hosts=yes", "remove-hosts=no"}
+        {COLD, "cold=no", "remove-hosts=yes", KEEP}
         | {"block-migration=auto", "block-migration=yes", "block-migration=no"}
     ),
 }
@@ -286,17 +286,39 @@ def the_same(state: State, numbers: Set[int], dead: bool = False) -> Operation |
 
 
 def adopted(operation: Operation, wish: Wish) -> Operation:
-    """A drain that goes on, asked for again with other options: they hold from now on. What was not said again stays."""
-    vms = wish.vms if wish.vms != NOBODY else operation.vms
+    """A drain that goes on, asked for again with other options: they hold from now on. What was not said again stays.
+
+    Raises:
+        BadInput: more is asked of movers than there is room for.
+    """
+    options = merged(operation.mover_options, wish.mover_options)
+    if len(options) > MOST_OPTIONS:
+        raise BadInput(
+            f"mover-options: {len(options)} with those that it has, and {MOST_OPTIONS} are the most", "mover-options"
+        )
     return msgspec.structs.replace(
         operation,
-        vms=vms,
+        vms=wish.vms if wish.vms != NOBODY else operation.vms,
         at_once=operation.at_once if wish.at_once is None else wish.at_once,
         wave=operation.wave if wish.wave is None else wish.wave,
         deadline=wish.deadline or operation.deadline,
         forced=wish.forced or operation.forced,
         outages=tuple(sorted({*operation.outages, *wish.outages})),
-        mover_options=merged(operation.mover_options if vms == operation.vms else (), wish.mover_options),
+        mover_options=options,
+    )
+
+
+def again(operation: Operation, wish: Wish) -> Wish:
+    """What a drain that begins again is asked for: deadline and reason are new, services that may end are added, all else is as it was."""
+    return Wish(
+        operation.vms,
+        operation.at_once,
+        operation.wave,
+        wish.deadline,
+        wish.forced,
+        (*operation.outages, *wish.outages),
+        dead=operation.dead,
+        mover_options=operation.mover_options,
     )
 
 
@@ -314,11 +336,11 @@ def changed(operation: Operation, wish: Wish) -> Operation:
         Refused: it is no drain, or nobody moves anything for it.
     """
     if operation.verb != VERB:
-        raise Refused(f"operation {operation.id} is a {operation.verb}: only a drain has options")
+        raise Refused(f"operation {operation.id} is {operation.verb}: only a drain has options")
     if operation.dead:
         raise Refused(f"operation {operation.id} is a drain of dead computes: it has no such options")
     check_mover_options(operation.vms, wish.mover_options)
-    return adopted(operation, msgspec.structs.replace(wish, vms=operation.vms))
+    return adopted(operation, wish)
 
 
 def check_mover_options(kind: str, options: Collection[str]) -> tuple[str, ...]:
@@ -467,8 +489,14 @@ def abort(state: State, operation: Operation, now: int) -> list[Edit]:
                 item, state=ItemState.SKIPPED, reason="stays: the drain was aborted", since=now
             )
             edits.append(Edit(item, stays))
-    until = now // 1000 + BACK
-    going = msgspec.structs.replace(operation, state="aborting", reason="takes back what has moved", deadline=until)
+    going = msgspec.structs.replace(
+        operation,
+        state="aborting",
+        reason="takes back what has moved",
+        deadline=now // 1000 + BACK,
+        # What lasts is not done for a drain that its operator has taken back, unless they ask for it again.
+        mover_options=merged(operation.mover_options, [KEEP] if KEEP in MOVER_OPTIONS.get(operation.vms, ()) else []),
+    )
     return [*edits, Edit(operation, going)]
 
 

@@ -99,11 +99,13 @@ class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Vouching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A mover says which hosts computes are (`operation` ""), or how far those of a drain are."""
+    """A mover says which hosts computes are (`operation` ""), or how far those of a drain are. `options`: what it was started with, like a
+    drain's `mover-options`."""
 
     mover: str
     hosts: list[Host]
     operation: str = ""
+    options: list[str] = []
 
 
 def _instant(seconds: float | None, name: str) -> int:
@@ -217,8 +219,9 @@ def routes(service: Service) -> list[Route]:
         for one in given.hosts:
             if one.state not in vouches.STATES:
                 raise BadInput(f"state = {one.state[:80]!r}: there are {', '.join(vouches.STATES)}", "state")
+        options = drain.check_mover_options(kind, given.options)
         said = {
-            one.compute: Said(one.host[:255], one.state, " ".join(one.words.split())[: body.REASON])
+            one.compute: Said(one.host[:255], one.state, " ".join(one.words.split())[: body.REASON], options)
             for one in given.hosts
         }
         if len(said) < len(given.hosts):
@@ -287,7 +290,10 @@ def detail(service: Service, fact: Operation) -> dict[str, Any]:
         "items": items,
     }
     ends = [o for o in state.operations.values() if o.parent == fact.id]
-    told["ends"] = [{"id": o.id, "state": o.state, "reason": o.reason} for o in sorted(ends, key=lambda o: o.revision)]
+    told["ends"] = [
+        {key: end[key] for key in ("id", "state", "reason", "computes")}
+        for end in (shapes.operation(state, o) for o in sorted(ends, key=lambda o: o.revision))
+    ]
     return told
 
 
@@ -362,7 +368,7 @@ def plan_shown(state: State, found: DrainPlan, wish: Wish) -> dict[str, Any]:
             for x in counted.standbys
         ],
         "vms-moved-by": wish.vms,
-        "mover-options": list(wish.mover_options),
+        "mover-options": list(found.mover_options),
         "dead": wish.dead,
         "allow-outage": list(wish.outages),
         "tunnels": {"made": counted.tunnels_made, "gone": counted.tunnels_gone},

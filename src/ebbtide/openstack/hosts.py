@@ -127,11 +127,11 @@ def leftovers(services: Iterable[Service], computes: Mapping[str, Compute]) -> l
 
 def wants(operation: Mapping[str, Any], kind: str, options: Options) -> bool:
     """Whether the hosts of a drain, as the controller tells of it, are to be removed with its computes. `options`: the mover's."""
-    over = operation["state"] in ("aborting", "aborted")
-    return operation.get("vms") == kind and not over and options.asked(operation.get("mover-options", ())).remove
+    return operation.get("vms") == kind and options.asked(operation.get("mover-options", ())).remove
 
 
 def has_gone(operation: Mapping[str, Any], compute: str) -> bool:
-    """Whether a drain has removed a compute, the end proven. It is in no item of a drain that was resumed after that."""
+    """Whether a drain has removed a compute, the end proven. It is in no item of one that was resumed after that, but in an end of it."""
     items = {i["object"]: i["state"] for i in operation["items"] if i["kind"] == "compute"}
-    return bool(items.get(compute, "done") == "done")
+    ended = {name for end in operation["ends"] if end["state"] == "done" for name in end["computes"]}
+    return items.get(compute) == "done" or (compute not in items and compute in ended)

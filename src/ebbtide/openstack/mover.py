@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 
@@ -170,19 +171,19 @@ class Mover:
     def _tell_matches(
         self, computes: Mapping[str, Compute], wrong: Mapping[str, str], notes: Mapping[str, str]
     ) -> None:
-        mine = f"its mover was started with {self._options.words}" if self._options.words else ""
         said = [
             {
                 "compute": name,
                 "host": compute.host,
                 "state": "failed" if name in wrong else "matched",
-                "words": wrong.get(name, "") or "; ".join(filter(None, [notes.get(compute.host, ""), mine])),
+                "words": wrong.get(name, "") or notes.get(compute.host, ""),
             }
             for name, compute in sorted(computes.items())
         ]
         if said == self._matches and time.monotonic() - self._matched < TOLD:
             return
-        self._ask("POST", f"/movers/{KIND}/hosts", {"mover": self._name, "hosts": said})
+        body = {"mover": self._name, "hosts": said, "options": self._options.words}
+        self._ask("POST", f"/movers/{KIND}/hosts", body)
         self._matched, self._matches = time.monotonic(), said
 
     def _apart(self, does: Callable[..., None], *about: Any) -> None:
@@ -232,17 +233,21 @@ class Mover:
                 self._apart(self._remove_one, service, mine)
 
     def _remove_one(self, service: Service, mine: hosts.Ours) -> None:
-        operation = self._ask("GET", f"/operations/{mine.operation}")
-        if not hosts.wants(operation, KIND, self._options) or not hosts.has_gone(operation, mine.compute):
-            return
         left = self._cloud.allocations(service.host) or [s.id for s in self._cloud.servers(service.host)]
         if left:
             self._once(
                 f"host {service.host} is not removed: {', '.join(left[:3])} are still there for Nova or Placement"
             )
             return
-        # Asked last: what was looked at before may have changed hands since.
-        if self._cloud.service(service.host) != service or not hosts.leftovers([service], self._computes()):
+        # Asked last: what was looked at before may have been taken back since.
+        operation = self._ask("GET", f"/operations/{mine.operation}")
+        if (
+            self._cloud.service(service.host) != service
+            or not hosts.leftovers([service], self._computes())
+            or self._ask("GET", f"/computes/{quote(mine.compute, safe='')}?removed=1")["membership"] != "removed"
+            or not hosts.wants(operation, KIND, self._options)
+            or not hosts.has_gone(operation, mine.compute)
+        ):
             return
         self._cloud.remove(service)
         log.info("nova_host_removed", host=service.host, reason=service.reason)
@@ -368,7 +373,7 @@ class Mover:
         self, port: Port, source: Compute, about: tuple[str, str], claim: Mapping[str, Any]
     ) -> Job | None:
         found, options = self._ground.there(source.host).get(port.device), self._options.asked(claim.get("options", ()))
-        if found is None or _need(found, options).way is not Way.LIVE:
+        if found is None or _need(found, options, claim["operation"]).way is not Way.LIVE:
             # What was listed is too old to say that it cannot leave, or only another way.
             found = self._cloud.server(port.device)
         if found is None:
@@ -384,7 +389,7 @@ class Mover:
                 )
             return None
         self._gone.pop(port.id, None)
-        need = _need(found, options)
+        need = _need(found, options, claim["operation"])
         if need.way is Way.WAIT and not found.task:
             self._give_up(claim, need.words)
             return None
@@ -431,7 +436,7 @@ class Mover:
     ) -> None:
         options = self._options.asked(operation.get("mover-options", ()))
         for server in self._ground.there(service.host).values():
-            need = _need(server, options)
+            need = _need(server, options, operation["id"])
             if need.way is Way.LIVE and server.id in plugged:
                 continue  # the controller gives it, in its turn
             if need.way is not Way.WAIT and self._may_begin(operation, server.id):
@@ -480,7 +485,6 @@ class Mover:
 
     def _vouch(self, operation: Mapping[str, Any], matched: Mapping[str, Service], wrong: Mapping[str, str]) -> None:
         said = []
-        options = self._options.asked(operation.get("mover-options", ()))
         plugged = {i["compute"] for i in _open_vms(operation)}
         for name in _emptied(operation):
             service = matched.get(name)
@@ -490,7 +494,7 @@ class Mover:
                 said.append({"compute": name, "host": "", "state": "emptying", "words": wrong[name]})
                 continue
             try:
-                state, words = self._state_of(service, options, plugged=name in plugged)
+                state, words = self._state_of(service, operation, plugged=name in plugged)
                 if state == "empty" and self._cloud.schedules_dhcp:
                     state, words = self._let_agent_go(service, operation["id"], name)
             except EbbtideError as error:
@@ -503,7 +507,7 @@ class Mover:
             for each in said:
                 log.debug("nova_host", operation=operation["id"], **each)
 
-    def _state_of(self, service: Service, options: Options, *, plugged: bool) -> tuple[str, str]:
+    def _state_of(self, service: Service, operation: Mapping[str, Any], *, plugged: bool) -> tuple[str, str]:
         """Whether a host is empty for Nova and for Placement, and no server is on its way there; else what keeps it. `plugged`: for the
         controller it is not."""
         if time.monotonic() - self._off.get(service.id, float("inf")) < STRADDLE:
@@ -512,7 +516,9 @@ class Mover:
         there = self._ground.there(service.host) if plugged else {}
         there = there or self._ground.list(service.host).servers
         if there:
-            return self._of_servers(there.values(), options)
+            return self._of_servers(
+                there.values(), self._options.asked(operation.get("mover-options", ())), operation["id"]
+            )
         coming = [m for m in self._cloud.migrations(host=service.host) if m.goes_on]
         if coming:
             return "emptying", f"Nova has not ended {len(coming)} migrations of {service.host} yet"
@@ -553,21 +559,21 @@ class Mover:
             self._cloud.switch_agent(each.id, "")
             log.info("nova_dhcp_agent_on", host=each.host, reason=each.reason)
 
-    def _of_servers(self, there: Collection[Server], options: Options) -> tuple[str, str]:
+    def _of_servers(self, there: Collection[Server], options: Options, drain: str) -> tuple[str, str]:
         kept = []
         for server in there:
             tries, _, words = self._failed.get(server.id, (0, 0.0, ""))
             if tries >= TRIES:
                 return "failed", words
-            need = _need(server, options)
+            need = _need(server, options, drain)
             if need.way is Way.WAIT and server.id not in self._jobs:
                 kept.append(need.words)
         count = f"{len(there)} server{'s' if len(there) != 1 else ''} to go"
         return "emptying", "; ".join([count, *kept[:3]])
 
 
-def _need(server: Server, options: Options) -> Need:
-    return servers.need(server, cold=options.cold, own=False)
+def _need(server: Server, options: Options, drain: str) -> Need:
+    return servers.need(server, cold=options.cold, own=False, drain=drain)
 
 
 def _open_vms(operation: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -31,6 +31,7 @@ class Options(NamedTuple):
         )
 
     @property
-    def words(self) -> str:
-        """What it was started with that changes more than where servers run ("": nothing)."""
-        return " and ".join([*(["--cold"] if self.cold else []), *(["--remove-hosts"] if self.remove else [])])
+    def words(self) -> list[str]:
+        """The same as a drain says it."""
+        told = {BLOCK: self.block, COLD: "yes" if self.cold else "no", REMOVE: "yes" if self.remove else "no"}
+        return [f"{key}={how}" for key, how in told.items()]

@@ -62,9 +62,9 @@ class Need(NamedTuple):
     words: str = ""
 
 
-def need(server: Server, *, cold: bool, own: bool) -> Need:
+def need(server: Server, *, cold: bool, own: bool, drain: str = "") -> Need:
     """What becomes of a server of a host that is to be empty. `cold`: stopped ones may be moved; `own`: its last move is a cold one
-    of ours."""
+    of ours; `drain`: the id of the drain."""
     status, who = server.status, server.called
     if server.task:
         return Need(Way.WAIT, f"{who}: Nova is at it ({server.task})")
@@ -79,7 +79,8 @@ def need(server: Server, *, cold: bool, own: bool) -> Need:
             Need(Way.COLD)
             if cold
             else Need(
-                Way.WAIT, f"{who} is stopped, and this drain moves no stopped ones (`ebbtide operation set ID --cold`)"
+                Way.WAIT,
+                f"{who} is stopped, and this drain moves no stopped ones (`ebbtide operation set {drain} --cold`)",
             )
         )
     return Need(Way.WAIT, f"{who} is in {status}: {_HOW.get(status, 'wait for it')}")

@@ -100,13 +100,15 @@ class Counted(NamedTuple):
 
 
 class DrainPlan(NamedTuple):
-    """What was counted, and what else is to be known before a drain is begun."""
+    """What was counted, and what else is to be known before a drain is begun. `mover_options`: what holds of what its movers were started
+    with, what is asked of a drain of the same computes that goes on, and what is asked now."""
 
     counted: Counted
     sessions: list[Sessions]
     problems: list[Problem]
     waits: list[Problem]
     seconds: float
+    mover_options: tuple[str, ...] = ()
 
 
 def count(
@@ -163,10 +165,17 @@ async def plan(cluster: Cluster, drains: Drains, ids: Iterable[str], wish: Wish)
         return sum(len(e.flows) for e in members[number].held.values()) if number in members else 0
 
     found = count(state, standings, view_of, held, ids, dead=wish.dead)
+    going = drain.the_same(state, found.numbers, wish.dead)
+    known = [drains.vouches.known(wish.vms, n) for n in sorted(found.numbers)]
+    started = next((said.options for said in known if said is not None), ())
+    options = drain.merged(started, drain.merged(going.mover_options if going is not None else (), wish.mover_options))
+    wish = msgspec.structs.replace(wish, mover_options=options)
     problems = drains.problems(state, found.numbers, found.goals, found.targets, wish)
+    if going is not None:  # who asks again changes its options, and is not refused for it
+        problems = [p for p in problems if (p.code, p.about) != ("busy", going.id)]
     told = await _sessions(cluster, state, found.goals)
     waits = drain.waits(state, found.numbers, wish)
-    return DrainPlan(found, told, problems, waits, _seconds(cluster, found.goals, len(found.vms), wish))
+    return DrainPlan(found, told, problems, waits, _seconds(cluster, found.goals, len(found.vms), wish), options)
 
 
 def _seconds(cluster: Cluster, goals: Iterable[Goal], vms: int, wish: Wish) -> float:

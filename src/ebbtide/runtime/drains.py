@@ -241,10 +241,10 @@ class Drains:
 
     # --- verbs ---
 
-    async def begin(self, ids: Sequence[str], wish: Wish, resumed: str = "") -> tuple[Operation, bool]:
+    async def begin(self, ids: Sequence[str], asked: Wish, resumed: str = "") -> tuple[Operation, bool]:
         """Begin a drain; gives its operation, and whether it began now: one of the same computes that goes on is "already so".
 
-        `resumed`: the id of the one that begins again.
+        `resumed`: the id of the one that begins again; see `drain.again` for what is asked of it.
 
         Raises:
             NotFound, Refused: an id is unknown or of no member; an operation goes on with one of them; or see `drain.problems`.
@@ -252,6 +252,7 @@ class Drains:
         """
 
         def decide(state: State) -> tuple[list[Edit], tuple[str, bool]]:
+            wish = drain.again(drain.find(state, resumed), asked) if resumed else asked
             decision = scalein.start(state, ids).checked("drain")
             numbers = frozenset(v.number for v in decision.verdicts)
             known = drain.the_same(state, numbers, wish.dead)
@@ -406,16 +407,7 @@ class Drains:
             await self._cluster.store.commit(adopt)
             return drain.find(self._cluster.state, known.id)
         left = drain.resume(state, known)
-        wish = Wish(
-            known.vms,
-            known.at_once,
-            known.wave,
-            deadline,
-            forced,
-            (*known.outages, *outages),
-            dead=known.dead,
-            mover_options=known.mover_options,
-        )
+        wish = Wish(deadline=deadline, forced=forced, outages=tuple(outages))
         ids = [str(state.computes[n].dpid) for n in sorted(left)]
         made, _ = await self.begin(ids, wish, known.id)
         return made

@@ -19,11 +19,13 @@ STATES = (EMPTYING, EMPTY, FAILED, MATCHED)
 
 
 class Said(NamedTuple):
-    """A word on a host. `host`: what it is called where its VMs are managed; `words`: what keeps it, or what is wrong with it."""
+    """A word on a host. `host`: what it is called where its VMs are managed; `words`: what keeps it, or what is wrong with it; `options`:
+    those that the mover was started with, like a drain's."""
 
     host: str
     state: str
     words: str = ""
+    options: tuple[str, ...] = ()
 
 
 class Vouches:

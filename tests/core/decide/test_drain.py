@@ -537,17 +537,37 @@ def test_what_is_asked_of_movers_stays_until_that_is_asked_for_otherwise() -> No
         "cold=yes",
         "remove-hosts=no",
     )
-    assert drain.adopted(more, Wish(vms="lab")).mover_options == (), "other movers do not know what these do"
+    assert drain.adopted(more, Wish(vms="lab")).mover_options == more.mover_options, "they hold again if Nova's go on"
+    again = drain.again(more, Wish(deadline=9, forced="why", outages=("nat r1",)))
+    assert (again.mover_options, again.vms, again.deadline, again.forced) == (more.mover_options, "nova", 9, "why")
+    many = tuple(f"o{n}" for n in range(drain.MOST_OPTIONS))
+    ours = drain.adopted(msgspec.structs.replace(more, vms="ours", mover_options=()), Wish(mover_options=many))
+    with pytest.raises(BadInput, match="21 with those that it has"):
+        drain.changed(ours, Wish(mover_options=("one-more",)))
     with pytest.raises(BadInput, match="there are block-migration=auto"):
         drain.changed(more, Wish(mover_options=("cold=perhaps",)))
 
 
-def test_options_are_those_of_drains_that_move_somebody() -> None:
+def test_an_abort_keeps_hosts_that_went_unless_their_removal_is_asked_for_again() -> None:
     told = Drained(vms="a")
-    told.begin("a", Wish(dead=True, forced="fire"))
-    for operation in (told.operation, msgspec.structs.replace(told.operation, verb="end")):
-        with pytest.raises(Refused, match=operation.id):
+    told.begin("a", Wish(vms="nova", mover_options=("cold=yes", "remove-hosts=yes")))
+    told.cloud.commit(drain.abort(told.cloud.state, told.operation, told.now))
+    assert told.operation.mover_options == ("cold=yes", "remove-hosts=no")
+    asked = drain.changed(told.operation, Wish(mover_options=("remove-hosts=yes",)))
+    assert asked.mover_options == ("cold=yes", "remove-hosts=yes")
+
+
+def test_options_are_those_of_drains_that_move_somebody() -> None:
+    alive, lost = Drained(vms="a"), Drained(vms="a")
+    alive.begin("a")
+    lost.begin("a", Wish(dead=True, forced="fire"))
+    for operation, words in (
+        (lost.operation, "dead"),
+        (msgspec.structs.replace(alive.operation, verb="end"), "op is end"),
+    ):
+        with pytest.raises(Refused, match=words):
             drain.changed(operation, Wish(at_once=3))
+    assert drain.changed(alive.operation, Wish(at_once=3)).at_once == 3
 
 
 @pytest.mark.parametrize(

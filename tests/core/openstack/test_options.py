@@ -16,9 +16,10 @@ def test_what_a_drain_does_not_speak_of_is_as_the_mover_was_started() -> None:
     assert Options().asked(["of-tomorrow"]) == Options()
 
 
-def test_what_lasts_is_told() -> None:
-    assert Options(block="no").words == ""
-    assert Options(cold=True, remove=True).words == "--cold and --remove-hosts"
+def test_a_mover_says_all_of_it() -> None:
+    mover = Options(block="no", cold=True)
+    assert mover.words == ["block-migration=no", "cold=yes", "remove-hosts=no"]
+    assert Options().asked(mover.words) == mover
 
 
 def test_both_ends_call_them_the_same() -> None:

@@ -31,6 +31,10 @@ def test_how_a_server_leaves(status: str, cold: bool, own: bool, way: Way) -> No
     assert ("web (id-1)" in found.words) is (way is Way.WAIT), "who waits is named"
 
 
+def test_who_waits_for_cold_migration_is_told_how_to_have_it() -> None:
+    assert "(`ebbtide operation set op1 --cold`)" in need(server("SHUTOFF"), cold=False, own=False, drain="op1").words
+
+
 @pytest.mark.parametrize("status", ["ACTIVE", "SHUTOFF", "VERIFY_RESIZE"])
 def test_a_server_that_nova_is_at_is_left_alone(status: str) -> None:
     found = need(server(status, "migrating"), cold=True, own=True)
