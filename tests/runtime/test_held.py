@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -138,6 +139,44 @@ def test_a_switch_full_of_another_systems_flows_is_dumped_once(trio: Cloud) -> N
     trio.call(trio.service.adopt("d"))
     trio.wait_ready("a", "b", "d", deadline=30)
     trio.assert_clean()
+
+
+def test_who_is_compared_first_waits_for_the_others_before_a_few_flows_go(trio: Cloud) -> None:
+    """Switches come back to a controller that starts anew within seconds of each other, each when its own patience is over."""
+    names = ["a", "b", "c", "d", "e"]
+    trio.add_computes("d", "e")
+    trio.restart_controller()
+    for name in names:
+        await_stamp(trio, name)
+    trio.controller.stop()
+    for name in names:
+        plant(trio, name, 2)
+    late = [trio.lab.compute(name) for name in "ab"]
+    for compute in late:
+        compute.stop(database=False)
+    trio.restart_controller()
+
+    def compared(*which: str) -> bool:
+        known = trio.controller.app.cluster.state.by_name
+        return all(name in known and trio.controller.member(name).resyncs > 0 for name in which)
+
+    trio.wait(lambda: compared("c", "d", "e"), what="three compared", deadline=30)
+    since = time.monotonic()
+    wait_until(lambda: time.monotonic() > since + 2.0, "their flows to have gone, if they went")
+    for compute in late:
+        compute.cont()
+    members = trio.controller.app.cluster.members
+    trio.wait(lambda: [m.phase for m in members.values()] == [Phase.BRAKED] * 5, what="all five braked", deadline=30)
+    assert [planted(trio, name) for name in names] == [2] * 5
+
+
+def test_who_stays_away_keeps_a_few_flows_there_for_moments_only(trio: Cloud) -> None:
+    await_stamp(trio, "c")
+    trio.controller.stop()
+    plant(trio, "c", 2)
+    trio.lab.compute("a").stop(database=False)
+    trio.restart_controller()
+    wait_until(lambda: planted(trio, "c") == 0, "it to be put right", 45)
 
 
 def test_a_few_flows_that_would_go_from_many_computes_at_once_stay_until_that_is_approved(trio: Cloud) -> None:

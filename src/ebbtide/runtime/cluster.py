@@ -776,6 +776,13 @@ class Cluster:
         since = self.now() - TOGETHER
         return brake.widespread(sum(at >= since for at in self._unexplained.values()), len(self.state.members()))
 
+    def compares_still(self) -> bool:
+        """Whether this leadership is young, and not all members have been compared in it: switches come back one after the other."""
+        if self.now() - self.designations.began >= ALL_HERE:
+            return False
+        members = [self.members.get(each.number) for each in self.state.members()]
+        return not all(member is not None and member.synced for member in members)
+
     def braked(self, member: Member, stamp: brake.Stamp) -> None:
         """A member's switch was programmed by another store, or by a newer state of this one."""
         self._stamps[member.number] = stamp

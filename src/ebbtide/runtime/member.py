@@ -58,6 +58,8 @@ OPENING_EYES = 1.0
 RETRY_AT_MOST = 5.0
 #: Flows wait for new tunnel ports to be realised, so that they go together; but no longer than this (seconds).
 TUNNEL_PATIENCE = 1.0
+#: Seconds between two looks whether all have been compared.
+COMPARED = 0.2
 #: A switch that makes an interface answers nobody meanwhile: what it is sent waits so long (seconds) at most, so that the flows of the new
 #: port go with it, in one bundle instead of two (`bench neutron`).
 PLUG_PATIENCE = 0.02
@@ -826,11 +828,16 @@ class Member:
         self._dirty |= {k for k in keys if k not in self.rejected}
 
     async def _breaks_due(self, switch: SwitchLink) -> None:
-        if self._unexplained and not self.held_back and self.cluster.widespread():
-            # Others have turned out to be like this one since its dump: look again, with that in mind.
-            self.synced = False
-            self.touch_rows()
-            return
+        if self._unexplained and not self.held_back:
+            if self.cluster.widespread():
+                # Others have turned out to be like this one since its dump: look again, with that in mind.
+                self.synced = False
+                self.touch_rows()
+                return
+            if self.cluster.compares_still():
+                # Whether it is alone with that is not known yet, and what nothing explains is in no hurry.
+                self._again(COMPARED)
+                return
         if self._breaks:
             self._breaks.spare_rows(self._served(self.cluster.state))
         gone = self._breaks.due(self.cluster.now())
