@@ -780,8 +780,9 @@ class Cluster:
         """Whether this leadership is young, and not all members have been compared in it: switches come back one after the other."""
         if self.now() - self.designations.began >= ALL_HERE:
             return False
-        members = [self.members.get(each.number) for each in self.state.members()]
-        return not all(member is not None and member.synced for member in members)
+        # Many ask at the same time: nothing is sorted for them.
+        computes = (c for c in self.state.computes.values() if c.membership is Membership.MEMBER)
+        return not all((member := self.members.get(c.number)) is not None and member.synced for c in computes)
 
     def braked(self, member: Member, stamp: brake.Stamp) -> None:
         """A member's switch was programmed by another store, or by a newer state of this one."""

@@ -59,7 +59,7 @@ RETRY_AT_MOST = 5.0
 #: Flows wait for new tunnel ports to be realised, so that they go together; but no longer than this (seconds).
 TUNNEL_PATIENCE = 1.0
 #: Seconds between two looks whether all have been compared.
-COMPARED = 0.2
+COMPARED = 0.5
 #: A switch that makes an interface answers nobody meanwhile: what it is sent waits so long (seconds) at most, so that the flows of the new
 #: port go with it, in one bundle instead of two (`bench neutron`).
 PLUG_PATIENCE = 0.02
