@@ -104,15 +104,27 @@ def test_a_drain_that_goes_on_is_told_with_its_options(run: Run, scripted: Scrip
     assert run("operation", "set", "op1").exit_code == 2
 
 
+@pytest.fixture
+def _somebody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who can be asked."""
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True), exit=sys.exit)
+    monkeypatch.setattr("ebbtide.cli.drains.sys", terminal)
+
+
+@pytest.mark.usefixtures("_somebody_there")
 @pytest.mark.parametrize(
     ("options", "question"), [(["remove-hosts=no"], "begin?"), (["remove-hosts=yes"], "and their hosts from Nova")]
 )
-def test_what_lasts_is_asked_for(
-    options: list[str], question: str, run: Run, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True), exit=sys.exit)
-    monkeypatch.setattr("ebbtide.cli.drains.sys", terminal)
+def test_what_lasts_is_asked_for(options: list[str], question: str, run: Run, scripted: Scripted) -> None:
     scripted.says("POST", "/drains", PLAN | {"problems": [], "mover-options": options})
     done = run("drain", "c4", "--vms", "nova", input="n\n")
     assert question in done.stdout
     assert len(scripted.asked) == 1, "nothing was begun"
+
+
+@pytest.mark.usefixtures("_somebody_there")
+def test_what_is_lost_is_asked_for_whatever_else_lasts(run: Run, scripted: Scripted) -> None:
+    lost = PLAN | {"problems": [], "dead": True, "mover-options": ["remove-hosts=yes"]}
+    scripted.says("POST", "/drains", lost)
+    done = run("drain", "c4", "c5", "--vms", "nova", "--dead", input="n\n")
+    assert "remove c4, c5, and lose 2 VMs?" in done.stdout

@@ -107,6 +107,7 @@ def test_a_plan_names_what_is_plugged_nowhere_and_would_be_waited_for(four: Clou
     assert "are moved cold" in plan(four, "d", vms="nova")["waits"][0]["text"]
     shown = plan(four, "d", vms="nova", **{"mover-options": ["cold=no"]})
     assert (shown["mover-options"], "keep it" in shown["waits"][0]["text"]) == (["cold=no", "remove-hosts=yes"], True)
+    assert plan(four, "d", vms="nova", dead=True)["mover-options"] == [], "who has died is emptied by nobody"
     assert four.http("POST", "/api/v1/movers/nova/hosts", {**started, "options": ["cold"]})[0] == 400
     (kept,) = plan(four, "d")["waits"]
     assert "drain with --vms nova" in kept["text"]

@@ -114,8 +114,10 @@ def _confirm(found: dict[str, Any]) -> None:
         raise BadInput("nobody is there to be asked: say --yes (and look at --plan before)")
     lost = [v["vm"] for v in found["vms"]] if found["dead"] else []
     names = ", ".join(v["name"] for v in found["verdicts"])
-    question = f"remove {names}, and lose {render.counted(len(lost), 'VM')}?" if lost else "begin?"
-    if f"{REMOVE}=yes" in found["mover-options"]:
+    question = "begin?"
+    if lost:
+        question = f"remove {names}, and lose {render.counted(len(lost), 'VM')}?"
+    elif f"{REMOVE}=yes" in found["mover-options"]:
         question = f"remove {names}, and their hosts from Nova, Placement and Neutron once they are down?"
     click.confirm(question, abort=True)
 

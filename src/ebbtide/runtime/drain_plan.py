@@ -166,7 +166,8 @@ async def plan(cluster: Cluster, drains: Drains, ids: Iterable[str], wish: Wish)
 
     found = count(state, standings, view_of, held, ids, dead=wish.dead)
     going = drain.the_same(state, found.numbers, wish.dead)
-    known = [drains.vouches.known(wish.vms, n) for n in sorted(found.numbers)]
+    # Who has died is emptied by nobody, whatever movers were started with.
+    known = [drains.vouches.known(wish.vms, n) for n in sorted(found.numbers)] if not wish.dead else []
     started = next((said.options for said in known if said is not None), ())
     options = drain.merged(started, drain.merged(going.mover_options if going is not None else (), wish.mover_options))
     wish = msgspec.structs.replace(wish, mover_options=options)
