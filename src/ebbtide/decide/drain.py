@@ -59,8 +59,7 @@ MOVER_OPTIONS: Mapping[str, frozenset[str]] = {
     NOBODY: frozenset(),
     "lab": frozenset(),
     "nova": frozenset(
-        {COLD, "cold=no", "remove-hosts=yes", KEEP}
-        | {"block-migration=auto", "block-migration=yes", "block-migration=no"}
+        {COLD, "cold=no", "remove-hosts=yes", KEEP, "block-migration=auto", "block-migration=yes", "block-migration=no"}
     ),
 }
 #: Options of a drain, and characters of one: at most.

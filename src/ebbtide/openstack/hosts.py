@@ -125,9 +125,14 @@ def leftovers(services: Iterable[Service], computes: Mapping[str, Compute]) -> l
     ]
 
 
-def wants(operation: Mapping[str, Any], kind: str, options: Options) -> bool:
-    """Whether the hosts of a drain, as the controller tells of it, are to be removed with its computes. `options`: the mover's."""
-    return operation.get("vms") == kind and options.asked(operation.get("mover-options", ())).remove
+def options(operation: Mapping[str, Any], mover: Options) -> Options:
+    """What holds in a drain, as the controller tells of it, with a mover that was started with `mover`."""
+    return mover.asked(operation.get("mover-options", ()))
+
+
+def wants(operation: Mapping[str, Any], kind: str, mover: Options) -> bool:
+    """Whether the hosts of a drain are to be removed with its computes; see `options`."""
+    return operation.get("vms") == kind and options(operation, mover).remove
 
 
 def has_gone(operation: Mapping[str, Any], compute: str) -> bool:

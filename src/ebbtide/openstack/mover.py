@@ -229,7 +229,7 @@ class Mover:
         for service in left.values():
             mine = hosts.ours(service)
             if mine is not None and mine.operation in asking and now - self._down[service.id] > DOWN:
-                self._down[service.id] = now - DOWN + QUIET
+                self._down[service.id] = now - DOWN + QUIET  # what keeps it is looked at again by then
                 self._apart(self._remove_one, service, mine)
 
     def _remove_one(self, service: Service, mine: hosts.Ours) -> None:
@@ -434,7 +434,7 @@ class Mover:
     def _begin_unplugged(
         self, operation: Mapping[str, Any], name: str, service: Service, plugged: Container[str]
     ) -> None:
-        options = self._options.asked(operation.get("mover-options", ()))
+        options = hosts.options(operation, self._options)
         for server in self._ground.there(service.host).values():
             need = _need(server, options, operation["id"])
             if need.way is Way.LIVE and server.id in plugged:
@@ -516,9 +516,7 @@ class Mover:
         there = self._ground.there(service.host) if plugged else {}
         there = there or self._ground.list(service.host).servers
         if there:
-            return self._of_servers(
-                there.values(), self._options.asked(operation.get("mover-options", ())), operation["id"]
-            )
+            return self._of_servers(there.values(), operation)
         coming = [m for m in self._cloud.migrations(host=service.host) if m.goes_on]
         if coming:
             return "emptying", f"Nova has not ended {len(coming)} migrations of {service.host} yet"
@@ -559,13 +557,13 @@ class Mover:
             self._cloud.switch_agent(each.id, "")
             log.info("nova_dhcp_agent_on", host=each.host, reason=each.reason)
 
-    def _of_servers(self, there: Collection[Server], options: Options, drain: str) -> tuple[str, str]:
-        kept = []
+    def _of_servers(self, there: Collection[Server], operation: Mapping[str, Any]) -> tuple[str, str]:
+        kept, options = [], hosts.options(operation, self._options)
         for server in there:
             tries, _, words = self._failed.get(server.id, (0, 0.0, ""))
             if tries >= TRIES:
                 return "failed", words
-            need = _need(server, options, drain)
+            need = _need(server, options, operation["id"])
             if need.way is Way.WAIT and server.id not in self._jobs:
                 kept.append(need.words)
         count = f"{len(there)} server{'s' if len(there) != 1 else ''} to go"

@@ -173,9 +173,13 @@ class Cluster:
     def not_yet_heard(self, numbers: Iterable[int]) -> list[str]:
         """Those of these that have not connected in this leadership, while it is young: nothing is to be concluded from their absence.
         By name, in order."""
-        if self.now() - self.designations.began >= ALL_HERE:
+        if not self._is_young():
             return []
         return sorted(self._name(n) for n in numbers if not self._heard_yet(n))
+
+    def _is_young(self) -> bool:
+        """Whether this leadership is too new for somebody's absence to say anything."""
+        return self.now() - self.designations.began < ALL_HERE
 
     def _heard_yet(self, number: int) -> bool:
         """Whether a compute has connected in this leadership. One that was removed, and is wiped already, has no switch for us any more."""
@@ -778,11 +782,7 @@ class Cluster:
 
     def compares_still(self) -> bool:
         """Whether this leadership is young, and not all members have been compared in it: switches come back one after the other."""
-        if self.now() - self.designations.began >= ALL_HERE:
-            return False
-        # Many ask at the same time: nothing is sorted for them.
-        computes = (c for c in self.state.computes.values() if c.membership is Membership.MEMBER)
-        return not all((member := self.members.get(c.number)) is not None and member.synced for c in computes)
+        return self._is_young() and not all(member.synced for member in self._of_ours())
 
     def braked(self, member: Member, stamp: brake.Stamp) -> None:
         """A member's switch was programmed by another store, or by a newer state of this one."""
