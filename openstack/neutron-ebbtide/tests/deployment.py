@@ -12,6 +12,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from typing import Any
 
 from ebbtide.errors import EbbtideError, NotReady
@@ -237,10 +238,12 @@ class Neutron:
         except (OSError, NotReady, HTTPException):
             return False
 
-    def start_workers(self, name: str = "workers", **options: object) -> None:
-        """neutron-periodic-workers: one of them sends. `options`: of ours, other than Neutron's own."""
+    def start_workers(self, name: str = "workers", by: Path | None = None, **options: object) -> None:
+        """neutron-periodic-workers: one of them sends. `by`: the socket of their database, if not its own; `options`: of ours, other than
+        Neutron's own."""
         own: dict[str, dict[str, object]] = {
             "DEFAULT": {"state_path": self.files.folder(name)},
+            "database": {"connection": self.database.url("neutron", by)} if by else {},
             "ebbtide": options,
         }
         more = self.files.settings("neutron", f"{name}.conf", own)

@@ -9,7 +9,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
-from deployment import LEASE, Deployment, Refused
+from deployment import LEASE, SOON, Deployment, Refused
+from vanishing import Vanishing
 
 from ebbtide.errors import NotReady
 from tests.support.certificates import certificate
@@ -90,6 +91,36 @@ def test_of_two_workers_one_sends_and_the_other_takes_over(running: Deployment) 
         neutron.kill("others")
         if running.lab.spawned("workers") is None:
             neutron.start_workers()
+
+
+@pytest.mark.parametrize("words", ["UPDATE ebbtide_lease", "DELETE FROM ebbtide_journal", "UPDATE ebbtide_journal"])
+def test_a_host_that_vanishes_in_the_middle_of_a_statement_holds_up_nobody(running: Deployment, words: str) -> None:
+    """The database does not know that it is gone, and keeps whatever is locked by what it has begun."""
+    neutron, controller = running.neutron, running.controller
+    network, _ = running.network()
+    passing, _ = running.network(cidr="10.2.0.0/24")
+    running.wait_told()
+    # What is refused is written down, too.
+    controller.ask("POST", "/api/v1/ports", {"id": "own", "network": network, "mac": "02:00:00:00:00:09"})
+    neutron.stop()
+    with Vanishing(neutron.database.socket, running.lab.site.run_directory / "far-sql") as far:
+        try:
+            neutron.start_workers("far", by=far.path)
+            running.wait(lambda: bool(neutron.holder()), "the first to send", LEASE)
+            first = neutron.holder()
+            neutron.start_workers()
+            far.arm(words)
+            neutron.delete("networks", passing)
+            neutron.delete("networks", network)
+            assert far.gone.wait(SOON)
+            running.wait(lambda: neutron.holder() not in (first, ""), "the other to take over", 2 * LEASE)
+            other, _ = running.network(cidr="10.3.0.0/24")
+            running.wait(lambda: other in controller.told("networks"), "the other to send")
+            assert passing not in controller.told("networks")
+        finally:
+            neutron.kill("far")
+            controller.ask("DELETE", "/api/v1/ports/own")
+    running.wait_told()
 
 
 def test_neutron_killed_in_the_middle_of_its_requests(running: Deployment) -> None:

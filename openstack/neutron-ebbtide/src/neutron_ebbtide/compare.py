@@ -139,7 +139,7 @@ def repair(
         ids = [each.id for each in found if each.kind == kind]
         for at in range(0, len(ids), objects.PAGE):
             keep()
-            journal.again(context, kind, ids[at : at + objects.PAGE])
+            journal.again(kind, ids[at : at + objects.PAGE])
     if found:
         LOG.warning("ebbtide: %d objects differ from the controller's, and are sent anew", len(found))
     return found

@@ -6,12 +6,13 @@ because it is not here any more. So no order of rows can be wrong, and rows of o
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -27,6 +28,8 @@ LOG = log.getLogger(__name__)
 FIRST, LAST = 5, 300
 #: Characters of the controller's words that are kept with a row.
 WORDS = 500
+#: The one row of leases.
+_NAME = "sender"
 #: On this a worker of the same host is woken.
 WAKE = "ebbtide.wake"
 
@@ -89,11 +92,19 @@ def wake_path() -> str:
     return os.path.join(cfg.CONF.state_path, WAKE)
 
 
-def _now(session: Any) -> int:
+@contextlib.contextmanager
+def _at_once() -> Iterator[sa.Connection]:
+    """Each statement is a transaction of its own, over when the database has done it. Whoever vanishes within a longer one leaves the
+    database waiting for it, for hours, with its rows locked: nobody else could take over."""
+    with db_api.CONTEXT_WRITER.get_engine().connect() as connection:
+        yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _now(connection: sa.Connection) -> int:
     """Seconds since 1970 by the database's clock: those of several hosts differ."""
-    mysql = session.get_bind().dialect.name in ("mysql", "mariadb")
+    mysql = connection.dialect.name in ("mysql", "mariadb")
     # now() is in the session's zone, and goes back when summer ends.
-    found = session.execute(sa.select(sa.func.utc_timestamp() if mysql else sa.func.now())).scalar()
+    found = connection.execute(sa.select(sa.func.utc_timestamp() if mysql else sa.func.now())).scalar()
     if isinstance(found, str):
         found = datetime.datetime.fromisoformat(found)
     return int((found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp())
@@ -106,7 +117,7 @@ def waiting(context: Any, most: int, kinds: Sequence[str]) -> list[Entry]:
         session = context.session
         found = session.execute(
             sa.select(Row.seq, Row.kind, Row.object_id, Row.tries)
-            .where(Row.not_before <= _now(session))
+            .where(Row.not_before <= _now(session.connection()))
             .order_by(rank, Row.seq)
             .limit(most)
         )
@@ -131,11 +142,17 @@ def pending(context: Any, kind: str) -> set[str]:
 
 
 @db_api.retry_db_errors
-def again(context: Any, kind: str, ids: Sequence[str]) -> None:
+def again(kind: str, ids: Sequence[str]) -> None:
     """Have these sent, those that were refused too, and now."""
-    with db_api.CONTEXT_WRITER.using(context):
-        context.session.execute(sa.delete(Row).where(Row.kind == kind, Row.tries > 0, Row.object_id.in_(ids)))
-        note(context, kind, *ids)
+    with _at_once() as connection:
+        refused = connection.execute(
+            sa.select(Row.seq).where(Row.kind == kind, Row.tries > 0, Row.object_id.in_(ids))
+        ).scalars()
+        # By number: whoever has begun to write a row of one of them, and has vanished, is not waited for.
+        before = sa.delete(Row).where(Row.seq.in_(list(refused)))
+        rows = [{"kind": kind, "object_id": each, "tries": 0, "not_before": 0, "error": ""} for each in ids]
+        connection.execute(sa.insert(Row), rows)
+        connection.execute(before)
 
 
 class Holder:
@@ -147,58 +164,70 @@ class Holder:
         self._renewed = float("-inf")
         self.generation = 0
 
-    def keep(self, context: Any) -> None:
+    def keep(self) -> None:
         """Renew it, if a quarter of it is over: what is done next is done within it.
 
         Raises:
             Lost: another has it.
         """
-        if time.monotonic() - self._renewed > self._seconds / 4 and not self.hold(context):
+        if time.monotonic() - self._renewed > self._seconds / 4 and not self.hold():
             raise Lost("the lease was over")
 
-    def hold(self, context: Any) -> bool:
+    def hold(self) -> bool:
         """Take or renew it; False: another has it."""
         began = time.monotonic()
-        held = bool(self._hold(context))
-        self._renewed = began if held else float("-inf")
-        return held
+        generation = self._hold()
+        self._renewed = began if generation else float("-inf")
+        if generation not in (0, self.generation):
+            self.generation = generation
+            LOG.info("ebbtide: this worker sends, as number %d", generation)
+        return bool(generation)
 
     @db_api.retry_db_errors
-    def _hold(self, context: Any) -> bool:
-        with db_api.CONTEXT_WRITER.using(context):
-            session = context.session
-            lease = session.get(Lease, "sender", with_for_update=True)
-            now = _now(session)
-            if lease is None:
-                lease = Lease(name="sender", owner="", generation=0, until=0)
-                session.add(lease)
-            if lease.owner != self.owner:
-                if lease.until > now:
-                    return False
-                lease.owner, lease.generation = self.owner, max(lease.generation + 1, now)
-                LOG.info("ebbtide: this worker sends, as number %d", lease.generation)
-            lease.until = now + self._seconds
-            self.generation = lease.generation
-        return True
+    def _hold(self) -> int:
+        """Its generation; 0: another has it."""
+        with _at_once() as connection:
+            now = _now(connection)
+            own = Lease.owner == self.owner
+            more = sa.case((Lease.generation < now, now), else_=Lease.generation + 1)
+            # MySQL assigns in this order, and reads what it has assigned: the owner comes last.
+            change = (
+                sa.update(Lease)
+                .where(Lease.name == _NAME, sa.or_(own, Lease.until <= now))
+                .ordered_values(
+                    (Lease.generation, sa.case((own, Lease.generation), else_=more)),
+                    (Lease.until, now + self._seconds),
+                    (Lease.owner, self.owner),
+                )
+            )
+            if not connection.execute(change).rowcount:
+                if connection.execute(sa.select(Lease.name)).first():
+                    return 0
+                # Of two that find none, one makes it, and the other is told of a duplicate, which is tried again.
+                connection.execute(sa.insert(Lease).values(name=_NAME, owner="", generation=0, until=0))
+                connection.execute(change)
+            return connection.execute(sa.select(Lease.generation).where(own)).scalar() or 0
 
-    def _check(self, session: Any) -> None:
-        lease = session.get(Lease, "sender", with_for_update=True)
-        if lease is None or (lease.owner, lease.generation) != (self.owner, self.generation):
-            raise Lost("another worker has taken over")
+    def _mine(self) -> Any:
+        return sa.select(Lease.name).where(Lease.owner == self.owner, Lease.generation == self.generation).exists()
+
+    def _change(self, change: Any, rows: Sequence[int]) -> None:
+        with _at_once() as connection:
+            done = connection.execute(change.where(Row.seq.in_(rows), self._mine())).rowcount
+            if done < len(rows) and not connection.execute(sa.select(self._mine())).scalar():
+                raise Lost("another worker has taken over")
 
     @db_api.retry_db_errors
-    def sent(self, context: Any, rows: Iterable[int]) -> None:
+    def sent(self, rows: Sequence[int]) -> None:
         """These were sent: just these, since others of the same object may have come meanwhile.
 
         Raises:
             Lost: another one sends by now, and judges for itself.
         """
-        with db_api.CONTEXT_WRITER.using(context):
-            self._check(context.session)
-            context.session.execute(sa.delete(Row).where(Row.seq.in_(list(rows))))
+        self._change(sa.delete(Row), rows)
 
     @db_api.retry_db_errors
-    def refused(self, context: Any, rows: Sequence[Entry], words: str) -> None:
+    def refused(self, rows: Sequence[Entry], words: str) -> None:
         """These were refused, and wait.
 
         Raises:
@@ -206,16 +235,14 @@ class Holder:
         """
         tries = max(row.tries for row in rows) + 1
         pause = min(FIRST * 2 ** (tries - 1), LAST)
-        with db_api.CONTEXT_WRITER.using(context):
-            self._check(context.session)
-            later = {"tries": tries, "error": words[:WORDS], "not_before": _now(context.session) + pause}
-            context.session.execute(sa.update(Row).where(Row.seq.in_([row.seq for row in rows])).values(later))
+        with _at_once() as connection:
+            later = _now(connection) + pause
+        change = sa.update(Row).values(tries=tries, error=words[:WORDS], not_before=later)
+        self._change(change, [row.seq for row in rows])
 
     @db_api.retry_db_errors
-    def release(self, context: Any) -> None:
+    def release(self) -> None:
         """Let another take over at once."""
-        with db_api.CONTEXT_WRITER.using(context):
-            lease = context.session.get(Lease, "sender", with_for_update=True)
-            if lease is not None and lease.owner == self.owner:
-                lease.owner, lease.until = "", 0
+        with _at_once() as connection:
+            connection.execute(sa.update(Lease).where(Lease.owner == self.owner).values(owner="", until=0))
         self._renewed = float("-inf")

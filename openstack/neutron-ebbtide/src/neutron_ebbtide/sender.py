@@ -51,7 +51,7 @@ class Sender:
             Away: the controller does not answer: nothing is lost, all of it waits.
             Lost: another worker sends by now.
         """
-        self._keep(context)
+        self._keep()
         try:
             more = self._send(context)
             due = self._due()
@@ -69,8 +69,8 @@ class Sender:
             self._compared.clear()
             raise
 
-    def _keep(self, context: Any) -> None:
-        self._holder.keep(context)
+    def _keep(self) -> None:
+        self._holder.keep()
         if self._client.writer != self._holder.generation:
             self._client.writer = self._holder.generation
             try:
@@ -88,7 +88,7 @@ class Sender:
 
     def _compare(self, context: Any, kinds: Sequence[str]) -> None:
         if kinds:
-            compare.repair(context, self._client, keep=lambda: self._keep(context), kinds=kinds)
+            compare.repair(context, self._client, keep=self._keep, kinds=kinds)
             self._compared |= dict.fromkeys(kinds, time.monotonic())
 
     def _send(self, context: Any) -> bool:
@@ -97,7 +97,7 @@ class Sender:
         if strange:
             # Without its plugin nobody knows what is there: it is not gone.
             self._holder.refused(
-                context, strange, "the worker's Neutron has no plugin for this: is it configured as the API's is?"
+                strange, "the worker's Neutron has no plugin for this: is it configured as the API's is?"
             )
             return True
         # What is there is read after the rows: a change that comes later has a row of its own.
@@ -109,9 +109,9 @@ class Sender:
         rows = [row for row in rows if (row.kind, row.id) not in bad]
         for kind in found:
             there = [row for row in rows if row.kind == kind and row.id in found[kind]]
-            self._say_all(context, kind, there, found[kind])
+            self._say_all(kind, there, found[kind])
         for kind in reversed(found):
-            self._take_back(context, kind, [row for row in rows if row.kind == kind and row.id not in found[kind]])
+            self._take_back(kind, [row for row in rows if row.kind == kind and row.id not in found[kind]])
         if whole:
             self._sent([name for name, port in found["ports"].items() if statuses.unsettled(port)])
             self._most = min(self._most * 2, self._options.batch)
@@ -130,27 +130,26 @@ class Sender:
                 return found[0] | found[1]
             LOG.exception("ebbtide: Neutron cannot read %s %s", kind, ids[0])
             own = [row for row in rows if (row.kind, row.id) == (kind, ids[0])]
-            self._holder.refused(context, own, f"Neutron cannot read it: {error}")
+            self._holder.refused(own, f"Neutron cannot read it: {error}")
             bad.add((kind, ids[0]))
             return {}
 
-    def _say_all(self, context: Any, kind: str, rows: list[Entry], found: dict[str, dict[str, Any]]) -> None:
+    def _say_all(self, kind: str, rows: list[Entry], found: dict[str, dict[str, Any]]) -> None:
         """As few calls as hold them."""
         bodies = {i: encoded(found[i]) for i in dict.fromkeys(row.id for row in rows)}
         part: list[str] = []
         size = 0
         for name, body in bodies.items():
             if part and (len(part) >= self._most or size + len(body) > MOST_BYTES):
-                self._say(context, kind, part, rows, bodies, found)
+                self._say(kind, part, rows, bodies, found)
                 part, size = [], 0
             part.append(name)
             size += len(body) + 1
         if part:
-            self._say(context, kind, part, rows, bodies, found)
+            self._say(kind, part, rows, bodies, found)
 
     def _say(
         self,
-        context: Any,
         kind: str,
         ids: Sequence[str],
         rows: Sequence[Entry],
@@ -159,7 +158,7 @@ class Sender:
     ) -> None:
         """All at once; in halves if that is refused, so that one which is wrong hinders no other."""
         own = [row for row in rows if row.id in set(ids)]
-        self._keep(context)
+        self._keep()
         try:
             known = self._client.post(kind, [bodies[i] for i in ids])
         except Refused as error:
@@ -167,36 +166,36 @@ class Sender:
                 raise _Orphans from None
             if len(ids) > 1:
                 for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :]):
-                    self._say(context, kind, half, rows, bodies, found)
+                    self._say(kind, half, rows, bodies, found)
                 return
             LOG.error("ebbtide: %s %s was refused: %s", kind, ids[0], error)
-            self._holder.refused(context, own, str(error))
+            self._holder.refused(own, str(error))
             return
         ignored = {i for i in ids if known.get(i, -1) > objects.revision(found[i]) >= 0}
         if ignored:
             LOG.error("ebbtide: %s %s: %s", kind, ", ".join(sorted(ignored)), _NEWER)
-            self._holder.refused(context, [row for row in own if row.id in ignored], _NEWER)
-        self._holder.sent(context, [row.seq for row in own if row.id not in ignored])
+            self._holder.refused([row for row in own if row.id in ignored], _NEWER)
+        self._holder.sent([row.seq for row in own if row.id not in ignored])
 
-    def _take_back(self, context: Any, kind: str, rows: Sequence[Entry]) -> None:
+    def _take_back(self, kind: str, rows: Sequence[Entry]) -> None:
         done: list[int] = []
         gone: set[str] = set()
         for row in rows:
-            self._keep(context)
+            self._keep()
             try:
                 if row.id not in gone:
                     self._client.delete(kind, row.id)
                     gone.add(row.id)
             except Refused as error:
                 LOG.error("ebbtide: %s %s could not be deleted: %s", kind, row.id, error)
-                self._holder.refused(context, [row], str(error))
+                self._holder.refused([row], str(error))
                 continue
             done.append(row.seq)
             if len(done) >= _GONE:
-                self._holder.sent(context, done)
+                self._holder.sent(done)
                 done = []
         if done:
-            self._holder.sent(context, done)
+            self._holder.sent(done)
 
 
 def _ids(rows: Iterable[Entry], kind: str) -> list[str]:

@@ -108,13 +108,13 @@ class Turns:
                         bell.recv(16)
         self._holds.clear()
         with suppress(Exception):
-            self._holder.release(contexts.get_admin_context())
+            self._holder.release()
 
     def _round(self) -> bool:
         """Whether to go on at once."""
         context = contexts.get_admin_context()
         try:
-            if not self._holder.hold(context):
+            if not self._holder.hold():
                 self._holds.clear()
                 self._over.wait(min(TURN, self._options.lease / 4))
                 return True
@@ -133,7 +133,7 @@ class Turns:
             LOG.warning("ebbtide: this worker does not send any more: %s", error)
             with suppress(Exception):
                 # If it is not another one's by now, whoever is next gets a higher number.
-                self._holder.release(context)
+                self._holder.release()
             self._over.wait(AWAY)
         except Exception:
             LOG.exception("ebbtide: a round failed")

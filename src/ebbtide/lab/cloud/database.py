@@ -21,7 +21,8 @@ class Database:
 
     def __init__(self, lab: Lab, directory: Path, password: str) -> None:
         self._lab, self._directory, self._password = lab, directory, password
-        self._socket = directory / "sql"
+        #: Where it listens too.
+        self.socket = directory / "sql"
 
     def start(self) -> None:
         """Make it if it is not there, start it, and wait for it.
@@ -36,7 +37,7 @@ class Database:
         if not (data / "mysql").exists():
             options = ["--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db"]
             run(["mariadb-install-db", *options, "--auth-root-authentication-method=normal"], deadline=_START)
-        command = ["mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", f"--socket={self._socket}"]
+        command = ["mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", f"--socket={self.socket}"]
         command += [f"--pid-file={self._directory}/mariadb.pid", "--bind-address=127.0.0.1", f"--port={PORT}"]
         # What a power cut would lose is of no use in a lab.
         command += ["--innodb-flush-log-at-trx-commit=0", "--skip-log-bin", "--max-connections=400"]
@@ -52,7 +53,7 @@ class Database:
 
     def ask(self, *statements: str) -> str:
         """Statements of SQL, as root; their output, a row a line."""
-        client = ["mariadb", "--no-defaults", "-uroot", f"--socket={self._socket}", "--batch", "--skip-column-names"]
+        client = ["mariadb", "--no-defaults", "-uroot", f"--socket={self.socket}", "--batch", "--skip-column-names"]
         # Not as an argument: who lists processes would read passwords.
         return run(client, stdin=";\n".join(statements) + ";\n", deadline=_START)
 
@@ -62,6 +63,7 @@ class Database:
         made = [f"CREATE DATABASE IF NOT EXISTS {name}" for name in names]
         self.ask(*made, f"CREATE USER IF NOT EXISTS {account}", f"GRANT ALL ON *.* TO '{USER}'@'%'")
 
-    def url(self, name: str) -> str:
-        """Of a database, as SQLAlchemy has it."""
-        return f"mysql+pymysql://{USER}:{self._password}@127.0.0.1:{PORT}/{name}"
+    def url(self, name: str, socket: Path | None = None) -> str:
+        """Of a database, as SQLAlchemy has it; by this socket, if not by TCP."""
+        by = f"?unix_socket={socket}" if socket else ""
+        return f"mysql+pymysql://{USER}:{self._password}@127.0.0.1:{PORT}/{name}{by}"
