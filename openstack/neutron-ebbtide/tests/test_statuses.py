@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
-from deployment import NOVA, Deployment
+from deployment import LEASE, NOVA, SOON, Deployment
+from vanishing import Vanishing
 
 pytestmark = pytest.mark.lab
 
@@ -81,6 +82,39 @@ def test_active_once_it_is_served_and_down_without_its_vm(running: Deployment) -
     for vm in vms:
         running.lab.remove_vm(vm)
     running.wait_status(late["id"], "DOWN")
+
+
+@pytest.mark.parametrize("words", ["UPDATE ports SET status", "UPDATE agents SET heartbeat_timestamp"])
+def test_a_host_that_vanishes_in_the_middle_of_what_it_tells_neutron_holds_up_nobody_for_long(
+    running: Deployment, words: str
+) -> None:
+    neutron = running.neutron
+    network, _ = running.network(cidr="10.8.0.0/24")
+    ports = [running.port(network, "nova-a") for _ in range(2)]
+    running.wait_told()
+    neutron.stop()
+    with Vanishing(neutron.database.socket, running.lab.site.run_directory / "far-sql") as far:
+        try:
+            neutron.start_workers("far", by=far.path)
+            running.wait(lambda: bool(neutron.holder()), "the first to send", LEASE)
+            neutron.start_workers()
+            far.arm(words)
+            vms = [running.plug(ports[0], "a")]
+            assert far.gone.wait(SOON)
+            beats = {host: agent["heartbeat_timestamp"] for host, agent in neutron.agents().items()}
+            vms += [running.plug(ports[1], "a")]
+            # It takes a lease's time until another sends, and as long until the database gives up what was begun.
+            for port in ports:
+                running.wait_status(port["id"], "ACTIVE", 3 * LEASE)
+            running.wait(
+                lambda: all(agent["heartbeat_timestamp"] > beats[host] for host, agent in neutron.agents().items()),
+                "all hosts to live",
+                3 * LEASE,
+            )
+        finally:
+            neutron.kill("far")
+    for vm in vms:
+        running.lab.remove_vm(vm)
 
 
 def test_a_live_migration(running: Deployment, nova: list[dict[str, Any]]) -> None:
