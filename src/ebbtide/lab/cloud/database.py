@@ -32,13 +32,15 @@ class Database:
         """
         if shutil.which("mariadbd") is None:
             raise NotReady("MariaDB is not installed (mariadb-server): `scripts/setup-openstack.sh` installs it")
-        self._directory.mkdir(parents=True, exist_ok=True)
-        data = self._directory / "data"
+        data, passing = self._directory / "data", self._directory / "tmp"
+        passing.mkdir(parents=True, exist_ok=True)
         if not (data / "mysql").exists():
-            options = ["--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db"]
+            options = ["--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db", f"--tmpdir={passing}"]
             run(["mariadb-install-db", *options, "--auth-root-authentication-method=normal"], deadline=_START)
         command = ["mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", f"--socket={self.socket}"]
         command += [f"--pid-file={self._directory}/mariadb.pid", "--bind-address=127.0.0.1", f"--port={PORT}"]
+        # When it starts, MariaDB takes away whatever temporary tables it finds there: another's too.
+        command += [f"--tmpdir={passing}"]
         # What a power cut would lose is of no use in a lab.
         command += ["--innodb-flush-log-at-trx-commit=0", "--skip-log-bin", "--max-connections=400"]
         self._lab.spawn("cloud-database", [*command, "--character-set-server=utf8mb3"])
@@ -53,9 +55,14 @@ class Database:
 
     def ask(self, *statements: str) -> str:
         """Statements of SQL, as root; their output, a row a line."""
-        client = ["mariadb", "--no-defaults", "-uroot", f"--socket={self.socket}", "--batch", "--skip-column-names"]
         # Not as an argument: who lists processes would read passwords.
-        return run(client, stdin=";\n".join(statements) + ";\n", deadline=_START)
+        return run(self.client, stdin=";\n".join(statements) + ";\n", deadline=_START)
+
+    @property
+    def client(self) -> list[str]:
+        """The command that reads statements."""
+        client = ["mariadb", "--no-defaults", "-uroot", f"--socket={self.socket}", "--batch", "--skip-column-names"]
+        return [*client, "--unbuffered"]
 
     def make(self, names: Sequence[str]) -> None:
         """Databases, and the account that they are all of."""
