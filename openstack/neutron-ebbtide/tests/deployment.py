@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ebbtide.errors import EbbtideError, NotReady
 from ebbtide.lab import CONTROLLER, Lab, processes, wait_until
 from ebbtide.lab.cloud.database import Database
 from ebbtide.lab.cloud.files import Files, environment
-from ebbtide.lab.commands import run
+from ebbtide.lab.commands import CommandFailed, run
 from ebbtide.lab.namespace import command_in
 from tests.support.certificates import certificate, checked
 
@@ -250,6 +251,13 @@ class Neutron:
         command = [str(self.venv / "bin" / "neutron-periodic-workers"), f"--config-file={self.file}"]
         self.lab.spawn(name, [*command, f"--config-file={more}"], env=self._environment())
 
+    def start_far(self, by: Path) -> str:
+        """Workers that reach their database by this socket; which of them sends."""
+        before = self.holder()
+        self.start_workers("far", by)
+        wait_until(lambda: self.holder() not in (before, ""), "the far one to send", SOON, every=0.1)
+        return self.holder()
+
     def kill(self, name: str = "workers") -> None:
         """SIGKILL, to it and its children."""
         processes.kill(self._session(name))
@@ -353,6 +361,30 @@ class Neutron:
     def waiting(self) -> int:
         """Rows of the journal."""
         return int(self.database.ask("SELECT COUNT(*) FROM neutron.ebbtide_journal"))
+
+    def locked(self) -> bool:
+        """Whether somebody keeps the lease, or a row of the journal, from being changed."""
+        try:
+            self.database.ask(
+                *(f"SELECT * FROM neutron.ebbtide_{each} FOR UPDATE NOWAIT" for each in ("lease", "journal"))
+            )
+        except CommandFailed:
+            return True
+        return False
+
+    @contextmanager
+    def begun(self, *statements: str) -> Iterator[None]:
+        """Somebody has these statements in a transaction, and says nothing more."""
+        with subprocess.Popen(
+            [*self.database.client, "neutron"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as client:
+            assert client.stdin
+            assert client.stdout
+            client.stdin.write(";\n".join(["START TRANSACTION", *statements, "SELECT 'begun'", ""]).encode())
+            client.stdin.flush()
+            assert client.stdout.readline() == b"begun\n"
+            yield
+            client.kill()
 
     def holder(self) -> str:
         """Which worker sends."""

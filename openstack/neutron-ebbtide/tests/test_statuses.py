@@ -95,8 +95,7 @@ def test_a_host_that_vanishes_in_the_middle_of_what_it_tells_neutron_holds_up_no
     neutron.stop()
     with Vanishing(neutron.database.socket, running.lab.site.run_directory / "far-sql") as far:
         try:
-            neutron.start_workers("far", by=far.path)
-            running.wait(lambda: bool(neutron.holder()), "the first to send", LEASE)
+            neutron.start_far(far.path)
             neutron.start_workers()
             far.arm(words)
             vms = [running.plug(ports[0], "a")]

@@ -7,12 +7,11 @@ because it is not here any more. So no order of rows can be wrong, and rows of o
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -40,7 +39,7 @@ class Row(model_base.BASEV2):
     __tablename__ = "ebbtide_journal"
     __table_args__ = (sa.Index("ix_ebbtide_journal_object", "kind", "object_id"), model_base.BASEV2.__table_args__)
 
-    seq = sa.Column(sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True)
+    seq = sa.Column(sa.BigInteger(), primary_key=True, autoincrement=True)
     kind = sa.Column(sa.String(32), nullable=False)
     object_id = sa.Column(sa.String(36), nullable=False)
     tries = sa.Column(sa.Integer(), nullable=False, default=0)
@@ -100,14 +99,16 @@ def _at_once() -> Iterator[sa.Connection]:
         yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def _now(connection: sa.Connection) -> int:
+def _now(connection: Any) -> int:
     """Seconds since 1970 by the database's clock: those of several hosts differ."""
-    mysql = connection.dialect.name in ("mysql", "mariadb")
-    # now() is in the session's zone, and goes back when summer ends.
-    found = connection.execute(sa.select(sa.func.utc_timestamp() if mysql else sa.func.now())).scalar()
-    if isinstance(found, str):
-        found = datetime.datetime.fromisoformat(found)
-    return int((found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp())
+    return int(connection.execute(sa.select(sa.func.unix_timestamp())).scalar())
+
+
+def _each(seqs: Iterable[int]) -> str:
+    """The rows with these numbers, as `j`, each looked up by itself. Left its choice, the database reads the whole table for many of them,
+    and waits for every row that somebody is about to write; whoever that is may have vanished."""
+    numbers = " UNION ALL ".join(f"SELECT {int(seq)} AS seq" for seq in seqs)
+    return f"({numbers}) v STRAIGHT_JOIN {Row.__tablename__} j FORCE INDEX (PRIMARY) ON j.seq = v.seq"
 
 
 def waiting(context: Any, most: int, kinds: Sequence[str]) -> list[Entry]:
@@ -117,7 +118,7 @@ def waiting(context: Any, most: int, kinds: Sequence[str]) -> list[Entry]:
         session = context.session
         found = session.execute(
             sa.select(Row.seq, Row.kind, Row.object_id, Row.tries)
-            .where(Row.not_before <= _now(session.connection()))
+            .where(Row.not_before <= _now(session))
             .order_by(rank, Row.seq)
             .limit(most)
         )
@@ -148,11 +149,15 @@ def again(kind: str, ids: Sequence[str]) -> None:
         refused = connection.execute(
             sa.select(Row.seq).where(Row.kind == kind, Row.tries > 0, Row.object_id.in_(ids))
         ).scalars()
-        # By number: whoever has begun to write a row of one of them, and has vanished, is not waited for.
-        before = sa.delete(Row).where(Row.seq.in_(list(refused)))
+        before = list(refused)
         rows = [{"kind": kind, "object_id": each, "tries": 0, "not_before": 0, "error": ""} for each in ids]
         connection.execute(sa.insert(Row), rows)
-        connection.execute(before)
+        _delete(connection, before)
+
+
+def _delete(connection: sa.Connection, seqs: Sequence[int]) -> None:
+    if seqs:
+        connection.execute(sa.text(f"DELETE j FROM {_each(seqs)}"))
 
 
 class Holder:
@@ -208,14 +213,12 @@ class Holder:
                 connection.execute(change)
             return connection.execute(sa.select(Lease.generation).where(own)).scalar() or 0
 
-    def _mine(self) -> Any:
-        return sa.select(Lease.name).where(Lease.owner == self.owner, Lease.generation == self.generation).exists()
-
-    def _change(self, change: Any, rows: Sequence[int]) -> None:
-        with _at_once() as connection:
-            done = connection.execute(change.where(Row.seq.in_(rows), self._mine())).rowcount
-            if done < len(rows) and not connection.execute(sa.select(self._mine())).scalar():
-                raise Lost("another worker has taken over")
+    def _check(self, connection: sa.Connection) -> None:
+        """That it still sends. Another may take over the moment after: that one judges each object anew, so what is written here of a call
+        that the controller has answered does no harm then."""
+        own = sa.select(Lease.name).where(Lease.owner == self.owner, Lease.generation == self.generation)
+        if not connection.execute(own).first():
+            raise Lost("another worker has taken over")
 
     @db_api.retry_db_errors
     def sent(self, rows: Sequence[int]) -> None:
@@ -224,7 +227,9 @@ class Holder:
         Raises:
             Lost: another one sends by now, and judges for itself.
         """
-        self._change(sa.delete(Row), rows)
+        with _at_once() as connection:
+            self._check(connection)
+            _delete(connection, rows)
 
     @db_api.retry_db_errors
     def refused(self, rows: Sequence[Entry], words: str) -> None:
@@ -235,10 +240,13 @@ class Holder:
         """
         tries = max(row.tries for row in rows) + 1
         pause = min(FIRST * 2 ** (tries - 1), LAST)
+        change = "j.tries = :tries, j.error = :error, j.not_before = UNIX_TIMESTAMP() + :pause"
         with _at_once() as connection:
-            later = _now(connection) + pause
-        change = sa.update(Row).values(tries=tries, error=words[:WORDS], not_before=later)
-        self._change(change, [row.seq for row in rows])
+            self._check(connection)
+            connection.execute(
+                sa.text(f"UPDATE {_each(row.seq for row in rows)} SET {change}"),
+                {"tries": tries, "error": words[:WORDS], "pause": pause},
+            )
 
     @db_api.retry_db_errors
     def release(self) -> None:

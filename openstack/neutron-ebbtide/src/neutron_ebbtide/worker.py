@@ -41,10 +41,11 @@ class Worker(worker.BaseWorker):
 
     def start(self, name: str = "neutron-server", desc: str | None = None) -> None:
         """Begin."""
+        options, holds = config.register(cfg.CONF), threading.Event()
+        # Before others who hear that it starts ask the database.
+        _leave_nothing_locked(options.lease)
         super().start(name, desc)
         self._over.clear()
-        options, holds = config.register(cfg.CONF), threading.Event()
-        _leave_nothing_locked(options.lease)
         follower = Follower(options, holds, self._over)
         turns = Turns(options, holds, self._over, follower)
         for does in (turns.run, follower.listen, follower.run):
@@ -85,12 +86,14 @@ def _leave_nothing_locked(seconds: int) -> None:
     def tell(connection: Any, _: Any) -> None:
         with closing(connection.cursor()) as cursor:
             cursor.execute("SHOW VARIABLES LIKE 'idle_transaction_timeout'")
-            if cursor.fetchone():
+            found = cursor.fetchone()
+            if found and not 0 < int(found[1]) < seconds:
                 cursor.execute(f"SET SESSION idle_transaction_timeout = {seconds}")
 
     engine = db_api.CONTEXT_WRITER.get_engine()
-    if engine.dialect.name in ("mysql", "mariadb"):
-        sa.event.listen(engine, "connect", tell)
+    sa.event.listen(engine, "connect", tell)
+    # Connections that were made before have not been told.
+    engine.pool.dispose()
 
 
 def _bell() -> socket.socket:
