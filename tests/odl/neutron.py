@@ -104,7 +104,9 @@ class Neutron:
                 "password": "admin",
                 "port_binding_controller": "pseudo-agentdb-binding",
                 "enable_websocket_pseudo_agentdb": self.websockets,
-                # What networking-odl does each half minute, and each five minutes, is due sooner here.
+                # What networking-odl does each half minute, and each five minutes, is due sooner here; so is what a killed one was about
+                # to say, which it would wait with for 100 s.
+                "processing_timeout": 12,
                 "restconf_poll_interval": 2,
                 "maintenance_interval": 8,
                 "sync_timeout": 2,

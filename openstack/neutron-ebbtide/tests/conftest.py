@@ -1,4 +1,4 @@
-"""One deployment for all stories: Neutron with our driver, a controller, two computes of the lab. Each story leaves nothing behind."""
+"""One deployment for the stories of a process: Neutron with our driver, a controller, two computes. Each leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from ebbtide.lab.cloud.files import environment
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All in one process, whoever else runs beside it: there is one deployment."""
+    """Two deployments at most, of a process each, whoever else runs beside them: most of the time they wait, for a lease to end, say."""
     for item in items:
         if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.xdist_group("driver"))
+            item.add_marker(
+                pytest.mark.xdist_group(f"driver-{'outages' if item.path.stem == 'test_outages' else 'others'}")
+            )
 
 
 @pytest.fixture(scope="session")
