@@ -209,6 +209,15 @@ class Neutron:
         inner = [str(self.venv / "bin" / name), f"--config-file={self.file}", *rest]
         return run(command_in(self.lab.control_namespace, inner), env=self._environment(), deadline=deadline)
 
+    def script(self, text: str, deadline: float = 60.0) -> str:
+        """A script of Python's in Neutron's environment, which is given the file of its configuration; its output.
+
+        Raises:
+            CommandFailed: it ends with another code than 0.
+        """
+        inner = [str(self.venv / "bin" / "python"), "-c", text, str(self.file)]
+        return run(command_in(self.lab.control_namespace, inner), env=self._environment(), deadline=deadline)
+
     def sync(self, *options: str, alone: bool = False) -> tuple[int, str]:
         """neutron-ebbtide-sync: code, and what it says. `alone`: without the files of this Neutron."""
         files = [] if alone else [f"--config-file={self.file}"]
@@ -255,7 +264,7 @@ class Neutron:
         """Workers that reach their database by this socket; which of them sends."""
         before = self.holder()
         self.start_workers("far", by)
-        wait_until(lambda: self.holder() not in (before, ""), "the far one to send", SOON, every=0.1)
+        wait_until(lambda: self.holder() not in (before, ""), "the far one to send", 60, every=0.1)
         return self.holder()
 
     def kill(self, name: str = "workers") -> None:

@@ -93,6 +93,39 @@ def test_of_two_workers_one_sends_and_the_other_takes_over(running: Deployment) 
             neutron.start_workers()
 
 
+#: In Neutron's environment: one loses its turn, as if it had hung, and another has had one before it looks again.
+_TURNS = """
+import sys
+from oslo_config import cfg
+from neutron_ebbtide.errors import Lost
+from neutron_ebbtide.journal import Holder
+
+cfg.CONF(["--config-file", sys.argv[1]], project="neutron")
+first, second = Holder(4), Holder(4)
+assert first.hold()
+assert not second.hold()
+first.keep()
+first.release()
+for others in ([second], [second, Holder(4)]):
+    for each in others:
+        assert each.hold()
+        each.release()
+    try:
+        first.keep()
+    except Lost:
+        print("begins anew")
+    first.keep()
+    first.release()
+"""
+
+
+def test_who_had_lost_its_turn_meanwhile_begins_anew(running: Deployment) -> None:
+    """What it has read before the other's turn may have been deleted in it."""
+    neutron = running.neutron
+    neutron.stop()
+    assert neutron.script(_TURNS).split("\n")[:-1] == ["begins anew"] * 2
+
+
 @pytest.mark.parametrize("words", ["UPDATE ebbtide_lease", "DELETE j FROM"])
 def test_a_host_that_vanishes_in_the_middle_of_a_statement_holds_up_nobody(running: Deployment, words: str) -> None:
     """The database does not know that it is gone, and keeps whatever is locked by what it has begun."""
@@ -107,7 +140,7 @@ def test_a_host_that_vanishes_in_the_middle_of_a_statement_holds_up_nobody(runni
             far.arm(words)
             neutron.delete("networks", network)
             assert far.gone.wait(SOON)
-            running.wait(lambda: not neutron.locked(), "nothing to be locked", 2)
+            running.wait(lambda: not neutron.locked(), "nothing to be locked", LEASE / 2)
             running.wait(lambda: neutron.holder() not in (first, ""), "the other to take over", 2 * LEASE)
             other, _ = running.network(cidr="10.3.0.0/24")
             running.wait(

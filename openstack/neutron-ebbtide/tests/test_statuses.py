@@ -103,11 +103,11 @@ def test_a_host_that_vanishes_in_the_middle_of_what_it_tells_neutron_holds_up_no
             vms += [running.plug(ports[1], "a")]
             # It takes a lease's time until another sends, and as long until the database gives up what was begun.
             for port in ports:
-                running.wait_status(port["id"], "ACTIVE", 3 * LEASE)
+                running.wait_status(port["id"], "ACTIVE", 4 * LEASE)
             running.wait(
                 lambda: all(agent["heartbeat_timestamp"] > beats[host] for host, agent in neutron.agents().items()),
                 "all hosts to live",
-                3 * LEASE,
+                4 * LEASE,
             )
         finally:
             neutron.kill("far")

@@ -16,6 +16,8 @@ class Vanishing:
     def __init__(self, database: Path, path: Path) -> None:
         self.path, self._database = path, database
         self._words = b""
+        self._silent = False
+        #: Set once that statement was done.
         self.gone = threading.Event()
         self._over = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -56,16 +58,19 @@ class Vanishing:
     def _pass_on(self, client: socket.socket) -> None:
         with client, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as database:
             database.connect(str(self._database))
+            database.settimeout(10)
             while not self._over.is_set():
                 ready, _, _ = select.select([client, database], [], [], 0.1)
-                for each in [] if self.gone.is_set() else ready:
+                for each in [] if self._silent else ready:
                     said = each.recv(65536)
                     if not said:
                         return
                     last = each is client and self._words and self._words in said
+                    self._silent |= bool(last)
                     (database if each is client else client).sendall(said)
                     if last:
+                        # What it answers shows that it is done, and is heard by nobody.
+                        database.recv(65536)
                         self.gone.set()
-                        break
-                if self.gone.is_set():
+                if self._silent:
                     self._over.wait()

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -27,6 +27,8 @@ LOG = log.getLogger(__name__)
 FIRST, LAST = 5, 300
 #: Characters of the controller's words that are kept with a row.
 WORDS = 500
+#: Rows in one statement: databases take unions of more, but not all of them any number.
+_PAGE = 100
 #: The one row of leases.
 _NAME = "sender"
 #: On this a worker of the same host is woken.
@@ -104,11 +106,13 @@ def _now(connection: Any) -> int:
     return int(connection.execute(sa.select(sa.func.unix_timestamp())).scalar())
 
 
-def _each(seqs: Iterable[int]) -> str:
-    """The rows with these numbers, as `j`, each looked up by itself. Left its choice, the database reads the whole table for many of them,
-    and waits for every row that somebody is about to write; whoever that is may have vanished."""
-    numbers = " UNION ALL ".join(f"SELECT {int(seq)} AS seq" for seq in seqs)
-    return f"({numbers}) v STRAIGHT_JOIN {Row.__tablename__} j FORCE INDEX (PRIMARY) ON j.seq = v.seq"
+def _change(connection: sa.Connection, verb: str, seqs: Sequence[int], change: str = "", **values: Any) -> None:
+    """Change rows with these numbers (as `j`), each looked up by itself. Left its choice, the database reads the whole table for many of
+    them, and waits for every row that somebody is about to write; whoever that is may have vanished."""
+    for at in range(0, len(seqs), _PAGE):
+        numbers = " UNION ALL ".join(f"SELECT {int(seq)} AS seq" for seq in seqs[at : at + _PAGE])
+        rows = f"({numbers}) v STRAIGHT_JOIN {Row.__tablename__} j FORCE INDEX (PRIMARY) ON j.seq = v.seq"
+        connection.execute(sa.text(f"{verb} {rows} {change}"), values)
 
 
 def waiting(context: Any, most: int, kinds: Sequence[str]) -> list[Entry]:
@@ -152,12 +156,7 @@ def again(kind: str, ids: Sequence[str]) -> None:
         before = list(refused)
         rows = [{"kind": kind, "object_id": each, "tries": 0, "not_before": 0, "error": ""} for each in ids]
         connection.execute(sa.insert(Row), rows)
-        _delete(connection, before)
-
-
-def _delete(connection: sa.Connection, seqs: Sequence[int]) -> None:
-    if seqs:
-        connection.execute(sa.text(f"DELETE j FROM {_each(seqs)}"))
+        _change(connection, "DELETE j FROM", before)
 
 
 class Holder:
@@ -173,10 +172,12 @@ class Holder:
         """Renew it, if a quarter of it is over: what is done next is done within it.
 
         Raises:
-            Lost: another has it.
+            Lost: another has it, or had it meanwhile: what was read before may be old.
         """
-        if time.monotonic() - self._renewed > self._seconds / 4 and not self.hold():
-            raise Lost("the lease was over")
+        if time.monotonic() - self._renewed > self._seconds / 4:
+            before = self.generation
+            if not self.hold() or self.generation != before:
+                raise Lost("the lease was over")
 
     def hold(self) -> bool:
         """Take or renew it; False: another has it."""
@@ -229,7 +230,7 @@ class Holder:
         """
         with _at_once() as connection:
             self._check(connection)
-            _delete(connection, rows)
+            _change(connection, "DELETE j FROM", rows)
 
     @db_api.retry_db_errors
     def refused(self, rows: Sequence[Entry], words: str) -> None:
@@ -240,13 +241,11 @@ class Holder:
         """
         tries = max(row.tries for row in rows) + 1
         pause = min(FIRST * 2 ** (tries - 1), LAST)
-        change = "j.tries = :tries, j.error = :error, j.not_before = UNIX_TIMESTAMP() + :pause"
+        change = "SET j.tries = :tries, j.error = :error, j.not_before = UNIX_TIMESTAMP() + :pause"
+        values = {"tries": tries, "error": words[:WORDS], "pause": pause}
         with _at_once() as connection:
             self._check(connection)
-            connection.execute(
-                sa.text(f"UPDATE {_each(row.seq for row in rows)} SET {change}"),
-                {"tries": tries, "error": words[:WORDS], "pause": pause},
-            )
+            _change(connection, "UPDATE", [row.seq for row in rows], change, **values)
 
     @db_api.retry_db_errors
     def release(self) -> None:

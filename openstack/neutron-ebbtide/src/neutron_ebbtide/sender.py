@@ -76,6 +76,8 @@ class Sender:
             try:
                 # From now on the controller takes nothing from whoever had the lease before, whatever comes first of ours.
                 self._client.post("networks", [])
+                # What another has said meanwhile, and how, is not known.
+                self._compared.clear()
             except Exception:
                 self._client.writer = 0
                 raise

@@ -81,14 +81,18 @@ class Worker(worker.BaseWorker):
 
 def _leave_nothing_locked(seconds: int) -> None:
     """Have the database give up what this process has begun and says nothing more of: its host may have vanished, and whoever takes over
-    would wait for what it has locked. MariaDB does (`idle_transaction_timeout`); MySQL has nothing of the kind."""
+    would wait for what it has locked. MariaDB is asked for it; MySQL has `wait_timeout` alone, which ends idle connections, too."""
 
     def tell(connection: Any, _: Any) -> None:
-        with closing(connection.cursor()) as cursor:
-            cursor.execute("SHOW VARIABLES LIKE 'idle_transaction_timeout'")
-            found = cursor.fetchone()
-            if found and not 0 < int(found[1]) < seconds:
-                cursor.execute(f"SET SESSION idle_transaction_timeout = {seconds}")
+        try:
+            with closing(connection.cursor()) as cursor:
+                cursor.execute("SHOW VARIABLES LIKE 'idle_transaction_timeout'")
+                found = cursor.fetchone()
+                if found and not 0 < int(found[1]) < seconds:
+                    cursor.execute(f"SET SESSION idle_transaction_timeout = {seconds}")
+        except Exception as error:
+            # Raised here it would keep this process from the database.
+            LOG.warning("ebbtide: the database cannot be asked to give up what a vanished worker has begun: %s", error)
 
     engine = db_api.CONTEXT_WRITER.get_engine()
     sa.event.listen(engine, "connect", tell)
