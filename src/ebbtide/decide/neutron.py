@@ -653,7 +653,9 @@ class _Work:
             return
         # What protects others first: an address that is somebody else's keeps nothing of it back.
         self.tries(key, lambda state: _with_mac(state, name, body.mac_address))
-        self.tries(key, lambda state: ports.change(state, name, secured=secured, groups=groups, pairs=pairs)[0])
+        if not self.tries(key, lambda state: ports.change(state, name, secured=secured, groups=groups, pairs=pairs)[0]):
+            # Nor does an address pair that cannot be: a group which the port has left may go.
+            self.tries(key, lambda state: ports.change(state, name, secured=secured, groups=groups)[0])
         self.tries(key, lambda state: _readdressed(state, name, addresses))
         self.tries(key, lambda state: _owned(state, name, device, project))
 

@@ -619,6 +619,16 @@ _VALUES = st.one_of(
 )
 
 
+def test_a_pair_that_cannot_be_keeps_no_group_with_its_port() -> None:
+    state = routed()
+    known = state.document("ports", "p1")
+    assert known is not None
+    body = {**msgspec.json.decode(known.body), "allowed_address_pairs": [{"ip_address": ""}], "security_groups": []}
+    state = tell(state, neutron.change(state, documents.post(state, "ports", [body])))
+    assert state.ports["p1"].groups == ()
+    assert "g1" not in forget(state, "security-groups", "g1").security_groups
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_whatever_is_said_is_refused_with_a_word_or_kept(data: st.DataObject) -> None:
