@@ -34,14 +34,15 @@ has given. So what one connection alone can suffer, with two packets in the netw
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from time import perf_counter
 from typing import Generic, NamedTuple, TypeVar
 
 from ebbtide.decide.natmove import NEEDS, Need
 from ebbtide.model.facts import MovePhase
-from tests.core.natmove.site import NAMES, NO_ROWS, SWITCHES, A, B, Rows, Seen, Site, Version
+from tests.core.natmove.site import NAMES, NO_ROWS, SWITCHES, VMS, A, B, Rows, Seen, Site, Version
+from tests.core.natmove.site import Mapping as Mapped
 from tests.core.natmove.traffic import NO_SEEN, Broken, Kind, Local, Traffic, View, heard
 from tests.fakes.conntrack import EMPTY, ICMP, Entries
 
@@ -136,7 +137,7 @@ State = tuple[int, ...]
 #: and there is the view of that number.
 ControlStep = tuple[str, int, int]
 LAG = 3
-#: Label, number of the connection afterwards, where the fabric sends.
+#: Label, number of the control afterwards, number of the connection; or of a part, the connection, and where the fabric sends.
 LocalStep = tuple[str, int, int]
 
 
@@ -150,10 +151,13 @@ class _Search:
         self.views: _Numbers[View] = _Numbers()
         self.taken: _Numbers[tuple[Entries, Entries]] = _Numbers()
         # What follows is remembered, or the search would take hours.
-        self._seen = cache(self._view)
+        self._parts = cache(self._views)
         self._changed, self._taken, self._shown = cache(self._change), cache(self._take), cache(self._show)
         self._with_fabric, self._of_control = cache(self._send_to), cache(self._controls)
-        self._of_local = cache(self._local_steps)
+        self._of_part = cache(self._part_steps)
+        # Of a connection that is alone, this is asked once in each state.
+        self._of_local = cache(self._local_steps) if len(kinds) > 1 else self._local_steps
+        self._mapped = cache(self._mapping)
 
     def run(self) -> Result:
         began = perf_counter()
@@ -170,6 +174,7 @@ class _Search:
                     steps += 1
                     if after not in came:
                         came[after] = at
+                        self._compare(after)
                         todo.append(after)
             except Broken as found:
                 raise Fault(str(found), self._trace(came, at)) from None
@@ -184,18 +189,18 @@ class _Search:
             at, before = before, came[before]
         return labels[::-1]
 
-    def _after(self, state: State) -> Iterator[tuple[str, State]]:
+    def _after(self, state: State) -> list[tuple[str, State]]:
         control, connections = state[0], state[1:]
+        found: list[tuple[str, State]] = []
         for label, after, change in self._of_control(control, tuple(map(self._shown, connections))):
-            yield label, (after, *(self._changed(n, change) for n in connections)) if change else (after, *connections)
+            found.append(
+                (label, (after, *(self._changed(n, change) for n in connections)) if change else (after, *connections))
+            )
         for index, own in enumerate(connections):
-            rest = connections[:index] + connections[index + 1 :]
-            for label, local, fabric in self._of_local(self._seen(control), index, own, *map(self._taken, rest)):
-                if rest:
-                    self._compare(index, local, rest)
-                changed = list(state)
-                changed[0], changed[index + 1] = self._with_fabric(control, fabric), local
-                yield label, tuple(changed)
+            before, behind = connections[:index], connections[index + 1 :]
+            steps = self._of_local(control, index, own, *map(self._taken, before + behind))
+            found += [(label, (after, *before, local, *behind)) for label, after, local in steps]
+        return found
 
     # --- the control ---
 
@@ -258,8 +263,14 @@ class _Search:
         view = control.view._replace(versions=_put(control.view.versions, place, held))
         return control._replace(pending=control.pending - {switch}, view=view, last=_put(control.last, place, made))
 
-    def _view(self, number: int) -> int:
-        return self.views.of(self.controls.values[number].view)
+    def _views(self, number: int, index: int) -> tuple[int, ...]:
+        """What of the view of a control bears on the ends of a connection, and on packets at A and at B."""
+        view = self.controls.values[number].view
+        sees = VMS[self.kinds[index].vm], A, B
+        return tuple(
+            self.views.of(view._replace(versions=_only(view.versions, n), hush=view.hush and not part))
+            for part, n in enumerate(sees)
+        )
 
     def _send_to(self, number: int, fabric: int) -> int:
         control = self.controls.values[number]
@@ -267,10 +278,19 @@ class _Search:
 
     # --- connections ---
 
-    def _local_steps(self, view: int, index: int, own: int, *taken: int) -> list[LocalStep]:
+    def _local_steps(self, control: int, index: int, own: int, *taken: int) -> list[LocalStep]:
+        """What changes anything, each once."""
+        found: dict[tuple[int, int], str] = {}
+        for part, view in enumerate(self._parts(control, index)):
+            for label, local, fabric in self._of_part(part, view, index, own, *taken):
+                found.setdefault((self._with_fabric(control, fabric), local), label)
+        found.pop((control, own), None)
+        return [(label, after, local) for (after, local), label in found.items()]
+
+    def _part_steps(self, part: int, view: int, index: int, own: int, *taken: int) -> list[LocalStep]:
         held = [self.taken.values[n] for n in taken]
         others = EMPTY.union(*(h[0] for h in held)), EMPTY.union(*(h[1] for h in held))
-        found = self.traffic.steps(self.views.values[view], index, self.locals.values[own], others)
+        found = self.traffic.steps(self.views.values[view], index, self.locals.values[own], others, part)
         return [(label, self.locals.of(after), fabric) for label, after, fabric in found]
 
     def _take(self, number: int) -> int:
@@ -293,12 +313,21 @@ class _Search:
         seen = (NO_SEEN[0], local.seen[1]) if change == A else (local.seen[0], NO_SEEN[1])
         return self.locals.of(Local(entries, seen, local.known, local.connection._replace(items=left)))
 
-    def _compare(self, index: int, number: int, rest: State) -> None:
-        kind, mapping = self.kinds[index], self.locals.values[number].connection.mapping
-        others = [k for k in self.kinds if k is not kind]
-        for other, rival in zip(others, rest, strict=True):
-            if mapping and other.proto == kind.proto and self.locals.values[rival].connection.mapping == mapping:
-                raise Broken(f"shared: {kind.name} and {other.name} have mapping {mapping}")
+    def _mapping(self, index: int, number: int) -> tuple[int, Mapped] | None:
+        mapping = self.locals.values[number].connection.mapping
+        return (self.kinds[index].proto, mapping) if mapping else None
+
+    def _compare(self, state: State) -> None:
+        if len(state) < 3:
+            return
+        held = [m for m in (self._mapped(index, n) for index, n in enumerate(state[1:])) if m is not None]
+        if len(set(held)) < len(held):
+            names = " and ".join(k.name for k in self.kinds)
+            raise Broken(f"shared: of {names}, two have the same of the mappings {held}")
+
+
+def _only(versions: tuple[tuple[Version, ...], ...], switch: int) -> tuple[tuple[Version, ...], ...]:
+    return tuple(held if n == switch else () for n, held in zip(SWITCHES, versions, strict=True))
 
 
 def _since(versions: tuple[Version, ...], first: tuple[Version, ...]) -> tuple[Version, ...]:

@@ -257,14 +257,20 @@ class Site:
 
 def _flags(table: Table, start: int) -> int:
     """The TCP flags that any flow asks for that a packet may meet from a table on."""
-    met, todo = set[int](), [start]
+    flows: dict[int, list[Flow]] = {}
+    for flow in table.flows.values():
+        flows.setdefault(flow.table, []).append(flow)
+    met, todo, asked = set[int](), [start], 0
     while todo:
-        met.add(todo.pop())
-        for flow in (f for f in table.flows.values() if f.table in met):
-            ways = [flow.goto, *(a.table for a in _actions(table, flow.actions) if isinstance(a, Resubmit))]
-            todo += [way for way in ways if way is not None and way not in met]
-    asked = [m for flow in table.flows.values() if flow.table in met for m in flow.match if m.name == "tcp_flags"]
-    return reduce(or_, (-1 if m.mask is None else m.mask for m in asked), 0)
+        here = todo.pop()
+        if here in met:
+            continue
+        met.add(here)
+        for flow in flows.get(here, ()):
+            todo += [a.table for a in _actions(table, flow.actions) if isinstance(a, Resubmit)]
+            todo += [] if flow.goto is None else [flow.goto]
+            asked = reduce(or_, (-1 if m.mask is None else m.mask for m in flow.match if m.name == "tcp_flags"), asked)
+    return asked
 
 
 def _actions(table: Table, actions: Iterable[Action]) -> Iterator[Action]:

@@ -132,20 +132,22 @@ class Traffic:
             found.append(local if kind.recorded else local._replace(known=NO_ROWS))
         return tuple(found)
 
-    def steps(self, view: View, index: int, local: Local, others: tuple[Entries, Entries]) -> Iterator[Step]:
-        """What may happen next. `others`: what conntrack of A and B holds for other connections.
+    def steps(self, view: View, index: int, local: Local, others: tuple[Entries, Entries], part: int) -> Iterator[Step]:
+        """What may happen next at one of the parts: at the ends (0), A or B; of the view, only what the VM's switch, A or B holds is
+        looked at. `others`: what conntrack of A and B holds for other connections.
 
         Raises:
             Broken: a property does not hold then.
         """
         kind, connection = self.kinds[index], local.connection
-        if len(connection.items) < self.limit and not (kind.silent and view.hush):
+        if not part and len(connection.items) < self.limit and not (kind.silent and view.hush):
             for said in _vm_says(kind, connection):
                 yield from self._from_vm(view, kind, local, said)
             for said in _remote_says(kind, connection):
                 yield from self._from_remote(view, kind, local, said)
         for item in dict.fromkeys(connection.items):
-            yield from self._arrives(view, kind, local, others, item)
+            if item.gateway == part:
+                yield from self._arrives(view, kind, local, others, item)
 
     def _from_vm(self, view: View, kind: Kind, local: Local, said: str) -> Iterator[Step]:
         at, label = VMS[kind.vm], f"{kind.name}: {kind.vm} sends {said}"
