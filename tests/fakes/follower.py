@@ -15,11 +15,22 @@ from tests.core.compile.fragments import check_fragments
 from tests.fakes.model_switch import ModelSwitch
 
 
+class _Cache(Compiled):
+    """The cache, but for one thing: what is not cached, a member's own, is not compiled a second time while it is compared (`own`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: dict[Key, Encoded] = {}
+
+    def once(self, state: State, key: Key, view: View) -> Encoded | None:
+        return self.own[key] if key in self.own else super().once(state, key, view)
+
+
 class Follower:
     """One cache, and for each member what it holds and its switch. Those that are `away` are told nothing."""
 
     def __init__(self) -> None:
-        self.compiled = Compiled()
+        self.compiled = _Cache()
         self.state = State()
         self.views: dict[int, View] = {}
         self.held: dict[int, dict[Key, Encoded]] = {}
@@ -78,17 +89,34 @@ class Follower:
     def check(self) -> dict[int, dict[Key, Fragment]]:
         """Compare. Gives what is desired of each that is told."""
         desired: dict[int, dict[Key, Fragment]] = {}
+        shared: dict[Key, Fragment | None] = {}
         for number, held in self.held.items():
-            made = desired[number] = compiler.desired(self.state, number, self.views[number])
+            made = desired[number] = self._anew(number, shared)
             check_fragments(made)
             anew = {key: encoded(fragment) for key, fragment in made.items()}
             assert {k: v for k, v in held.items() if anew.get(k) != v} == {}, number
             assert anew.keys() == held.keys(), number
             assert self.switches[number].holds(anew.values()), number
+            self.compiled.own |= {key: found for key, found in anew.items() if key.compute}
         for number in self.held:
             cached = self.compiled.desired(self.state, number, self.views[number])
             assert cached == self.held[number]
+        self.compiled.own = {}
         return desired
+
+    def _anew(self, number: int, shared: dict[Key, Fragment | None]) -> dict[Key, Fragment]:
+        """`compiler.desired`, with what is the same for all computed once, without anybody's view: it may not depend on one."""
+        found: dict[Key, Fragment] = {}
+        for key in compiler.keys(self.state, number, self.views[number]):
+            if key.compute:
+                made = compiler.fragment(self.state, key, self.views[number])
+            elif key in shared:
+                made = shared[key]
+            else:
+                made = shared[key] = compiler.fragment(self.state, key, View())
+            if made is not None:
+                found[key] = made
+        return found
 
 
 _encoded: dict[Fragment, Encoded] = {}
