@@ -7,7 +7,8 @@ that dies leaves nothing that another could not go on with.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Set
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Sequence, Set
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -145,6 +146,7 @@ def arrive(state: State, move: Move, used: Collection[int] | None) -> list[Edit]
     name, found = move.router, state.designations.get((NAT, move.router))
     standby = found.standby if found is not None and found.standby not in (move.new, move.old) else 0
     edits = [Edit(move, None), *parts.designate(state, name, move.new, standby)]
+    ports = sorted(set(used)) if used is not None else []
     for lease in state.leases.get(name, {}).values():
         if lease.compute == move.new and lease.opening:
             continue
@@ -152,7 +154,7 @@ def arrive(state: State, move: Move, used: Collection[int] | None) -> list[Edit]
             continue
         rest = [msgspec.structs.replace(lease, compute=move.new, opening=False, careful=False)]
         if used is not None:
-            rest = _still_used(rest[0], used)
+            rest = _still_used(rest[0], ports)
         edits += _replaced(lease, rest)
     return edits
 
@@ -196,15 +198,16 @@ def lose(state: State, move: Move, *, old_dead: bool, new_dead: bool) -> list[Ed
 def shrink(state: State, name: str, number: int, used: Collection[int]) -> list[Edit]:
     """Of the ranges that a compute keeps for a router and opens nothing from, only what is still used stays leased."""
     edits: list[Edit] = []
+    ports = sorted(set(used))
     for lease in state.leases.get(name, {}).values():
         if lease.compute == number and not lease.opening:
-            edits += _replaced(lease, _still_used(lease, used))
+            edits += _replaced(lease, _still_used(lease, ports))
     return edits
 
 
-def _still_used(lease: Lease, used: Collection[int]) -> list[Lease]:
-    """What must stay leased of a range that nobody opens from any more."""
-    pinned = sorted({port for port in used if lease.first <= port <= lease.last})
+def _still_used(lease: Lease, used: Sequence[int]) -> list[Lease]:
+    """What must stay leased of a range that nobody opens from any more. `used`: in order, each once."""
+    pinned = used[bisect_left(used, lease.first) : bisect_right(used, lease.last)]
     if not pinned:
         return []
     widest = sorted(range(1, len(pinned)), key=lambda i: pinned[i - 1] - pinned[i])[: FEW_PINNED - 1]
