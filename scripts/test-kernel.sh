@@ -20,10 +20,10 @@ if [ $# -eq 0 ]; then
   tests=(
     tests/runtime/test_skeleton.py::test_vms_on_two_computes_reach_each_other
     tests/runtime/test_skeleton.py::test_a_migrating_vm_that_is_probed_throughout_loses_nothing
-    tests/runtime/test_routers.py::test_subnets_meet_on_one_compute_and_on_two
-    tests/runtime/test_outside.py::test_all_kinds_of_traffic_leave_under_the_routers_address_from_everywhere
-    tests/runtime/test_outside.py::test_what_cannot_be_told_apart_behind_one_address_is_refused_and_counted
-    tests/runtime/test_nat_move.py::test_a_few_connections_open_and_silent_outlive_a_move
+    tests/tenants/test_routers.py::test_subnets_meet_on_one_compute_and_on_two
+    tests/tenants/test_outside.py::test_all_kinds_of_traffic_leave_under_the_routers_address_from_everywhere
+    tests/tenants/test_outside.py::test_what_cannot_be_told_apart_behind_one_address_is_refused_and_counted
+    tests/nat/test_nat_move.py::test_a_few_connections_open_and_silent_outlive_a_move
   )
 fi
 

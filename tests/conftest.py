@@ -1,7 +1,8 @@
 """What all tests share: golden files, how long Hypothesis may search, and who runs beside whom.
 
 Tests on switches wait more than they compute, and may not be kept waiting for a processor; the others compute. So of those on switches two
-run at a time, in whichever of the processes, and the others fill what is left, spread evenly among them.
+run at a time (`--places`: more, of those that do little but wait), in whichever of the processes, and the others fill what is left, spread
+evenly among them. What measures how fast packets or answers come while a whole cloud is busy is marked `alone`, and takes all places.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,7 +24,7 @@ from ebbtide.runtime import link
 GOLDEN = Path(__file__).parent / "golden"
 
 #: A file for each place on the machine, to be locked by the test that has it: tests on switches that run at a time.
-PLACES = (Path(__file__), Path(__file__).parent / "support" / "cloud.py")
+PLACES = sorted((Path(__file__).parent / "support").glob("*.py"))
 
 # Machines differ: an example may take its time, the number of examples is what is bounded.
 settings.register_profile("ebbtide", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -32,6 +34,9 @@ settings.load_profile("ebbtide")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--regen-golden", action="store_true", help="write the golden files anew instead of comparing them"
+    )
+    parser.addoption(
+        "--places", type=int, choices=range(1, len(PLACES) + 1), default=2, help="tests on switches that run at a time"
     )
 
 
@@ -58,7 +63,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Wait for a place on the machine, before the time of a test begins to count."""
     if "PYTEST_XDIST_WORKER" not in os.environ or not _on_switches(item):
         return (yield)
-    with _place():
+    with _places(item.config.getoption("--places"), alone=item.get_closest_marker("alone") is not None):
         return (yield)
 
 
@@ -67,22 +72,27 @@ def _on_switches(item: pytest.Item) -> bool:
 
 
 @contextmanager
-def _place() -> Iterator[None]:
-    """One of the places, given back whatever becomes of this process."""
-    files = [path.open() for path in PLACES]
+def _places(count: int, *, alone: bool) -> Iterator[None]:
+    """One of so many places, or all of them, given back whatever becomes of this process."""
+    files = [path.open() for path in PLACES[:count]]
     try:
-        for file in files:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                continue
-        else:
+        if alone:
+            for file in files:  # in this order, whoever asks: two that want all do not wait for each other
+                fcntl.flock(file, fcntl.LOCK_EX)
+        elif not any(map(_taken, files)):
             fcntl.flock(random.choice(files), fcntl.LOCK_EX)
         yield
     finally:
         for file in files:
             file.close()
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session", autouse=True)

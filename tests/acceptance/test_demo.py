@@ -28,6 +28,7 @@ def demo(*words: str) -> tuple[int, dict[str, object]]:
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.alone  # of what was due and not sent in time it makes a fault
 def test_the_demo_loses_nothing_and_leaves_nothing() -> None:
     begun = time.monotonic()
     code, result = demo()

@@ -16,7 +16,7 @@ from .documents import ROOT, files
 SCRIPTS = ("scripts/setup.sh", "scripts/setup-openstack.sh", "scripts/test-kernel.sh", ".ci/run")
 TARGETS = (
     *("help", "setup", "setup-runtime", "setup-mover", "demo", "test", "test-kernel"),
-    *("acceptance", "drains", "tenants", "isolation", "test-networking-odl", "test-driver", "neutron"),
+    *("acceptance", "nat", "drains", "tenants", "isolation", "test-networking-odl", "test-driver", "neutron"),
     *("openstack-lab", "test-openstack", "crash-sweep"),
     *("lint", "bench", "clean", "distclean"),
 )
@@ -60,6 +60,20 @@ def test_script_is_executable_strict_and_parses(script: str) -> None:
     assert text.startswith("#!/usr/bin/env bash\n")
     assert re.search(r"^set -e?uo pipefail$", text, re.MULTILINE)
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_what_a_script_or_target_runs_is_there() -> None:
+    """By the names of tests in them: files move, and who names them is not asked by any linter."""
+    named = re.compile(r"(?<![\w./-])((?:[\w-]+/)*tests/[\w/.-]+)(?:::(\w+))?")
+    found = {m.groups() for text in (*SCRIPTS, "Makefile") for m in named.finditer((ROOT / text).read_text())}
+    assert found, "nothing is named any more: look whether this still finds anything"
+    missing = {path for path, _ in found if not (ROOT / path).exists()}
+    missing |= {
+        f"{path}::{test}"
+        for path, test in found
+        if test and path not in missing and f"def {test}(" not in (ROOT / path).read_text()
+    }
+    assert missing == set()
 
 
 def test_setup_refuses_an_option_that_it_does_not_know() -> None:

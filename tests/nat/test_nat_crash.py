@@ -433,6 +433,7 @@ def conntrack(compute: Compute, zone: int) -> str:
     return compute.appctl("dpctl/dump-conntrack", f"zone={zone}").strip()
 
 
+@pytest.mark.alone  # who carries packets has a tenth of a second to show it
 @pytest.mark.parametrize("long", [False, True])
 def test_who_carries_packets_is_not_dead_for_want_of_bfd(
     routed: Routed, monkeypatch: pytest.MonkeyPatch, long: bool
