@@ -30,7 +30,7 @@ demo: setup ## the main job, told as it goes: computes join, three are scaled in
 
 .PHONY: test
 test: setup ## all tests but those of the targets below
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories nat drains sweep lab tenants isolation odl openstack) $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(addprefix --ignore=tests/,acceptance stories demo nat drains sweep lab tenants isolation odl openstack) $(ARGS)
 
 .PHONY: test-kernel
 test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine: minutes each, no part of `make test`
@@ -39,6 +39,10 @@ test-kernel: setup ## some tests on the kernel's datapath, in a virtual machine:
 .PHONY: acceptance
 acceptance: setup ## the specification, line by line: what was done, what was seen, and whether it passed
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests/acceptance tests/stories $(ARGS)
+
+.PHONY: test-demo
+test-demo: setup ## the demo as a user runs it: green, and red with each fault that it can be given
+	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/demo $(ARGS)
 
 .PHONY: nat
 nat: setup ## the NAT of a router moves, or whoever has it dies, on real switches with connections open all the while
@@ -54,7 +58,7 @@ tenants: setup ## what tenants live on, on real switches: routers, the outside, 
 
 .PHONY: isolation
 isolation: setup ## security groups on real switches, and attacks of a VM on its neighbours while another tenant loses nothing
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --places 3 tests/isolation $(ARGS)
+	@$(BIN)/pytest tests/isolation $(ARGS)
 
 .PHONY: test-networking-odl
 test-networking-odl: setup ## Neutron with networking-odl as a client, from a pinned set of packages (which this installs)

@@ -33,6 +33,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run(tmp_path_factory.mktemp("undisturbed"))
 
 
+@pytest.mark.alone  # a machine that is kept busy joins two changes into one
 @on_switches
 def test_a_run_has_the_points_of_another(undisturbed: Outcome, tmp_path: Path) -> None:
     one, other = (choice.places(each.passed) for each in (undisturbed, run(tmp_path)))
