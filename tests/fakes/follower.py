@@ -20,10 +20,13 @@ class _Cache(Compiled):
 
     def __init__(self) -> None:
         super().__init__()
-        self.own: dict[Key, Encoded] = {}
+        self.own: dict[Key, tuple[State, View, Encoded]] = {}
 
     def once(self, state: State, key: Key, view: View) -> Encoded | None:
-        return self.own[key] if key in self.own else super().once(state, key, view)
+        known = self.own.get(key)
+        if known is not None and known[0] is state and known[1] is view:
+            return known[2]
+        return super().once(state, key, view)
 
 
 class Follower:
@@ -97,7 +100,8 @@ class Follower:
             assert {k: v for k, v in held.items() if anew.get(k) != v} == {}, number
             assert anew.keys() == held.keys(), number
             assert self.switches[number].holds(anew.values()), number
-            self.compiled.own |= {key: found for key, found in anew.items() if key.compute}
+            seen = self.state, self.views[number]
+            self.compiled.own |= {key: (*seen, found) for key, found in anew.items() if key.compute}
         for number in self.held:
             cached = self.compiled.desired(self.state, number, self.views[number])
             assert cached == self.held[number]

@@ -170,7 +170,7 @@ class Traffic:
         for events in self.site.send(view.versions[at - 1], kind.vm, packet, view.dead):
             if len(events) != 1 or not isinstance(events[0], Handed):
                 raise Broken(f"lost: {kind.name}: {NAMES[at]} does not know where to send {said}: {events}")
-            gateway = events[0].gateway
+            gateway = _gateway(kind, said, events[0])
             sent = Item(gateway, events[0].packet, said) if gateway != view.dead else None
             yield Step(label, local.with_item(sent), view.fabric)
 
@@ -230,11 +230,18 @@ class Traffic:
         if isinstance(way, Handed):
             if item.hops >= MAX_HOPS:
                 raise Broken(f"loops: {kind.name}: {item.said} goes from gateway to gateway for the third time")
-            further = Item(way.gateway, way.packet, item.said, item.hops + 1)
+            further = Item(_gateway(kind, item.said, way), way.packet, item.said, item.hops + 1)
             return after.with_item(further if way.gateway != view.dead else None), fabric
         if way.port != kind.vm or item.said not in _INWARD:
             raise Broken(f"strayed: {kind.name}: {item.said} comes to {way.port}")
         return _told(after, local.connection._replace(vm=2)), fabric
+
+
+def _gateway(kind: Kind, said: str, way: Handed) -> int:
+    """Nobody looks at what comes to another."""
+    if way.gateway not in (A, B):
+        raise Broken(f"strayed: {kind.name}: {said} is handed to {NAMES[way.gateway]}")
+    return way.gateway
 
 
 def _told(local: Local, connection: Connection) -> Local:
