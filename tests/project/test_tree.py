@@ -16,17 +16,8 @@ from .documents import ROOT, files
 SCRIPTS = ("scripts/setup.sh", "scripts/setup-openstack.sh", "scripts/test-kernel.sh", ".ci/run")
 TARGETS = (
     *("help", "setup", "setup-runtime", "setup-mover", "demo", "test", "test-kernel"),
-    *(
-        "acceptance",
-        "test-demo",
-        "nat",
-        "drains",
-        "tenants",
-        "isolation",
-        "test-networking-odl",
-        "test-driver",
-        "neutron",
-    ),
+    *("acceptance", "test-demo", "nat", "drains", "tenants", "isolation"),
+    *("test-networking-odl", "test-driver", "neutron"),
     *("openstack-lab", "test-openstack", "crash-sweep"),
     *("lint", "bench", "clean", "distclean"),
 )
